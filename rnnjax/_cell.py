@@ -1,0 +1,245 @@
+"""What a cell is: three maps and nothing about time.
+
+    z   = project(params, x)          all time steps at once
+    s_t = step(params, s_{t-1}, z_t)  the only sequential part
+    y   = readout(params, s, x)       all time steps at once
+
+`rnnjax.unroll` runs them; masks, resets, direction, gradients of the loop, chunks and kernels are its business.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Callable
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._struct import node, struct
+from ._types import Array, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z
+
+Capability = Literal["plain", "gated"]
+
+
+class Cell(abc.ABC):
+    """One recurrent step. A subclass is a frozen dataclass made by `struct` and writes `init`, `initial_state`,
+    `project` and `step`; the other methods have the defaults that most cells want.
+
+    The weight matrices that `project` and `step` receive are in the compute dtype, vectors and states in at least
+    float32; `dot` respects both.
+    """
+
+    hidden_size: int
+    compute_dtype: DTypeLike | None = None
+    event_ndim: int = 1
+    """Trailing axes of one input: 1, and for a convolutional cell 1 + its spatial axes."""
+    capability: Capability = "plain"
+    """What the implementations may rely on: "gated" cells have the methods of `GatedCell`."""
+
+    @abc.abstractmethod
+    def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        """Draws parameters, a NamedTuple of arrays, for inputs of `in_size` features."""
+
+    @abc.abstractmethod
+    def initial_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        """The state before the first step, a NamedTuple of arrays `(*batch_shape, …)`."""
+
+    @abc.abstractmethod
+    def project(self, params: Params, x: Xs, noise: Noise = None) -> Z:
+        """Everything that depends on the inputs alone, for any number of time steps at once: x (T, *B, I)."""
+
+    @abc.abstractmethod
+    def step(self, params: Params, state: State, z: Z, noise: Noise = None) -> State:
+        """One time step: `z` and `noise` are those of this step, without the time axis. A cell that draws no noise may
+        leave out the last parameter: it is passed only when there is noise."""
+
+    def out_size(self, in_size: int) -> int:
+        """Features of one output."""
+        return self.hidden_size
+
+    def prepare(self, params: Params, *, key: Key | None = None, context: Any = None) -> Params:
+        """What happens to the parameters once per unroll: discretisation, weight-drop, a memory's projection."""
+        return params
+
+    def noise(self, key: Key, steps: int, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Noise:
+        """All random draws of one call, leaves (T or 1, *B, …), or None. They are drawn before any chunking, and are
+        constants to differentiation."""
+        return None
+
+    def emit(self, state: State) -> Any:
+        """What `readout` needs of one state, a selection of its arrays: only this is stored over time."""
+        return state.h
+
+    def readout(self, params: Params, emitted: Any, x: Xs) -> Array:
+        """Outputs (T, *B, O) from what was emitted, for all time steps at once."""
+        return emitted
+
+
+class GatedCell(Cell):
+    """A cell whose only product in the loop is `hidden(state) @ u + b`; `step` follows from `update`.
+
+    `gx` is what `project` returned and `gh` the recurrent product, both as tuples with one array (*B, H) per gate.
+    A subclass writes `init`, `initial_state`, `project`, `recurrent` and `update`.
+    """
+
+    capability: Capability = "gated"
+
+    @abc.abstractmethod
+    def recurrent(self, params: Params) -> tuple[Array, Array | None]:
+        """The recurrent weights u (H, G·H) and their bias (G·H), or None."""
+
+    @abc.abstractmethod
+    def update(self, params: Params, state: State, gx: Gates, gh: Gates, noise: Noise = None) -> State:
+        """The next state, without any product of matrices."""
+
+    def hidden(self, state: State, noise: Noise = None) -> Array:
+        """What is fed back, (*B, H): linear in the state."""
+        return state.h
+
+    def update_vjp(self) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+        """A hand-formed derivative of `update`, or None for the one that JAX forms.
+
+        Returns a pair of functions, for an `update` that reads neither `params` nor leaves of the cell:
+            forward(state, gx, gh) -> (new state, residuals)
+            backward(residuals, d_new) -> (d_state, d_gx, d_gh); where d_gh[g] is d_gx[g], one object, it is stored once
+        """
+        return None
+
+    def step(self, params: Params, state: State, z: Gates, noise: Noise = None) -> State:
+        u, b = self.recurrent(params)
+        gh = split_gates(affine(self.hidden(state, noise), u, b), len(z))
+        return self.update(params, state, z, gh, noise)
+
+
+@struct
+class Wrapper(Cell):
+    """A cell around another one, with the same capability, so that it keeps the inner cell's fast paths.
+
+    A subclass overrides the hooks `unwrap`, `rewrap`, `draw`, `finish` and, where it must, single methods.
+    """
+
+    cell: Any = node()
+
+    def unwrap(self, params: Params) -> Params:
+        """The inner cell's parameters."""
+        return params
+
+    def rewrap(self, params: Params, inner: Params) -> Params:
+        """These parameters with new ones of the inner cell."""
+        return inner
+
+    def draw(self, key: Key, steps: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Noise:
+        """The wrapper's own noise."""
+        return None
+
+    def finish(self, params: Params, old: State, new: State, noise: Noise) -> State:
+        """The state that follows `old`, given the inner cell's `new`; `noise` is the wrapper's own."""
+        return new
+
+    @property
+    def capability(self) -> Capability:  # type: ignore[override]
+        return self.cell.capability
+
+    @property
+    def hidden_size(self) -> int:  # type: ignore[override]
+        return self.cell.hidden_size
+
+    @property
+    def event_ndim(self) -> int:  # type: ignore[override]
+        return self.cell.event_ndim
+
+    @property
+    def compute_dtype(self) -> DTypeLike | None:  # type: ignore[override]
+        return self.cell.compute_dtype
+
+    def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        return self.cell.init(key, in_size, dtype)
+
+    def initial_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        return self.cell.initial_state(self.unwrap(params), batch_shape, dtype)
+
+    def out_size(self, in_size: int) -> int:
+        return self.cell.out_size(in_size)
+
+    def prepare(self, params: Params, *, key: Key | None = None, context: Any = None) -> Params:
+        return self.rewrap(params, self.cell.prepare(self.unwrap(params), key=key, context=context))
+
+    def noise(self, key: Key, steps: int, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Noise:
+        inner_key, own_key = split_key(key)
+        inner = self.cell.noise(inner_key, steps, batch_shape, dtype)
+        own = self.draw(own_key, steps, batch_shape, dtype)
+        return None if inner is None and own is None else (inner, own)
+
+    def project(self, params: Params, x: Xs, noise: Noise = None) -> Z:
+        return self.cell.project(self.unwrap(params), x, *_inner(noise))
+
+    def step(self, params: Params, state: State, z: Z, noise: Noise = None) -> State:
+        if self.capability == "gated":
+            return GatedCell.step(self, params, state, z, noise)  # type: ignore[arg-type]
+        new = self.cell.step(self.unwrap(params), state, z, *_inner(noise))
+        return self.finish(params, state, new, _own(noise))
+
+    def emit(self, state: State) -> Any:
+        return self.cell.emit(state)
+
+    def readout(self, params: Params, emitted: Any, x: Xs) -> Array:
+        return self.cell.readout(self.unwrap(params), emitted, x)
+
+    def recurrent(self, params: Params) -> tuple[Array, Array | None]:
+        return self.cell.recurrent(self.unwrap(params))
+
+    def hidden(self, state: State, noise: Noise = None) -> Array:
+        return self.cell.hidden(state, *_inner(noise))
+
+    def update(self, params: Params, state: State, gx: Gates, gh: Gates, noise: Noise = None) -> State:
+        new = self.cell.update(self.unwrap(params), state, gx, gh, *_inner(noise))
+        return self.finish(params, state, new, _own(noise))
+
+    def update_vjp(self) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+        changes = type(self).finish is not Wrapper.finish
+        return None if changes else self.cell.update_vjp()
+
+
+def _inner(noise: Noise) -> tuple[Noise, ...]:
+    return () if noise is None or noise[0] is None else (noise[0],)
+
+
+def _own(noise: Noise) -> Noise:
+    return None if noise is None else noise[1]
+
+
+def split_key(key: Key | None) -> tuple[Key | None, Key | None]:
+    """Two keys from one, or twice None."""
+    return (None, None) if key is None else tuple(jax.random.split(key))
+
+
+def dot(x: Array, w: Array) -> Array:
+    """x (…, I) times w (I, O) in the dtype of w, accumulated and returned in at least float32."""
+    accumulator = jnp.promote_types(w.dtype, jnp.float32)
+    return lax.dot_general(x.astype(w.dtype), w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=accumulator)
+
+
+def affine(x: Array, w: Array, b: Array | None) -> Array:
+    """x w + b."""
+    return dot(x, w) if b is None else add_bias(dot(x, w), b)
+
+
+def add_bias(x: Array, b: Array) -> Array:
+    """x (…, O) + b (O), written so that it holds when rank promotion is an error."""
+    return x + jnp.broadcast_to(b.astype(x.dtype), x.shape)
+
+
+def split_gates(x: Array, gates: int) -> Gates:
+    """x (…, G·H) as one array (…, H) per gate."""
+    return tuple(jnp.split(x, gates, axis=-1))
+
+
+def project_gates(x: Array, w: Array, b: Array | None, gates: int) -> Gates:
+    """x (T, *B, I) times w (I, G·H) plus b, as one array per gate.
+
+    One product a gate: XLA:CPU reads such arrays in the loop at twice the speed of slices of one.
+    """
+    biases = (None,) * gates if b is None else split_gates(b, gates)
+    return tuple(affine(x, wg, bg) for wg, bg in zip(split_gates(w, gates), biases, strict=True))

@@ -1,0 +1,26 @@
+"""The axes and array names used in every signature and docstring.
+
+    T   time steps                      G   gates of a cell
+    *B  any batch axes, also none       K   time steps in one chunk
+    I   input features                  S   spatial sizes of a convolutional cell
+    H   hidden features                 N   models under `vmap`
+    O   output features
+
+Time is always axis 0 in the functional form: one input is (*B, I), a sequence of them (T, *B, I).
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias
+
+import jax
+from jax.typing import DTypeLike as DTypeLike
+
+Array: TypeAlias = jax.Array
+Key: TypeAlias = jax.Array  # a typed key from `jax.random.key`
+Params: TypeAlias = Any  # a NamedTuple of arrays, as `init` returns it
+State: TypeAlias = Any  # a NamedTuple of arrays (*B, …)
+Xs: TypeAlias = Any  # an array (T, *B, I), or a pytree whose leaves lead with (T, *B)
+Z: TypeAlias = Any  # what `project` returns: leaves (T, *B, …)
+Noise: TypeAlias = Any  # leaves (T or 1, *B, …), or None
+Gates: TypeAlias = tuple[jax.Array, ...]  # one array (*B, H) per gate

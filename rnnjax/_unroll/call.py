@@ -1,0 +1,77 @@
+"""One checked call of `unroll`, as every implementation receives it."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Cell
+from .._types import Array, DTypeLike, Noise, Params, State, Xs
+
+Remat: TypeAlias = int | Literal["state", "sqrt"] | None
+
+
+class Dtypes(NamedTuple):
+    """What a call computes in. Products and outputs are in `compute`, gates and states in `state`, at least float32."""
+
+    compute: Any
+    state: Any
+
+    @classmethod
+    def of(cls, compute: DTypeLike) -> Dtypes:
+        return cls(jnp.dtype(compute), jnp.promote_types(compute, jnp.float32))
+
+    def cast(self, params: Params) -> Params:
+        """Matrices to the compute dtype and vectors to the state dtype. It is done where the parameters are used, so
+        that their gradients add up in their own dtype."""
+        return jax.tree.map(self._cast_leaf, params)
+
+    def _cast_leaf(self, leaf: Array) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        return leaf.astype(self.compute if leaf.ndim > 1 else self.state)
+
+
+class Flow(NamedTuple):
+    """What runs along time, leaves (T, …): inputs, noise, mask and reset, the last three possibly None."""
+
+    xs: Xs
+    noise: Noise
+    mask: Array | None
+    reset: Array | None
+
+
+class Call(NamedTuple):
+    """`noise` of time length 1 stays constant over time and is kept apart from `flow.noise`; `boundary` is the state
+    behind a reset, and `reset` is already relative to the direction: True restarts before the step is taken."""
+
+    cell: Cell
+    params: Params
+    flow: Flow
+    state: State
+    boundary: State | None
+    constant_noise: Noise
+    steps: int
+    batch_shape: tuple[int, ...]
+    dtypes: Dtypes
+    reverse: bool
+    remat: Remat
+
+
+def split_noise(noise: Noise, steps: int) -> tuple[Noise, Noise]:
+    """Noise that runs along time, and noise that is constant over it, with None in the other's places."""
+    runs = jax.tree.map(lambda leaf: leaf if leaf.shape[0] == steps else None, noise)
+    constant = jax.tree.map(lambda leaf: None if leaf.shape[0] == steps else leaf, noise)
+    return runs, constant
+
+
+def merge_noise(runs: Noise, constant: Noise) -> Noise:
+    """Undoes `split_noise` for a slice of time."""
+    return jax.tree.map(lambda a, b: b if a is None else a, runs, constant, is_leaf=lambda leaf: leaf is None)
+
+
+def at_step(constant: Noise) -> Noise:
+    """Constant noise as one step sees it, without its time axis."""
+    return jax.tree.map(lambda leaf: leaf[0], constant)

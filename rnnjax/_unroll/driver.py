@@ -1,0 +1,187 @@
+"""`unroll`: a cell over time. Everything about time that is the same for every cell and implementation."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Cell, split_key
+from .._types import Array, Key, Params, State, Xs
+from . import check, table
+from .call import Call, Dtypes, Flow, Remat, split_noise
+from .lift import along, lengths_to_mask, zero_where_masked
+from .place import like_inputs
+
+
+def unroll(
+    cell: Cell,
+    params: Params,
+    xs: Xs,
+    state: State | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    reverse: bool = False,
+    key: Key | None = None,
+    context: Any = None,
+    remat: Remat = None,
+    implementation: str | None = None,
+) -> tuple[Array, State]:
+    """Runs a cell over a sequence and returns outputs and last state.
+
+    Streaming is the same call on the next piece of `xs` with the returned state passed in.
+
+    Args:
+        cell: a cell, such as `rnnjax.LSTM(128)`.
+        params: its parameters, from `cell.init(key, in_size)`.
+        xs: inputs (T, *B, I), floating point, or a pytree whose leaves lead with (T, *B). T and B may be 0, and there may
+            be any number of batch axes.
+        state: the state before the first step; None is `cell.initial_state`. Floating dtypes are cast to the state's.
+        lengths: valid steps of each row, integers (*B) in 0…T. Concrete lengths outside raise; traced ones act as if cut
+            to 0…T.
+        mask: True where a step is valid, booleans (T, *B). A step that is not valid keeps the state and outputs zero, and
+            its input is never read. With `lengths` as well, both must hold.
+        reset: True at a boundary between t − 1 and t, booleans (T, *B), in either direction and on masked steps too.
+            Behind it the state is `cell.initial_state`, not the `state` that was passed.
+        reverse: run from the last step to the first. Outputs stay in the order of the inputs, and with `lengths` each row
+            reverses its own valid part.
+        key: for cells that draw noise; None is evaluation, without any.
+        context: handed to `cell.prepare`, such as an attention memory.
+        remat: what the backward pass stores. None stores every gate; "state" only outputs and a few states; an integer
+            the state every so many steps; "sqrt" every √T steps.
+        implementation: None takes the fastest that can run the call; a name runs that one or raises with the reason.
+            `explain` prints the choice.
+
+    Returns:
+        ys (T, *B, O) in the compute dtype, zero at masked steps, and the state after the last step, in at least float32.
+
+    Raises:
+        ValueError: for shapes that do not fit, lengths out of range, an unknown `implementation` or `remat`.
+        TypeError: for integer inputs, a mask that is not boolean, something that is not a cell or a key.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.GRU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), in_size=3)
+    >>> xs = jax.random.normal(jax.random.key(1), (6, 2, 3))
+    >>> ys, state = rj.unroll(cell, params, xs, lengths=jnp.array([6, 2]))
+    >>> bool((ys[2:, 1] == 0).all()), bool((ys[1, 1] == state.h[1]).all())
+    (True, True)
+    """
+    check.arguments(cell, params, xs, state, lengths, mask, reset, key, remat, implementation)
+    return _execute(
+        cell,
+        params,
+        xs,
+        state,
+        lengths,
+        mask,
+        reset,
+        key,
+        context,
+        reverse=bool(reverse),
+        remat=remat,
+        implementation=implementation,
+    )
+
+
+def explain(
+    cell: Cell,
+    params: Params,
+    xs: Xs,
+    state: State | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    reverse: bool = False,
+    key: Key | None = None,
+    context: Any = None,
+    remat: Remat = None,
+    implementation: str | None = None,
+) -> str:
+    """Says for the same arguments as `unroll` which implementation is chosen, which are not, and why. Nothing is run.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.GRU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), in_size=3)
+    >>> print(rj.explain(cell, params, jnp.ones((6, 2, 3))))
+    → fused        chosen, the first that can and would
+      scan         can run it; 'fused' was taken before it
+    """
+    check.arguments(cell, params, xs, state, lengths, mask, reset, key, remat, implementation)
+    lines = []
+
+    def describe(*arrays: Any) -> None:
+        call = _call(*arrays, reverse=bool(reverse), remat=remat)
+        lines.append(table.explanation(call, implementation))
+
+    jax.eval_shape(describe, cell, params, xs, state, lengths, mask, reset, key, context)
+    return lines[0]
+
+
+@partial(jax.jit, static_argnames=("reverse", "remat", "implementation"), inline=True)
+def _execute(*arrays: Any, reverse: bool, remat: Remat, implementation: str | None) -> tuple[Array, State]:
+    call = _call(*arrays, reverse=reverse, remat=remat)
+    emitted, state = table.choose(call, implementation).run(call)
+    ys = call.cell.readout(call.dtypes.cast(call.params), emitted, call.flow.xs)
+    ys = jax.tree.map(lambda y: y.astype(call.dtypes.compute), ys)
+    return zero_where_masked(call.flow.mask, ys), state
+
+
+def _call(
+    cell: Cell,
+    params: Params,
+    xs: Xs,
+    state: State | None,
+    lengths: Array | None,
+    mask: Array | None,
+    reset: Array | None,
+    key: Key | None,
+    context: Any,
+    *,
+    reverse: bool,
+    remat: Remat,
+) -> Call:
+    steps, batch_shape = check.sizes(cell, xs)
+    dtypes = _dtypes(cell, params, xs)
+    if lengths is not None:
+        valid = lengths_to_mask(lengths, steps)
+        mask = valid if mask is None else mask & valid
+    xs = zero_where_masked(mask, jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs))
+
+    prepare_key, noise_key = split_key(key)
+    params = cell.prepare(params, key=prepare_key, context=context)
+    noise = None if noise_key is None else cell.noise(noise_key, steps, batch_shape, dtypes.state)
+    flow_noise, constant_noise = split_noise(jax.lax.stop_gradient(noise), steps)
+
+    start = cell.initial_state(dtypes.cast(params), batch_shape, dtypes.state)
+    start = like_inputs(xs, params, jax.tree.map(lambda leaf: leaf.astype(dtypes.state), start))
+    if state is not None:
+        state = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), state, start)
+    return Call(
+        cell=cell,
+        params=params,
+        flow=Flow(xs, flow_noise, mask, along(reset, reverse)),
+        state=start if state is None else state,
+        boundary=None if reset is None else start,
+        constant_noise=constant_noise,
+        steps=steps,
+        batch_shape=batch_shape,
+        dtypes=dtypes,
+        reverse=reverse,
+        remat=remat,
+    )
+
+
+def _dtypes(cell: Cell, params: Params, xs: Xs) -> Dtypes:
+    if cell.compute_dtype is not None:
+        return Dtypes.of(cell.compute_dtype)
+    floats = [leaf.dtype for leaf in jax.tree.leaves((xs, params)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    dtype = floats[0]
+    for other in floats[1:]:
+        dtype = jnp.promote_types(dtype, other)
+    return Dtypes.of(dtype)

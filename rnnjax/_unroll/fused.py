@@ -1,0 +1,390 @@
+"""`fused`: gated cells, with the input projection in chunks of time and a hand-formed backward pass.
+
+The reverse loop differentiates `update` alone and carries dh through uᵀ. The weight gradients are single products per
+chunk, so neither the projected inputs nor their cotangents ever exist for the whole sequence.
+"""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._cell import affine, split_gates
+from .._types import Array, Gates, Noise, Params, State
+from . import chunks
+from .call import Call, Dtypes, Flow, at_step, merge_noise
+from .chunks import Chunks
+from .lift import hold, where
+
+name = "fused"
+
+_CHUNK_BYTES = 3 << 20
+_LEAST_ROWS = 128
+
+
+def supports(call: Call) -> str | None:
+    """Why the call cannot run here, or None."""
+    if call.cell.capability != "gated":
+        return f"{type(call.cell).__name__} is not a gated cell: its step is more than one product and an update"
+    if call.steps == 0:
+        return "there are no time steps"
+    return None
+
+
+def prefer(call: Call) -> str | None:
+    """Why another implementation is faster, or None."""
+    return "a single step has no loop to speed up" if call.steps == 1 else None
+
+
+def run(call: Call) -> tuple[Any, State]:
+    """Emitted values (T, *B, …) and the last state."""
+    plan = _plan(call)
+    try:
+        return _unroll(plan, call.cell, call.params, call.flow, call.state, call.boundary, call.constant_noise)
+    except TypeError as error:
+        if "forward-mode" in str(error):
+            raise TypeError(
+                '`implementation="fused"` has a hand-formed reverse mode and no forward mode (`jvp`, `jacfwd`, '
+                '`hessian`); pass `implementation="scan"`, which has both'
+            ) from error
+        raise
+
+
+class _Plan(NamedTuple):
+    """The static part: chunk length, what the forward pass keeps for the backward pass, direction, dtypes.
+
+    keep: "residuals" of every update; "hidden" states, from which a chunk's products are formed again all at once; or
+    "nothing" but the states between chunks.
+    """
+
+    length: int
+    keep: Literal["residuals", "hidden", "nothing"]
+    reverse: bool
+    dtypes: Dtypes
+
+
+def _plan(call: Call) -> _Plan:
+    gx = jax.eval_shape(lambda p, x, n: call.cell.project(p, x, n), call.params, call.flow.xs, _noise(call))
+    bytes_a_step = sum(leaf.size * leaf.dtype.itemsize for leaf in gx) // call.steps
+    rows = max(1, math.prod(call.batch_shape))
+    keep: Literal["residuals", "hidden", "nothing"] = "residuals"
+    if call.remat is None:
+        fits = max(_CHUNK_BYTES // max(1, bytes_a_step), 8)
+        length = chunks.even_length(call.steps, min(fits, max(call.steps // 8, 128)))
+    elif call.remat == "state":
+        keep = "hidden"
+        length = chunks.even_length(call.steps, max(call.steps // 64, -(-_LEAST_ROWS // rows)))
+    else:
+        keep = "nothing"
+        length = chunks.even_length(call.steps, math.isqrt(call.steps)) if call.remat == "sqrt" else call.remat
+    return _Plan(length, keep, call.reverse, call.dtypes)
+
+
+def _noise(call: Call) -> Noise:
+    return merge_noise(call.flow.noise, call.constant_noise)
+
+
+class _Fixed(NamedTuple):
+    """What does not change along time."""
+
+    cell: Any
+    params: Params
+    boundary: State | None
+    constant_noise: Noise
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _unroll(
+    plan: _Plan, cell: Any, params: Params, flow: Flow, state: State, boundary: State | None, constant_noise: Noise
+) -> tuple[Any, State]:
+    (emitted, state), _ = _forward(plan, _Fixed(cell, params, boundary, constant_noise), flow, state, keep=None)
+    return emitted, state
+
+
+def _forward(plan: _Plan, fixed: _Fixed, flow: Flow, state: State, keep: str | None) -> tuple[Any, Any]:
+    steps = jax.tree.leaves(flow.xs)[0].shape[0]
+    parts = chunks.split(flow, steps, plan.length, plan.reverse)
+
+    def chunk(state: State, flow: Flow) -> tuple[State, Any]:
+        new, emitted, kept = _forward_chunk(plan, fixed, flow, state, keep)
+        return new, (emitted, None if keep is None else (state, kept))
+
+    state, outs = chunks.scan(chunk, state, parts, plan.reverse)
+    emitted = Chunks(*(None if part is None else part[0] for part in outs))
+    saved = Chunks(*(None if part is None else part[1] for part in outs))
+    return (chunks.join(emitted, plan.reverse), state), saved
+
+
+class _Kept(NamedTuple):
+    """What the forward pass stores for every step. `hidden` is None where the emitted values are the hidden states."""
+
+    residuals: Any
+    hidden: Array | None
+
+
+def _forward_chunk(
+    plan: _Plan, fixed: _Fixed, flow: Flow, state: State, keep: str | None
+) -> tuple[State, Any, _Kept | None]:
+    cell, params, constant = fixed.cell, plan.dtypes.cast(fixed.params), at_step(fixed.constant_noise)
+    u, b = cell.recurrent(params)
+    gx = cell.project(params, flow.xs, *_some(merge_noise(flow.noise, fixed.constant_noise)))
+
+    def body(state: State, inputs: Any) -> tuple[State, Any]:
+        gx_t, noise_t, mask_t, reset_t = inputs
+        noise_t = merge_noise(noise_t, constant)
+        old = where(reset_t, fixed.boundary, state)
+        hidden = cell.hidden(old, *_some(noise_t))
+        gh = split_gates(affine(hidden, u, b), len(gx_t))
+        new, residuals = _update(cell, params, old, gx_t, gh, noise_t)
+        state = hold(mask_t, new, old)
+        emitted = cell.emit(state)
+        if keep != "residuals":
+            residuals = None
+        shared = reset_t is None and _same_leaf(hidden, old, emitted, state)
+        stored = None if keep in (None, "nothing") else _Kept(residuals, None if shared else hidden)
+        return state, (emitted, stored)
+
+    state, (emitted, kept) = lax.scan(body, state, (gx, flow.noise, flow.mask, flow.reset), reverse=plan.reverse)
+    return state, emitted, kept
+
+
+def _same_leaf(hidden: Array, old: State, emitted: Any, new: State) -> bool:
+    """Whether the value emitted at a step is the very array that is fed back at the next one."""
+    places = [a is hidden and b is emitted for a, b in zip(jax.tree.leaves(old), jax.tree.leaves(new), strict=True)]
+    return any(places)
+
+
+def _update(cell: Any, params: Params, old: State, gx: Gates, gh: Gates, noise: Noise) -> tuple[State, Any]:
+    """The new state, and the residuals of the hand-formed derivative, or the old state where there is none."""
+    pair = cell.update_vjp()
+    if pair is None:
+        new, residuals = cell.update(params, old, gx, gh, *_some(noise)), old
+    else:
+        new, residuals = pair[0](old, gx, gh)
+    return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old), residuals
+
+
+def _unroll_fwd(
+    plan: _Plan, cell: Any, params: Params, flow: Flow, state: State, boundary: State | None, constant_noise: Noise
+) -> tuple[Any, Any]:
+    fixed = _Fixed(cell, params, boundary, constant_noise)
+    (emitted, last), saved = _forward(plan, fixed, flow, state, plan.keep)
+    needs_emitted = plan.keep != "nothing"
+    return (emitted, last), (fixed, flow, saved, emitted if needs_emitted else None)
+
+
+def _unroll_bwd(plan: _Plan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
+    fixed, flow, kept, emitted = saved
+    d_emitted, d_state = cotangents
+    steps = jax.tree.leaves(flow.xs)[0].shape[0]
+    along = chunks.split((flow, emitted, d_emitted), steps, plan.length, plan.reverse)
+    parts = Chunks(*(None if part is None else (*part, own) for part, own in zip(along, kept, strict=True)))
+
+    wide = Dtypes(plan.dtypes.state, plan.dtypes.state)
+    (u, b), pull_recurrent = jax.vjp(lambda cell, params: cell.recurrent(wide.cast(params)), fixed.cell, fixed.params)
+    theta = _Theta.of(plan, fixed, flow, d_state)
+    totals = _Totals(
+        u=jnp.zeros_like(u),
+        b=None if b is None else jnp.zeros_like(b),
+        project=[jnp.zeros_like(leaf) for leaf in theta.project],
+        update=[jnp.zeros_like(leaf) for leaf in theta.update],
+        boundary=jax.tree.map(jnp.zeros_like, fixed.boundary),
+    )
+    step = partial(_backward_chunk, plan, fixed, theta)
+    (d_state, totals), d_xs = chunks.scan(step, (d_state, totals), parts, plan.reverse, undo=True)
+
+    d_cell, d_params = theta.gradients(totals, pull_recurrent((totals.u, totals.b)))
+    d_flow = Flow(chunks.join(d_xs, plan.reverse), None, None, None)
+    return d_cell, d_params, d_flow, d_state, totals.boundary, None
+
+
+_unroll.defvjp(_unroll_fwd, _unroll_bwd)
+
+
+class _Totals(NamedTuple):
+    """Sums over time: cotangents of u and b, of the leaves that `project` and `update` read, and of the boundary."""
+
+    u: Array
+    b: Array | None
+    project: list[Array]
+    update: list[Array]
+    boundary: State | None
+
+
+class _Theta(NamedTuple):
+    """The leaves of cell and parameters, and which of them `project` and `update` read: the others need no sum."""
+
+    leaves: list[Array]
+    structure: Any
+    project_reads: list[int]
+    update_reads: list[int]
+
+    @classmethod
+    def of(cls, plan: _Plan, fixed: _Fixed, flow: Flow, state: State) -> _Theta:
+        leaves, structure = jax.tree.flatten((fixed.cell, fixed.params))
+        one = jax.tree.map(lambda leaf: leaf[:1], flow)
+        noise = merge_noise(one.noise, fixed.constant_noise)
+        noise_t = merge_noise(at_step(one.noise), at_step(fixed.constant_noise))
+        everything = cls(leaves, structure, list(range(len(leaves))), list(range(len(leaves))))
+        project = partial(everything.run_project, plan, x=one.xs, noise=noise)
+        gates = jax.eval_shape(lambda values: at_step(project(values)), leaves)
+        update = partial(everything.run_update, plan, noise=noise_t)
+        return cls(leaves, structure, _reads(project, leaves), _reads(update, leaves, state, gates, gates))
+
+    @property
+    def project(self) -> list[Array]:
+        return [self.leaves[i] for i in self.project_reads]
+
+    @property
+    def update(self) -> list[Array]:
+        return [self.leaves[i] for i in self.update_reads]
+
+    def _with(self, reads: list[int], values: list[Array]) -> tuple[Any, Params]:
+        leaves = list(self.leaves)
+        for i, value in zip(reads, values, strict=True):
+            leaves[i] = value
+        return jax.tree.unflatten(self.structure, leaves)
+
+    def run_project(self, plan: _Plan, values: list[Array], x: Any, noise: Noise) -> Gates:
+        cell, params = self._with(self.project_reads, values)
+        return cell.project(plan.dtypes.cast(params), x, *_some(noise))
+
+    def run_update(self, plan: _Plan, values: list[Array], old: State, gx: Gates, gh: Gates, noise: Noise) -> State:
+        cell, params = self._with(self.update_reads, values)
+        new = cell.update(plan.dtypes.cast(params), old, gx, gh, *_some(noise))
+        return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+
+    def gradients(self, totals: _Totals, recurrent: tuple[Any, Params]) -> tuple[Any, Params]:
+        """The cotangents of cell and parameters, summed over the three places that read them."""
+        leaves, structure = jax.tree.flatten(recurrent)
+        for reads, values in ((self.project_reads, totals.project), (self.update_reads, totals.update)):
+            for i, value in zip(reads, values, strict=True):
+                leaves[i] = leaves[i] + value
+        return jax.tree.unflatten(structure, leaves)
+
+
+def _reads(f: Any, *args: Any) -> list[int]:
+    """Which leaves of the first argument `f` looks at."""
+    jaxpr = jax.make_jaxpr(f)(*args).jaxpr
+    read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
+    return [i for i, v in enumerate(jaxpr.invars[: len(jax.tree.leaves(args[0]))]) if id(v) in read]
+
+
+def _backward_chunk(plan: _Plan, fixed: _Fixed, theta: _Theta, carry: Any, part: Any) -> tuple[Any, Any]:
+    d_state, totals = carry
+    flow, emitted, d_emitted, (start, kept) = part
+    cell, params = fixed.cell, plan.dtypes.cast(fixed.params)
+    u, b = cell.recurrent(params)
+    hand_formed = cell.update_vjp()
+    noise = merge_noise(flow.noise, fixed.constant_noise)
+    if plan.keep == "nothing":
+        _, emitted, kept = _forward_chunk(plan, fixed, flow, start, "residuals")
+    hidden = kept.hidden
+    if hidden is None:
+        hidden = _shift(cell.hidden(start), emitted, plan.reverse)
+
+    gx, pull_project = jax.vjp(lambda v, x: theta.run_project(plan, v, x, noise), theta.project, flow.xs)
+    gh = split_gates(affine(hidden, u, b), len(gx))
+    residuals = kept.residuals
+    if plan.keep == "hidden":
+        residuals = _replay(plan, fixed, flow, start, gx, gh)
+    inputs = _Reverse(d_emitted, residuals, None, None, flow.noise, flow.mask, flow.reset)
+    if hand_formed is None:
+        inputs = inputs._replace(gx=gx, gh=gh)
+    body = partial(_backward_step, plan, fixed, theta, jnp.swapaxes(u, -1, -2), hand_formed)
+    (d_state, d_update, d_boundary), (dgx, dgh) = lax.scan(
+        body, (d_state, totals.update, totals.boundary), inputs, reverse=not plan.reverse
+    )
+    dgh = tuple(a if b is None else b for a, b in zip(dgx, dgh, strict=True))
+    d_project, d_xs = pull_project(dgx)
+    packed = _rows(jnp.concatenate(dgh, axis=-1))
+    totals = _Totals(
+        u=totals.u + _outer(_rows(hidden), packed, u.dtype),
+        b=None if b is None else totals.b + packed.sum(0),
+        project=[a + b for a, b in zip(totals.project, d_project, strict=True)],
+        update=d_update,
+        boundary=d_boundary,
+    )
+    return (d_state, totals), d_xs
+
+
+class _Reverse(NamedTuple):
+    """What one step of the reverse loop reads."""
+
+    d_emitted: Any
+    residuals: Any
+    gx: Gates | None
+    gh: Gates | None
+    noise: Noise
+    mask: Array | None
+    reset: Array | None
+
+
+def _backward_step(
+    plan: _Plan, fixed: _Fixed, theta: _Theta, ut: Array, hand_formed: Any, carry: Any, inputs: _Reverse
+) -> tuple[Any, Any]:
+    cell = fixed.cell
+    d_state, d_update, d_boundary = carry
+    noise = merge_noise(inputs.noise, at_step(fixed.constant_noise))
+    zeros = jax.tree.map(jnp.zeros_like, d_state)
+    d_state = _add(d_state, jax.vjp(cell.emit, zeros)[1](inputs.d_emitted)[0])
+    d_new = d_state if inputs.mask is None else where(inputs.mask, d_state, zeros)
+    if hand_formed is not None:
+        d_old, dgx, dgh = hand_formed[1](inputs.residuals, d_new)
+    else:
+        update = partial(theta.run_update, plan, noise=noise)
+        _, pull = jax.vjp(update, theta.update, inputs.residuals, inputs.gx, inputs.gh)
+        d_theta, d_old, dgx, dgh = pull(d_new)
+        d_update = [a + b for a, b in zip(d_update, d_theta, strict=True)]
+    dh = affine(jnp.concatenate(dgh, axis=-1), ut, None)
+    d_old = _add(d_old, jax.vjp(lambda s: cell.hidden(s, *_some(noise)), zeros)[1](dh)[0])
+    if inputs.mask is not None:
+        d_old = _add(d_old, where(inputs.mask, zeros, d_state))
+    if inputs.reset is not None:
+        d_boundary = _add(d_boundary, where(inputs.reset, d_old, zeros))
+        d_old = where(inputs.reset, zeros, d_old)
+    apart = tuple(None if h is x else h for x, h in zip(dgx, dgh, strict=True))
+    return (d_old, d_update, d_boundary), (dgx, apart)
+
+
+def _replay(plan: _Plan, fixed: _Fixed, flow: Flow, start: State, gx: Gates, gh: Gates) -> Any:
+    """The residuals of a chunk whose products are known: a loop without any product."""
+    params, constant = plan.dtypes.cast(fixed.params), at_step(fixed.constant_noise)
+
+    def body(state: State, inputs: Any) -> tuple[State, Any]:
+        gx_t, gh_t, noise_t, mask_t, reset_t = inputs
+        old = where(reset_t, fixed.boundary, state)
+        new, residuals = _update(fixed.cell, params, old, gx_t, gh_t, merge_noise(noise_t, constant))
+        return hold(mask_t, new, old), residuals
+
+    return lax.scan(body, start, (gx, gh, flow.noise, flow.mask, flow.reset), reverse=plan.reverse)[1]
+
+
+def _shift(first: Array, emitted: Array, reverse: bool) -> Array:
+    """The hidden state before each step, from the one before the chunk and those after each step."""
+    if reverse:
+        return jnp.concatenate([emitted[1:], first[None]])
+    return jnp.concatenate([first[None], emitted[:-1]])
+
+
+def _rows(x: Array) -> Array:
+    """(K, *B, F) as (K·B, F)."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _outer(a: Array, b: Array, dtype: Any) -> Array:
+    """aᵀ b over the rows, multiplied in `dtype` and accumulated in that of b."""
+    return lax.dot_general(a.astype(dtype), b.astype(dtype), (((0,), (0,)), ((), ())), preferred_element_type=b.dtype)
+
+
+def _add(a: Any, b: Any) -> Any:
+    return jax.tree.map(jnp.add, a, b)
+
+
+def _some(noise: Noise) -> tuple[Noise, ...]:
+    return () if noise is None else (noise,)

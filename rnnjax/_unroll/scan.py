@@ -1,0 +1,59 @@
+"""`scan`: the reference. `lax.scan` of the cell's `step`, differentiated by JAX; every transformation works."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+from jax import lax
+
+from .._types import State
+from . import chunks
+from .call import Call, Flow, at_step, merge_noise
+from .lift import hold, where
+
+name = "scan"
+
+
+def supports(call: Call) -> str | None:
+    """It runs everything."""
+    return None
+
+
+def prefer(call: Call) -> str | None:
+    """Whatever reaches it takes it."""
+    return None
+
+
+def run(call: Call) -> tuple[Any, State]:
+    """Emitted values (T, *B, …) and the last state."""
+    if call.remat is None or call.remat == "state":
+        state, emitted = _run_chunk(call, call.state, call.flow)
+        return emitted, state
+    length = max(1, math.isqrt(call.steps)) if call.remat == "sqrt" else call.remat
+    step = jax.checkpoint(lambda state, flow: _run_chunk(call, state, flow), prevent_cse=False)
+    parts = chunks.split(call.flow, call.steps, length, call.reverse)
+    state, emitted = chunks.scan(step, call.state, parts, call.reverse)
+    return chunks.join(emitted, call.reverse), state
+
+
+def _run_chunk(call: Call, state: State, flow: Flow) -> tuple[State, Any]:
+    cell, constant = call.cell, at_step(call.constant_noise)
+    z = cell.project(call.dtypes.cast(call.params), flow.xs, *_given(merge_noise(flow.noise, call.constant_noise)))
+
+    def body(state: State, inputs: Any) -> tuple[State, Any]:
+        z_t, noise_t, mask_t, reset_t = inputs
+        old = where(reset_t, call.boundary, state)
+        new = cell.step(call.dtypes.cast(call.params), old, z_t, *_given(merge_noise(noise_t, constant)))
+        new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+        state = hold(mask_t, new, old)
+        return state, cell.emit(state)
+
+    if call.remat == "state":
+        body = jax.checkpoint(body, prevent_cse=False)
+    return lax.scan(body, state, (z, flow.noise, flow.mask, flow.reset), reverse=call.reverse)
+
+
+def _given(noise: Any) -> tuple[Any, ...]:
+    return () if noise is None else (noise,)

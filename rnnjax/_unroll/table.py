@@ -1,0 +1,68 @@
+"""The implementations in order of preference, and the choice among them."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from .._types import State
+from . import fused, scan
+from .call import Call
+
+
+class Implementation(Protocol):
+    """A module of this package that runs a call."""
+
+    name: str
+
+    def supports(self, call: Call) -> str | None: ...
+
+    def prefer(self, call: Call) -> str | None: ...
+
+    def run(self, call: Call) -> tuple[Any, State]: ...
+
+
+TABLE: tuple[Implementation, ...] = (fused, scan)
+
+
+def names() -> tuple[str, ...]:
+    """The names that `implementation=` takes."""
+    return tuple(entry.name for entry in TABLE)
+
+
+def check_name(name: str | None) -> None:
+    """Raises ValueError for a name that is not in the table."""
+    if name is not None and name not in names():
+        raise ValueError(f"`implementation` must be None or one of {', '.join(map(repr, names()))}; got {name!r}")
+
+
+def choose(call: Call, name: str | None) -> Implementation:
+    """The implementation of that name, or for None the first that can and would run the call.
+
+    Raises:
+        ValueError: if the named implementation cannot run it, with the reason.
+    """
+    if name is None:
+        return next(entry for entry in TABLE if entry.supports(call) is None and entry.prefer(call) is None)
+    entry = next(entry for entry in TABLE if entry.name == name)
+    reason = entry.supports(call)
+    if reason is not None:
+        raise ValueError(f"`implementation={name!r}` cannot run this call: {reason}. `implementation=None` chooses one")
+    return entry
+
+
+def explanation(call: Call, name: str | None) -> str:
+    """One line for each implementation: chosen or not, and why."""
+    chosen = choose(call, name)
+    lines = []
+    for entry in TABLE:
+        cannot, would_not = entry.supports(call), entry.prefer(call)
+        if cannot is not None:
+            verdict = f"cannot run it: {cannot}"
+        elif entry is chosen:
+            verdict = "chosen" + (" by name" if name is not None else ", the first that can and would")
+        elif would_not is not None:
+            verdict = f"can run it, but {would_not}"
+        else:
+            verdict = f"can run it; {chosen.name!r} was taken " + ("by name" if name is not None else "before it")
+        lines.append(f"{'→' if entry is chosen else ' '} {entry.name:<12} {verdict}")
+    return "\n".join(lines)

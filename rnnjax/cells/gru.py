@@ -1,0 +1,123 @@
+"""The gated recurrent unit whose reset gate acts after the recurrent product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .. import initializers
+from .._cell import GatedCell, project_gates
+from .._struct import struct
+from .._types import Array, DTypeLike, Gates, Key, Noise
+from ..activations import Activation, activation, derivative_from_output
+from ._common import settle
+
+
+class GRUParams(NamedTuple):
+    """w (I, 3H), u (H, 3H), b (3H), b_n (H); gates r, z, n."""
+
+    w: Array
+    u: Array
+    b: Array
+    b_n: Array
+
+
+class GRUState(NamedTuple):
+    """h (*B, H)."""
+
+    h: Array
+
+
+@struct
+class GRU(GatedCell):
+    """Gated recurrent unit, reset after the product: the one of PyTorch, cuDNN and Keras.
+
+    r, z = σ(x_t w + h_{t-1} u + b)                          reset and update gate
+    n    = φ(x_t w_n + b + r ⊙ (h_{t-1} u_n + b_n))          candidate
+    h_t  = (1 − z) ⊙ n + z ⊙ h_{t-1}
+
+    ======  =======  ==============================================
+    w       (I, 3H)  input weights, Glorot uniform per gate
+    u       (H, 3H)  recurrent weights, orthogonal per gate
+    b       (3H)     bias, zero
+    b_n     (H)      bias of the candidate's recurrent part, zero
+    ======  =======  ==============================================
+
+    Gates lie on the last axis in the order r, z, n, as in PyTorch; Keras stores z, r, h. `b_n` is what lets weights of
+    PyTorch, Keras (`reset_after=True`) and cuDNN fit exactly; `ResetBeforeGRU` is the cell of the paper. State:
+    `GRUState(h)`, zero at first. The output is h.
+
+    Args:
+        hidden_size: H.
+        activation: φ of the candidate.
+        gate_activation: σ of the two gates.
+        compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
+
+    References:
+        Cho et al. 2014, Learning phrase representations using RNN encoder–decoder, arXiv:1406.1078, version 1 for the
+        reset after the product.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.GRU(hidden_size=3)
+    >>> params = cell.init(jax.random.key(0), in_size=2)
+    >>> ys, state = rj.unroll(cell, params, jnp.ones((5, 7, 2)))
+    >>> ys.shape, state.h.shape
+    ((5, 7, 3), (7, 3))
+    """
+
+    hidden_size: int
+    activation: Activation = "tanh"
+    gate_activation: Activation = "sigmoid"
+    compute_dtype: DTypeLike | None = None
+
+    def __post_init__(self) -> None:
+        settle(self, "activation", "gate_activation")
+
+    def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> GRUParams:
+        size = self.hidden_size
+        key_w, key_u = jax.random.split(key)
+        return GRUParams(
+            w=initializers.glorot_uniform(key_w, (in_size, 3 * size), dtype, gates=3),
+            u=initializers.orthogonal(key_u, size, 3, dtype),
+            b=jnp.zeros((3 * size,), dtype),
+            b_n=jnp.zeros((size,), dtype),
+        )
+
+    def initial_state(
+        self, params: GRUParams, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> GRUState:
+        return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def project(self, params: GRUParams, x: Array, noise: Noise = None) -> Gates:
+        return project_gates(x, params.w, params.b, 3)
+
+    def recurrent(self, params: GRUParams) -> tuple[Array, Array]:
+        # only the candidate has a recurrent bias of its own
+        return params.u, jnp.pad(params.b_n, (2 * self.hidden_size, 0))
+
+    def update(self, params: GRUParams, state: GRUState, gx: Gates, gh: Gates, noise: Noise = None) -> GRUState:
+        return self._forward(state, gx, gh)[0]
+
+    def _forward(self, state: GRUState, gx: Gates, gh: Gates) -> tuple[GRUState, tuple[Array, ...]]:
+        gate = activation(self.gate_activation)
+        r = gate(gx[0] + gh[0])
+        z = gate(gx[1] + gh[1])
+        n = activation(self.activation)(gx[2] + r * gh[2])
+        return GRUState((1 - z) * n + z * state.h), (state.h, r, z, n, gh[2])
+
+    def update_vjp(self) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+        slope, gate_slope = derivative_from_output(self.activation), derivative_from_output(self.gate_activation)
+        if slope is None or gate_slope is None:
+            return None
+
+        def backward(saved: tuple[Array, ...], d_new: GRUState) -> tuple[GRUState, Gates, Gates]:
+            h, r, z, n, gh_n = saved
+            dn = d_new.h * (1 - z) * slope(n)
+            dz = d_new.h * (h - n) * gate_slope(z)
+            dr = dn * gh_n * gate_slope(r)
+            return GRUState(d_new.h * z), (dr, dz, dn), (dr, dz, dn * r)
+
+        return self._forward, backward
