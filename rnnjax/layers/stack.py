@@ -1,0 +1,123 @@
+"""Layers on top of each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import check_key
+from .._struct import node, set_field, struct
+from .._types import Array, DTypeLike, Key, Params, State, Xs
+from ._layer import Layer, check_entries, check_stream, fold
+from .rnn import as_layer
+
+
+@struct
+class Stack(Layer):
+    """Layers on top of each other, each run over the whole sequence before the next.
+
+    Parameters and state are tuples with one entry for each layer. Behind a layer that drops time, such as `Mean`, the
+    following ones get no lengths, mask or reset. Layer i draws from `fold_in(key, i)`, so that another layer on top
+    leaves the draws of those below as they were.
+
+    Args:
+        layers: layers and cells, the first one reading the inputs; a cell stands for `RNN(cell)`.
+
+    Raises:
+        ValueError: if there is no layer, or one needs the time axis that an earlier one drops.
+        TypeError: for anything that is neither a layer nor a cell.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> model = rj.Stack([rj.RNN(rj.Elman(8)), rj.Dense(3, activation="sigmoid")])
+    >>> params = model.init(jax.random.key(0), in_size=2)
+    >>> ys, state = model(params, jnp.ones((5, 7, 2)))
+    >>> ys.shape
+    (5, 7, 3)
+    """
+
+    layers: Sequence[Any] = node()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.layers, (list, tuple)):
+            raise TypeError(f"`layers` must be a list or tuple of layers; got {self.layers!r}")
+        if not self.layers:
+            raise ValueError("`layers` must hold at least one layer; got none")
+        layers = tuple(as_layer(f"layers[{i}]", layer) for i, layer in enumerate(self.layers))
+        for i, layer in enumerate(layers[1:], start=1):
+            if layer.needs_time and not all(below.keeps_time for below in layers[:i]):
+                raise ValueError(f"`layers[{i}]` needs a time axis, which a layer below drops; got {layer!r}")
+        set_field(self, "layers", layers)
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return all(layer.causal for layer in self.layers)
+
+    @property
+    def keeps_time(self) -> bool:  # type: ignore[override]
+        return all(layer.keeps_time for layer in self.layers)
+
+    @property
+    def needs_time(self) -> bool:  # type: ignore[override]
+        return any(layer.needs_time for layer in self.layers)
+
+    @property
+    def event_ndim(self) -> int:  # type: ignore[override]
+        return self.layers[0].event_ndim
+
+    def init(self, key: Key, in_size: int | None, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
+        check_key("key", key)
+        parts = enumerate(self.parts(in_size))
+        return tuple(layer.init(jax.random.fold_in(key, i), size, dtype) for i, (_, layer, size) in parts)
+
+    def out_size(self, in_size: int | None) -> int:
+        _, layer, size = self.parts(in_size)[-1]
+        return layer.out_size(size)
+
+    def initial_state(
+        self, params: tuple[Params, ...], batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> tuple[State, ...]:
+        check_entries("params", params, self.layers)
+        return tuple(
+            layer.initial_state(own, batch_shape, dtype) for layer, own in zip(self.layers, params, strict=True)
+        )
+
+    def __call__(
+        self,
+        params: tuple[Params, ...],
+        xs: Xs,
+        state: tuple[State, ...] | None = None,
+        *,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+        key: Key | None = None,
+        context: Any = None,
+    ) -> tuple[Array, tuple[State, ...]]:
+        check_stream(self, state)
+        check_entries("params", params, self.layers)
+        states = (None,) * len(self.layers) if state is None else state
+        check_entries("state", states, self.layers)
+        if key is not None:
+            check_key("key", key)
+        last = []
+        for i, (layer, own, before) in enumerate(zip(self.layers, params, states, strict=True)):
+            xs, after = layer(
+                own, xs, before, lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context
+            )
+            last.append(after)
+            if not layer.keeps_time:
+                lengths = mask = reset = None
+        return xs, tuple(last)
+
+    def reversed(self) -> Stack:
+        return Stack(tuple(layer.reversed() for layer in self.layers))
+
+    def parts(self, in_size: int | None) -> tuple[tuple[str, Layer, Any], ...]:
+        parts, size = [], in_size
+        for i, layer in enumerate(self.layers):
+            parts.append((str(i), layer, size))
+            size = layer.out_size(size)
+        return tuple(parts)

@@ -1,0 +1,134 @@
+"""What holds for every layer: direction, causality, masks, and a layer written by someone else."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+
+KEY = jax.random.key(23)
+F64 = jnp.float64
+LAYERS = {
+    "rnn": rj.RNN(rj.LSTM(4)),
+    "rnn_reverse": rj.RNN(rj.GRU(3), reverse=True),
+    "dense": rj.Dense(3, activation="sigmoid"),
+    "dropout": rj.Dropout(0.5),
+    "variational": rj.VariationalDropout(0.5),
+    "residual": rj.Residual(rj.Elman(4)),
+    "bidirectional": rj.Bidirectional(rj.GRU(2), rj.LSTM(3)),
+    "first": rj.First(),
+    "last": rj.Last(),
+    "mean": rj.Mean(),
+    "max": rj.Max(),
+    "stack": rj.Stack([rj.GRU(3), rj.Bidirectional(rj.Elman(2), merge="product"), rj.RNN(rj.Elman(2), reverse=True)]),
+    "encoder": rj.Stack([rj.GRU(3), rj.Last(), rj.Dense(2)]),
+    "embedding": rj.Embedding(9, 3),
+}
+each = pytest.mark.parametrize("name", LAYERS)
+
+
+def inputs(name):
+    if name == "embedding":
+        return np.random.default_rng(0).integers(0, 9, (5, 3))
+    return np.random.default_rng(0).standard_normal((5, 3, 4))
+
+
+def parameters(name):
+    return LAYERS[name].init(KEY, None if name == "embedding" else 4, F64)
+
+
+@each
+def test_reversed_is_flip_layer_flip(close, name):
+    layer, xs, params = LAYERS[name], inputs(name), parameters(name)
+    mask = np.random.default_rng(1).random((5, 3)) < 0.7
+    mask[:, 1] = False
+    ys, state = layer.reversed()(params, xs, mask=mask)
+    wanted, wanted_state = layer(params, xs[::-1], mask=mask[::-1])
+    close(ys, wanted[::-1] if layer.keeps_time else wanted)
+    close(state, wanted_state)
+    assert layer.reversed().reversed() == layer
+
+
+@each
+def test_causal_layers_stream_and_others_refuse(close, name):
+    layer, xs, params = LAYERS[name], inputs(name), parameters(name)
+    state = layer.initial_state(params, (3,), F64)
+    if not layer.causal:
+        with pytest.raises(ValueError, match=r"is not causal: it reads the whole sequence at once and cannot continue"):
+            layer(params, xs, state)
+        return
+    head, state = layer(params, xs[:2], state)
+    tail, state = layer(params, xs[2:], state)
+    ys, last = layer(params, xs)
+    close(jnp.concatenate([head, tail]), ys)
+    close(state, last)
+
+
+def test_which_layers_are_causal():
+    assert {name for name, layer in LAYERS.items() if layer.causal} == {
+        "rnn",
+        "dense",
+        "dropout",
+        "variational",
+        "residual",
+        "embedding",
+    }
+    drops_time = {name for name, layer in LAYERS.items() if not layer.keeps_time}
+    assert drops_time == {"first", "last", "mean", "max", "encoder"}
+
+
+@each
+def test_masked_steps_are_zero_and_never_matter(close, name):
+    layer, xs, params = LAYERS[name], inputs(name), parameters(name)
+    lengths = np.array([5, 0, 3])
+    valid = np.arange(5)[:, None] < lengths
+    ys, state = layer(params, xs, lengths=lengths, key=KEY)
+    spoilt = np.where(valid, xs, -7) if name == "embedding" else np.where(valid[..., None], xs, np.nan)
+    close(layer(params, spoilt, lengths=lengths, key=KEY), (ys, state))
+    if layer.keeps_time:
+        assert not np.any(np.asarray(ys)[~valid])
+    assert np.asarray(ys).shape[-1] == layer.out_size(None if name == "embedding" else 4)
+
+
+@each
+def test_hashes_and_compares_by_value(name):
+    layer = LAYERS[name]
+    leaves, structure = jax.tree.flatten(layer)
+    again = jax.tree.unflatten(structure, leaves)
+    assert again == layer
+    assert hash(again) == hash(layer)
+
+
+@each
+def test_checks_the_flags(name):
+    layer, xs, params = LAYERS[name], inputs(name), parameters(name)
+    with pytest.raises(ValueError, match=r"`mask` must be \(T, \*B\) = \(5, 3\)"):
+        layer(params, xs, mask=np.ones((3, 5), bool))
+    with pytest.raises(TypeError, match=r"`reset` must be a boolean array"):
+        layer(params, xs, reset=np.ones((5, 3), int))
+    with pytest.raises(TypeError, match=r"`lengths` must be an integer array"):
+        layer(params, xs, lengths=np.ones(3))
+    with pytest.raises(ValueError, match=r"`lengths` must lie in 0…T = 5; got values from -1 to 2"):
+        layer(params, xs, lengths=np.array([1, -1, 2]))
+
+
+@rj.struct
+class Scale(rj.Stateless):
+    """y = factor · x, the shortest layer that someone else may write."""
+
+    factor: float = rj.node(2.0)
+
+    def apply(self, params, x, valid, key):
+        return self.factor * x
+
+
+def test_a_layer_from_outside(close, draw):
+    xs = draw(3, 2, 2)
+    model = rj.Stack([Scale(), rj.Residual(Scale(3.0))])
+    ys, state = model(model.init(KEY, 2), xs, lengths=np.array([3, 1]))
+    close(ys, np.where((np.arange(3)[:, None] < [3, 1])[..., None], 8 * xs, 0))
+    assert state == ((), ())
+    close(jax.grad(lambda layer: layer((), xs)[0].sum())(Scale()).factor, xs.sum())
