@@ -9,6 +9,36 @@ from ._unroll import explain as explain
 from ._unroll import unroll as unroll
 from .cells import GRU as GRU
 from .cells import LSTM as LSTM
+from .cells import MGU as MGU
+from .cells import ConvLSTM as ConvLSTM
+from .cells import CoupledLSTM as CoupledLSTM
 from .cells import Elman as Elman
+from .cells import IndRNN as IndRNN
+from .cells import LayerNormGRU as LayerNormGRU
+from .cells import LayerNormLSTM as LayerNormLSTM
+from .cells import LeakyElman as LeakyElman
+from .cells import LearnedInitialState as LearnedInitialState
+from .cells import PeepholeLSTM as PeepholeLSTM
+from .cells import ProjectionLSTM as ProjectionLSTM
+from .cells import RecurrentDropout as RecurrentDropout
+from .cells import ResetBeforeGRU as ResetBeforeGRU
+from .cells import WeightDrop as WeightDrop
+from .cells import Zoneout as Zoneout
+from .layers import RNN as RNN
+from .layers import Bidirectional as Bidirectional
+from .layers import Dense as Dense
+from .layers import Dropout as Dropout
+from .layers import Embedding as Embedding
+from .layers import First as First
+from .layers import Last as Last
+from .layers import Layer as Layer
+from .layers import Max as Max
+from .layers import Mean as Mean
+from .layers import Pooling as Pooling
+from .layers import Residual as Residual
+from .layers import Stack as Stack
+from .layers import Stateless as Stateless
+from .layers import VariationalDropout as VariationalDropout
+from .layers import summary as summary
 
 __version__ = "0.1.0"

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ._struct import node, struct
-from ._types import Array, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z
+from ._types import Array, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
 
 Capability = Literal["plain", "gated"]
 
@@ -117,10 +117,14 @@ class GatedCell(Cell):
 class Wrapper(Cell):
     """A cell around another one, with the same capability, so that it keeps the inner cell's fast paths.
 
-    A subclass overrides the hooks `unwrap`, `rewrap`, `draw`, `finish` and, where it must, single methods.
+    A subclass overrides the hooks `unwrap`, `rewrap`, `draw`, `feed`, `finish` and, where it must, single methods.
     """
 
     cell: Any = node()
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cell, Cell):
+            raise TypeError(f"`cell` must be a cell, such as `rnnjax.LSTM(128)`; got {self.cell!r}")
 
     def unwrap(self, params: Params) -> Params:
         """The inner cell's parameters."""
@@ -133,6 +137,10 @@ class Wrapper(Cell):
     def draw(self, key: Key, steps: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Noise:
         """The wrapper's own noise."""
         return None
+
+    def feed(self, hidden: Array, noise: Noise) -> Array:
+        """What is fed back, given what the inner cell would feed back; `noise` is the wrapper's own."""
+        return hidden
 
     def finish(self, params: Params, old: State, new: State, noise: Noise) -> State:
         """The state that follows `old`, given the inner cell's `new`; `noise` is the wrapper's own."""
@@ -191,7 +199,7 @@ class Wrapper(Cell):
         return self.cell.recurrent(self.unwrap(params))
 
     def hidden(self, state: State, noise: Noise = None) -> Array:
-        return self.cell.hidden(state, *_inner(noise))
+        return self.feed(self.cell.hidden(state, *_inner(noise)), _own(noise))
 
     def update(self, params: Params, state: State, gx: Gates, gh: Gates, noise: Noise = None) -> State:
         new = self.cell.update(self.unwrap(params), state, gx, gh, *_inner(noise))
@@ -217,7 +225,7 @@ def split_key(key: Key | None) -> tuple[Key | None, Key | None]:
 
 def dot(x: Array, w: Array) -> Array:
     """x (…, I) times w (I, O) in the dtype of w, accumulated and returned in at least float32."""
-    accumulator = jnp.promote_types(w.dtype, jnp.float32)
+    accumulator = at_least_float32(w.dtype)
     return lax.dot_general(x.astype(w.dtype), w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=accumulator)
 
 

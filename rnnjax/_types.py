@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import jax
+import numpy as np
 from jax.typing import DTypeLike as DTypeLike
 
 Array: TypeAlias = jax.Array
@@ -24,3 +25,8 @@ Xs: TypeAlias = Any  # an array (T, *B, I), or a pytree whose leaves lead with (
 Z: TypeAlias = Any  # what `project` returns: leaves (T, *B, …)
 Noise: TypeAlias = Any  # leaves (T or 1, *B, …), or None
 Gates: TypeAlias = tuple[jax.Array, ...]  # one array (*B, H) per gate
+
+
+def at_least_float32(dtype: DTypeLike) -> np.dtype:
+    """The dtype, or float32 where that is wider. NumPy's promotion also holds when JAX's is strict."""
+    return np.promote_types(dtype, np.float32)

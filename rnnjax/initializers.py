@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from ._errors import check_size
-from ._types import Array, DTypeLike, Key
+from ._types import Array, DTypeLike, Key, at_least_float32
 
 
 def glorot_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, *, gates: int = 1) -> Array:
@@ -21,12 +21,12 @@ def glorot_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.floa
     """
     field = math.prod(shape[:-2])
     limit = math.sqrt(6 / (field * (shape[-2] + shape[-1] // gates)))
-    return jax.random.uniform(key, shape, jnp.promote_types(dtype, jnp.float32), -limit, limit).astype(dtype)
+    return jax.random.uniform(key, shape, at_least_float32(dtype), -limit, limit).astype(dtype)
 
 
 def orthogonal(key: Key, size: int, gates: int = 1, dtype: DTypeLike = jnp.float32, scale: float = 1.0) -> Array:
     """u (H, G·H) with one orthogonal H × H block per gate (Saxe et al. 2013, arXiv:1312.6120)."""
-    exact = jnp.promote_types(dtype, jnp.float32)
+    exact = at_least_float32(dtype)
     blocks = jax.vmap(lambda k: jax.random.orthogonal(k, size, dtype=exact))(jax.random.split(key, gates))
     return (scale * jnp.moveaxis(blocks, 0, 1).reshape(size, gates * size)).astype(dtype)
 
@@ -48,5 +48,5 @@ def chrono(key: Key, size: int, max_time: int, dtype: DTypeLike = jnp.float32) -
     check_size("max_time", max_time)
     if max_time < 3:
         raise ValueError(f"`max_time` must be at least 3 time steps for chrono initialisation; got {max_time}")
-    exact = jnp.promote_types(dtype, jnp.float32)
+    exact = at_least_float32(dtype)
     return jnp.log(jax.random.uniform(key, (size,), exact, 1.0, max_time - 1.0)).astype(dtype)

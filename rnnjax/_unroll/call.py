@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell
-from .._types import Array, DTypeLike, Noise, Params, State, Xs
+from .._types import Array, DTypeLike, Noise, Params, State, Xs, at_least_float32
 
 Remat: TypeAlias = int | Literal["state", "sqrt"] | None
 
@@ -21,7 +21,7 @@ class Dtypes(NamedTuple):
 
     @classmethod
     def of(cls, compute: DTypeLike) -> Dtypes:
-        return cls(jnp.dtype(compute), jnp.promote_types(compute, jnp.float32))
+        return cls(jnp.dtype(compute), at_least_float32(compute))
 
     def cast(self, params: Params) -> Params:
         """Matrices to the compute dtype and vectors to the state dtype. It is done where the parameters are used, so

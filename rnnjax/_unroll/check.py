@@ -151,7 +151,9 @@ def check_lengths(lengths: Any, steps: int, batch_shape: tuple[int, ...]) -> Non
         )
     if isinstance(lengths, jax.core.Tracer) or lengths.size == 0 or not getattr(lengths, "is_fully_addressable", True):
         return
-    low, high = int(np.min(lengths)), int(np.max(lengths))
+    # under `jit` a reduction of a concrete JAX array would be traced
+    values = np.asarray(lengths)
+    low, high = int(values.min()), int(values.max())
     if low < 0 or high > steps:
         raise ValueError(f"`lengths` must lie in 0…T = {steps}; got values from {low} to {high}")
 

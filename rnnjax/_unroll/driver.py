@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._cell import Cell, split_key
 from .._types import Array, Key, Params, State, Xs
 from . import check, table
 from .call import Call, Dtypes, Flow, Remat, split_noise
 from .lift import along, lengths_to_mask, zero_where_masked
-from .place import like_inputs
+from .place import Placement
 
 
 def unroll(
@@ -72,20 +73,28 @@ def unroll(
     (True, True)
     """
     check.arguments(cell, params, xs, state, lengths, mask, reset, key, remat, implementation)
-    return _execute(
-        cell,
-        params,
-        xs,
-        state,
-        lengths,
-        mask,
-        reset,
-        key,
-        context,
-        reverse=bool(reverse),
-        remat=remat,
-        implementation=implementation,
-    )
+    try:
+        return _execute(
+            cell,
+            params,
+            xs,
+            state,
+            lengths,
+            mask,
+            reset,
+            key,
+            context,
+            reverse=bool(reverse),
+            remat=remat,
+            implementation=implementation,
+        )
+    except TypeError as error:
+        if "forward-mode" not in str(error):
+            raise
+        raise TypeError(
+            "the fast implementations have a hand-formed reverse mode and no forward mode (`jvp`, `jacfwd`); pass "
+            '`implementation="scan"`, which has both'
+        ) from error
 
 
 def explain(
@@ -148,20 +157,23 @@ def _call(
 ) -> Call:
     steps, batch_shape = check.sizes(cell, xs)
     dtypes = _dtypes(cell, params, xs)
+    place = Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape), xs, params, cell, state)
+    cell, params, xs = place.vary(cell), place.vary(params), place.vary(xs)
     if lengths is not None:
         valid = lengths_to_mask(lengths, steps)
         mask = valid if mask is None else mask & valid
+    mask, reset = place.along_time(mask), place.along_time(reset)
     xs = zero_where_masked(mask, jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs))
 
     prepare_key, noise_key = split_key(key)
     params = cell.prepare(params, key=prepare_key, context=context)
     noise = None if noise_key is None else cell.noise(noise_key, steps, batch_shape, dtypes.state)
-    flow_noise, constant_noise = split_noise(jax.lax.stop_gradient(noise), steps)
+    flow_noise, constant_noise = split_noise(place.along_time(jax.lax.stop_gradient(noise)), steps)
 
     start = cell.initial_state(dtypes.cast(params), batch_shape, dtypes.state)
-    start = like_inputs(xs, params, jax.tree.map(lambda leaf: leaf.astype(dtypes.state), start))
+    start = place.state(jax.tree.map(lambda leaf: leaf.astype(dtypes.state), start))
     if state is not None:
-        state = jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), state, start)
+        state = place.state(jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), state, start))
     return Call(
         cell=cell,
         params=params,
@@ -181,7 +193,4 @@ def _dtypes(cell: Cell, params: Params, xs: Xs) -> Dtypes:
     if cell.compute_dtype is not None:
         return Dtypes.of(cell.compute_dtype)
     floats = [leaf.dtype for leaf in jax.tree.leaves((xs, params)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    dtype = floats[0]
-    for other in floats[1:]:
-        dtype = jnp.promote_types(dtype, other)
-    return Dtypes.of(dtype)
+    return Dtypes.of(reduce(np.promote_types, floats))

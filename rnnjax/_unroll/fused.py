@@ -13,13 +13,15 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import PartitionSpec
 
-from .._cell import affine, split_gates
+from .._cell import affine, project_gates, split_gates
 from .._types import Array, Gates, Noise, Params, State
 from . import chunks
 from .call import Call, Dtypes, Flow, at_step, merge_noise
 from .chunks import Chunks
 from .lift import hold, where
+from .place import explicit_spec
 
 name = "fused"
 
@@ -43,16 +45,7 @@ def prefer(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Any, State]:
     """Emitted values (T, *B, …) and the last state."""
-    plan = _plan(call)
-    try:
-        return _unroll(plan, call.cell, call.params, call.flow, call.state, call.boundary, call.constant_noise)
-    except TypeError as error:
-        if "forward-mode" in str(error):
-            raise TypeError(
-                '`implementation="fused"` has a hand-formed reverse mode and no forward mode (`jvp`, `jacfwd`, '
-                '`hessian`); pass `implementation="scan"`, which has both'
-            ) from error
-        raise
+    return _unroll(_plan(call), call.cell, call.params, call.flow, call.state, call.boundary, call.constant_noise)
 
 
 class _Plan(NamedTuple):
@@ -75,7 +68,7 @@ def _plan(call: Call) -> _Plan:
     keep: Literal["residuals", "hidden", "nothing"] = "residuals"
     if call.remat is None:
         fits = max(_CHUNK_BYTES // max(1, bytes_a_step), 8)
-        length = chunks.even_length(call.steps, min(fits, max(call.steps // 8, 128)))
+        length = chunks.even_length(call.steps, min(fits, max(call.steps // 16, -(-256 // rows), 32)))
     elif call.remat == "state":
         keep = "hidden"
         length = chunks.even_length(call.steps, max(call.steps // 64, -(-_LEAST_ROWS // rows)))
@@ -289,7 +282,7 @@ def _backward_chunk(plan: _Plan, fixed: _Fixed, theta: _Theta, carry: Any, part:
         hidden = _shift(cell.hidden(start), emitted, plan.reverse)
 
     gx, pull_project = jax.vjp(lambda v, x: theta.run_project(plan, v, x, noise), theta.project, flow.xs)
-    gh = split_gates(affine(hidden, u, b), len(gx))
+    gh = project_gates(hidden, u, b, len(gx))
     residuals = kept.residuals
     if plan.keep == "hidden":
         residuals = _replay(plan, fixed, flow, start, gx, gh)
@@ -302,10 +295,10 @@ def _backward_chunk(plan: _Plan, fixed: _Fixed, theta: _Theta, carry: Any, part:
     )
     dgh = tuple(a if b is None else b for a, b in zip(dgx, dgh, strict=True))
     d_project, d_xs = pull_project(dgx)
-    packed = _rows(jnp.concatenate(dgh, axis=-1))
+    packed = jnp.concatenate(dgh, axis=-1)
     totals = _Totals(
-        u=totals.u + _outer(_rows(hidden), packed, u.dtype),
-        b=None if b is None else totals.b + packed.sum(0),
+        u=totals.u + _over_rows(hidden, packed, u),
+        b=None if b is None else totals.b + packed.sum(tuple(range(packed.ndim - 1))),
         project=[a + b for a, b in zip(totals.project, d_project, strict=True)],
         update=d_update,
         boundary=d_boundary,
@@ -372,14 +365,16 @@ def _shift(first: Array, emitted: Array, reverse: bool) -> Array:
     return jnp.concatenate([first[None], emitted[:-1]])
 
 
-def _rows(x: Array) -> Array:
-    """(K, *B, F) as (K·B, F)."""
-    return x.reshape(-1, x.shape[-1])
-
-
-def _outer(a: Array, b: Array, dtype: Any) -> Array:
-    """aᵀ b over the rows, multiplied in `dtype` and accumulated in that of b."""
-    return lax.dot_general(a.astype(dtype), b.astype(dtype), (((0,), (0,)), ((), ())), preferred_element_type=b.dtype)
+def _over_rows(a: Array, b: Array, u: Array) -> Array:
+    """Σ aᵀ b over all leading axes, multiplied in the dtype of u and accumulated in that of b, placed like u."""
+    rows = tuple(range(a.ndim - 1))
+    return lax.dot_general(
+        a.astype(u.dtype),
+        b.astype(u.dtype),
+        ((rows, rows), ((), ())),
+        preferred_element_type=b.dtype,
+        out_sharding=None if explicit_spec(b) is None else explicit_spec(u) or PartitionSpec(None, None),
+    )
 
 
 def _add(a: Any, b: Any) -> Any:

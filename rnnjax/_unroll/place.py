@@ -1,39 +1,60 @@
-"""A state with the placement of the inputs it will meet."""
+"""Arrays with the placement of the inputs they will meet.
+
+A scan's carry must have one type throughout. Under an explicit mesh, or inside `shard_map`, an array made from a shape
+alone does not have the type of what a step returns: it lacks the batch sharding, or the varying mesh axes.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 from jax.sharding import AxisType, PartitionSpec
 
-from .._types import Params, State, Xs
+
+class Placement(NamedTuple):
+    """The batch axes' sharding under an explicit mesh, else None, and the mesh axes along which values vary."""
+
+    batch: tuple[Any, ...] | None
+    varying: frozenset[str]
+
+    @classmethod
+    def of(cls, leading: Any, axes: int, *others: Any) -> Placement:
+        """From an input (T, *B, …) with `axes` leading axes, and from everything else that enters the call."""
+        varying = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves((leading, others))))
+        spec = explicit_spec(leading)
+        return cls(None if spec is None else tuple(spec)[1:axes], varying)
+
+    def vary(self, tree: Any) -> Any:
+        """Parameters and leaves of a cell: the same everywhere, but typed as varying like the data."""
+        return jax.tree.map(self._vary_leaf, tree)
+
+    def state(self, tree: Any) -> Any:
+        """Leaves (*B, …)."""
+        return jax.tree.map(lambda leaf: self._vary_leaf(self._shard(leaf, 0)), tree)
+
+    def along_time(self, tree: Any) -> Any:
+        """Leaves (T, *B, …)."""
+        return jax.tree.map(lambda leaf: self._vary_leaf(self._shard(leaf, 1)), tree)
+
+    def _shard(self, leaf: Any, before: int) -> Any:
+        if self.batch is None:
+            return leaf
+        spec = (*(None,) * before, *self.batch)
+        return jax.sharding.reshard(leaf, PartitionSpec(*spec, *(None,) * (leaf.ndim - len(spec))))
+
+    def _vary_leaf(self, leaf: Any) -> Any:
+        missing = tuple(self.varying - _varying(leaf))
+        return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
 
 
-def like_inputs(xs: Xs, params: Params, state: State) -> State:
-    """Gives a new state (*B, …) the batch sharding and the varying mesh axes of `xs` (T, *B, …) and `params`.
-
-    A scan's carry must have one type throughout: under an explicit mesh, or inside `shard_map`, zeros made from a shape
-    alone do not have the type that a step returns.
-    """
-    first = jax.tree.leaves(xs)[0]
-    varying = frozenset().union(*(_varying(leaf) for leaf in jax.tree.leaves((xs, params))))
-    return jax.tree.map(lambda leaf: _spread(_shard(first, leaf), varying), state)
+def explicit_spec(leaf: Any) -> PartitionSpec | None:
+    """The sharding that is part of an array's type, one entry an axis, or None without an explicit mesh."""
+    sharding = jax.typeof(leaf).sharding
+    if sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    return PartitionSpec(*sharding.spec, *(None,) * (leaf.ndim - len(sharding.spec)))
 
 
-def _shard(first: Any, leaf: Any) -> Any:
-    sharding = jax.typeof(first).sharding
-    explicit = AxisType.Explicit in getattr(sharding.mesh, "axis_types", ())
-    if sharding.mesh.empty or not explicit:
-        return leaf
-    batch = tuple(sharding.spec)[1 : leaf.ndim]
-    return jax.sharding.reshard(leaf, PartitionSpec(*batch, *(None,) * (leaf.ndim - len(batch))))
-
-
-def _varying(leaf: Any) -> frozenset[Any]:
-    return frozenset(getattr(jax.typeof(leaf), "vma", frozenset()))
-
-
-def _spread(leaf: Any, varying: frozenset[Any]) -> Any:
-    missing = tuple(varying - _varying(leaf))
-    return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+def _varying(leaf: Any) -> frozenset[str]:
+    return jax.typeof(leaf).manual_axis_type.varying

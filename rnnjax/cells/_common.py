@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .. import initializers
 from .._errors import check_size
 from .._struct import set_field
-from .._types import Array, DTypeLike, Key
+from .._types import Array, DTypeLike, Gates, Key, at_least_float32
 from ..activations import canonical
 
 
@@ -58,3 +61,59 @@ def forget_bias(
         if inputs is not None:
             blocks[inputs] = -blocks[forget]
     return jnp.concatenate(blocks)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises unless `value` is a positive Python number."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a positive number; got {value!r} of type {type(value).__name__}")
+    if not value > 0:
+        raise ValueError(f"`{name}` must be above 0; got {value}")
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"`{name}` must be True or False; got {value!r}")
+
+
+def check_max_time(max_time: Any) -> None:
+    """Raises unless `max_time` is None or a positive integer."""
+    if max_time is not None:
+        check_size("max_time", max_time)
+
+
+def across(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """A cell's number, or its one number for each feature, as an array of `shape` (…, H)."""
+    if jnp.shape(value) not in ((), shape[-1:]):
+        raise ValueError(
+            f"`{name}` must be one number or one for each feature, {shape[-1:]}; got shape {jnp.shape(value)}. For "
+            "several models at once, `vmap` over the cell"
+        )
+    return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
+
+
+def times(x: Array, gain: Array) -> Array:
+    """x (…, H) ⊙ gain (H), written so that it holds when rank promotion is an error."""
+    return x * jnp.broadcast_to(gain.astype(x.dtype), x.shape)
+
+
+def standardize(gates: Gates, eps: float) -> Gates:
+    """(z − μ) / √(σ² + ε), mean and variance over the features of all these gates together."""
+    size = sum(gate.shape[-1] for gate in gates)
+    mean = sum(gate.sum(-1, keepdims=True) for gate in gates) / size
+    centred = tuple(gate - mean for gate in gates)
+    variance = sum((gate * gate).sum(-1, keepdims=True) for gate in centred) / size
+    return tuple(gate * lax.rsqrt(variance + eps) for gate in centred)
+
+
+def drop_scale(key: Key, name: str, rate: Any, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """What inverted dropout multiplies with: 0 with probability `rate`, elsewhere 1 / (1 − rate)."""
+    rate = across(name, rate, shape, at_least_float32(dtype))
+    keep = jax.random.bernoulli(key, 1 - rate, shape)
+    return jnp.where(keep, 1 / (1 - rate), jnp.zeros_like(rate)).astype(dtype)
+
+
+def abstract_state(cell: Any, batch_shape: tuple[int, ...]) -> Any:
+    """Shapes of a cell's state, which do not depend on the size of its inputs."""
+    return jax.eval_shape(lambda: cell.initial_state(cell.init(jax.random.key(0), 1), batch_shape))

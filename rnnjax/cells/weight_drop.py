@@ -1,0 +1,69 @@
+"""Dropout of recurrent weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Cell, Wrapper, split_key
+from .._errors import check_rate
+from .._struct import node, struct
+from .._types import Array, DTypeLike, Key, Params
+from ._common import drop_scale, settle_number
+
+
+@struct
+class WeightDrop(Wrapper):
+    """A cell with DropConnect on its recurrent weights: one mask for all time steps and the whole batch.
+
+    ũ = m ⊙ u,    m = 0 with probability rate, else 1 / (1 − rate)
+
+    ũ is formed once for each call of `unroll`, before the first step, so the loop is as fast as without. Without a key
+    u is itself. Parameters, state, output and implementations are the inner cell's, which must have weights u.
+
+    Args:
+        cell: the inner cell.
+        rate: probability in [0, 1) of dropping a weight, a leaf.
+
+    References:
+        Merity, Keskar, Socher 2017, Regularizing and optimizing LSTM language models, arXiv:1708.02182.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.WeightDrop(rj.LSTM(hidden_size=3), rate=0.5)
+    >>> params = cell.init(jax.random.key(0), in_size=2)
+    >>> ys, state = rj.unroll(cell, params, jnp.ones((5, 7, 2)), key=jax.random.key(1))
+    >>> ys.shape, state.c.shape
+    ((5, 7, 3), (7, 3))
+    """
+
+    rate: float | Array = node(0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_rate("rate", self.rate)
+        settle_number(self, "rate")
+
+    def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        params = super().init(key, in_size, dtype)
+        return _with_recurrent(self.cell, params, lambda u: u)
+
+    def prepare(self, params: Params, *, key: Key | None = None, context: Any = None) -> Params:
+        own_key, inner_key = split_key(key)
+        if own_key is not None:
+            params = _with_recurrent(self.cell, params, lambda u: u * self._scale(own_key, u))
+        return super().prepare(params, key=inner_key, context=context)
+
+    def _scale(self, key: Key, u: Array) -> Array:
+        return jax.lax.stop_gradient(drop_scale(key, "rate", self.rate, u.shape, u.dtype))
+
+
+def _with_recurrent(cell: Cell, params: Params, change: Callable[[Array], Array]) -> Params:
+    """The parameters with `change` applied to the recurrent weights of the innermost cell."""
+    if isinstance(cell, Wrapper):
+        return cell.rewrap(params, _with_recurrent(cell.cell, cell.unwrap(params), change))
+    if not hasattr(params, "u"):
+        raise TypeError(f"`cell` must have recurrent weights `u` for WeightDrop; got {cell!r}")
+    return params._replace(u=change(params.u))
