@@ -20,7 +20,7 @@ def check_size(name: str, value: Any) -> None:
 
 def check_unit_interval(name: str, value: Any) -> None:
     """Raises if the Python number `value` lies outside [0, 1]; arrays and tracers pass."""
-    if isinstance(value, bool) or isinstance(value, str) or value is None:
+    if isinstance(value, (bool, str)) or value is None:
         raise TypeError(f"`{name}` must be a number in [0, 1]; got {value!r}")
     if isinstance(value, (numbers.Real, np.generic)) and not 0 <= float(value) <= 1:
         raise ValueError(f"`{name}` must lie in [0, 1]; got {value}")

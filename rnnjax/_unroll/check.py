@@ -147,7 +147,8 @@ def check_lengths(lengths: Any, steps: int, batch_shape: tuple[int, ...]) -> Non
         raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}")
     if tuple(lengths.shape) != batch_shape:
         raise ValueError(
-            f"`lengths` must be (*B) = {batch_shape}, one number for each row; got shape {tuple(lengths.shape)}. {_TIME}"
+            f"`lengths` must be (*B) = {batch_shape}, one number for each row; got shape "
+            f"{tuple(lengths.shape)}. {_TIME}"
         )
     if isinstance(lengths, jax.core.Tracer) or lengths.size == 0 or not getattr(lengths, "is_fully_addressable", True):
         return
@@ -165,7 +166,8 @@ def check_flags(name: str, flags: Any, steps: int, batch_shape: tuple[int, ...],
     wanted = (steps, *batch_shape)
     if not hasattr(flags, "dtype") or flags.dtype != jnp.bool_:
         raise TypeError(
-            f"`{name}` must be a boolean array (T, *B) = {wanted}; got {describe(flags)}: compare with zero, `{name} != 0`"
+            f"`{name}` must be a boolean array (T, *B) = {wanted}; got {describe(flags)}: "
+            f"compare with zero, `{name} != 0`"
         )
     if tuple(flags.shape) != wanted:
         raise ValueError(

@@ -27,7 +27,7 @@ def split(xs: Any, steps: int, length: int, reverse: bool) -> Chunks:
         return Chunks(None, xs)
     count, rest = divmod(steps, length)
     head, tail = (slice(rest, None), slice(0, rest)) if reverse else (slice(0, steps - rest), slice(steps - rest, None))
-    whole = jax.tree.map(lambda leaf: leaf[head].reshape((count, length) + leaf.shape[1:]), xs)
+    whole = jax.tree.map(lambda leaf: leaf[head].reshape((count, length, *leaf.shape[1:])), xs)
     return Chunks(whole, jax.tree.map(lambda leaf: leaf[tail], xs) if rest else None)
 
 
@@ -35,7 +35,7 @@ def join(chunks: Chunks, reverse: bool) -> Any:
     """Undoes `split`."""
     if chunks.whole is None:
         return chunks.rest
-    whole = jax.tree.map(lambda leaf: leaf.reshape((-1,) + leaf.shape[2:]), chunks.whole)
+    whole = jax.tree.map(lambda leaf: leaf.reshape((-1, *leaf.shape[2:])), chunks.whole)
     if chunks.rest is None:
         return whole
     first, last = (chunks.rest, whole) if reverse else (whole, chunks.rest)

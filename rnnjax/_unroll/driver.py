@@ -13,7 +13,7 @@ from .._cell import Cell, split_key
 from .._types import Array, Key, Params, State, Xs
 from . import check, table
 from .call import Call, Dtypes, Flow, Remat, split_noise
-from .lift import along, lengths_to_mask, zero_where_masked
+from .lift import along, valid_steps, zero_where_masked
 from .place import Placement
 
 
@@ -39,17 +39,17 @@ def unroll(
     Args:
         cell: a cell, such as `rnnjax.LSTM(128)`.
         params: its parameters, from `cell.init(key, in_size)`.
-        xs: inputs (T, *B, I), floating point, or a pytree whose leaves lead with (T, *B). T and B may be 0, and there may
-            be any number of batch axes.
-        state: the state before the first step; None is `cell.initial_state`. Floating dtypes are cast to the state's.
-        lengths: valid steps of each row, integers (*B) in 0…T. Concrete lengths outside raise; traced ones act as if cut
-            to 0…T.
-        mask: True where a step is valid, booleans (T, *B). A step that is not valid keeps the state and outputs zero, and
+        xs: inputs (T, *B, I), floating point, or a pytree whose leaves lead with (T, *B). T and B may be 0, and there
+            may be any number of batch axes.
+        state: the state before the first step; None is `cell.initial_state`. Its dtype is cast to the state's.
+        lengths: valid steps of each row, integers (*B) in 0…T. Concrete lengths outside raise; traced ones act as if
+            cut to 0…T.
+        mask: True where a step is valid, booleans (T, *B). A step that is not valid keeps the state, outputs zero and
             its input is never read. With `lengths` as well, both must hold.
         reset: True at a boundary between t − 1 and t, booleans (T, *B), in either direction and on masked steps too.
             Behind it the state is `cell.initial_state`, not the `state` that was passed.
-        reverse: run from the last step to the first. Outputs stay in the order of the inputs, and with `lengths` each row
-            reverses its own valid part.
+        reverse: run from the last step to the first. Outputs stay in the order of the inputs, and with `lengths` each
+            row reverses its own valid part.
         key: for cells that draw noise; None is evaluation, without any.
         context: handed to `cell.prepare`, such as an attention memory.
         remat: what the backward pass stores. None stores every gate; "state" only outputs and a few states; an integer
@@ -58,7 +58,8 @@ def unroll(
             `explain` prints the choice.
 
     Returns:
-        ys (T, *B, O) in the compute dtype, zero at masked steps, and the state after the last step, in at least float32.
+        ys (T, *B, O) in the compute dtype, zero at masked steps, and the state after the last step, in at least
+        float32.
 
     Raises:
         ValueError: for shapes that do not fit, lengths out of range, an unknown `implementation` or `remat`.
@@ -159,10 +160,7 @@ def _call(
     dtypes = _dtypes(cell, params, xs)
     place = Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape), xs, params, cell, state)
     cell, params, xs = place.vary(cell), place.vary(params), place.vary(xs)
-    if lengths is not None:
-        valid = lengths_to_mask(lengths, steps)
-        mask = valid if mask is None else mask & valid
-    mask, reset = place.along_time(mask), place.along_time(reset)
+    mask, reset = place.along_time(valid_steps(lengths, mask, steps)), place.along_time(reset)
     xs = zero_where_masked(mask, jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs))
 
     prepare_key, noise_key = split_key(key)

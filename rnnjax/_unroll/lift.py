@@ -42,6 +42,14 @@ def lengths_to_mask(lengths: Array, steps: int) -> Array:
     return jnp.broadcast_to(times, shape) < jnp.broadcast_to(lengths[None], shape)
 
 
+def valid_steps(lengths: Array | None, mask: Array | None, steps: int) -> Array | None:
+    """mask (T, *B) of the steps that both `lengths` and `mask` allow, or None where neither is given."""
+    if lengths is None:
+        return mask
+    valid = lengths_to_mask(lengths, steps)
+    return valid if mask is None else mask & valid
+
+
 def along(reset: Array | None, reverse: bool) -> Array | None:
     """Resets relative to the direction. `reset[t]` lies between t − 1 and t: backwards it acts before step t − 1."""
     if reset is None or not reverse:

@@ -25,7 +25,8 @@ def settle(cell: Any, *activations: str) -> None:
         dtype = jnp.dtype(cell.compute_dtype)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(f"`compute_dtype` must be a floating-point dtype such as bfloat16; got {dtype}")
-        set_field(cell, "compute_dtype", dtype)
+        # the scalar type: NumPy holds dtype("float64") equal to None, and equal cells share one trace
+        set_field(cell, "compute_dtype", dtype.type)
 
 
 def settle_number(cell: Any, name: str) -> None:

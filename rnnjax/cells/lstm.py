@@ -53,7 +53,7 @@ class LSTM(GatedCell):
         hidden_size: H.
         activation: φ of candidate and cell state.
         gate_activation: σ of the three gates.
-        forget_bias: added to the forget gate's bias at initialisation (Jozefowicz et al. 2015), not in the forward pass.
+        forget_bias: the forget gate's bias at initialisation (Jozefowicz et al. 2015); the forward pass adds nothing.
         max_time: longest dependency in time steps; given, forget and input biases are drawn by chrono initialisation.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 

@@ -11,8 +11,8 @@ import jax.numpy as jnp
 
 from .._errors import check_key
 from .._types import Array, DTypeLike, Key, Params, State, Xs
-from .._unroll import check
-from .._unroll.lift import lengths_to_mask, zero_where_masked
+from .._unroll import check, lift
+from .._unroll.lift import zero_where_masked
 
 
 class Layer(abc.ABC):
@@ -154,10 +154,7 @@ def valid_steps(
             f"`reset` marks several sequences in one row, and {layer!r} has one output for each row: pool every "
             "sequence by itself, with `mask`"
         )
-    if lengths is None:
-        return mask
-    valid = lengths_to_mask(jnp.asarray(lengths), steps)
-    return valid if mask is None else mask & valid
+    return lift.valid_steps(None if lengths is None else jnp.asarray(lengths), mask, steps)
 
 
 def check_entries(name: str, value: Any, layers: Sequence[Layer]) -> None:

@@ -1,0 +1,236 @@
+"""Measures the core: speed and memory of `fused` beside Flax nnx, compile time, import time, and the quickstart.
+
+    python benchmarks/core.py [--quick] [--write]
+
+Rivals run interleaved in one process (A B A B …); a row gives medians and the spread of the ratio. Absolute times mean
+nothing on a shared machine, ratios within one run do. `--write` saves the tables under benchmarks/results.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+import rnnjax as rj
+
+SHAPES = ((32, 100, 64, 128), (32, 100, 128, 256), (64, 200, 256, 512), (1, 1000, 64, 128), (128, 28, 28, 128))
+SHAPES += ((16, 512, 32, 64),)
+CELLS = {"LSTM": (rj.LSTM, nnx.OptimizedLSTMCell), "GRU": (rj.GRU, nnx.GRUCell)}
+RESULTS = Path(__file__).parent / "results"
+
+Timed = tuple[Callable[..., Any], tuple[Any, ...]]
+
+
+def ours(cell: rj.Cell, shape: tuple[int, ...], remat: Any = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """A function (params, xs) -> ys, and its arguments; shape is B, T, I, H."""
+    batch, steps, in_size, _ = shape
+    params = cell.init(jax.random.key(0), in_size)
+    xs = jax.random.normal(jax.random.key(1), (steps, batch, in_size))
+    return lambda params, xs: rj.unroll(cell, params, xs, remat=remat)[0], (params, xs)
+
+
+def flax_nnx(cell: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+    """The same of `nnx.RNN`, time-major, its weights split off so that plain `jax.grad` sees them."""
+    batch, steps, in_size, hidden = shape
+    module = nnx.RNN(cell(in_size, hidden, rngs=nnx.Rngs(0)), time_major=True, rngs=nnx.Rngs(0))
+    graph, params, rest = nnx.split(module, nnx.Param, ...)
+    zeros = jnp.zeros((batch, hidden))
+    carry = (zeros, zeros) if cell is nnx.OptimizedLSTMCell else zeros
+    xs = jax.random.normal(jax.random.key(1), (steps, batch, in_size))
+
+    def apply(params: Any, xs: Any, rest: Any) -> Any:
+        return nnx.merge(graph, params, rest)(xs, initial_carry=carry)
+
+    return apply, (params, xs, rest)
+
+
+def gradient(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """Gradients of Σy² by parameters and inputs."""
+    return jax.grad(lambda *args: jnp.sum(apply(*args) ** 2), argnums=(0, 1))
+
+
+def interleaved(rivals: list[Timed], seconds: float, least: int = 5) -> list[list[float]]:
+    """Milliseconds of every rival in turn, until `seconds` have passed and each ran `least` times."""
+    compiled = [(jax.jit(f).lower(*args).compile(), args) for f, args in rivals]
+    for f, args in compiled:
+        jax.block_until_ready(f(*args))
+    times: list[list[float]] = [[] for _ in compiled]
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(times[0]) < least:
+        for own, (f, args) in zip(times, compiled, strict=True):
+            before = time.perf_counter()
+            jax.block_until_ready(f(*args))
+            own.append((time.perf_counter() - before) * 1e3)
+    return times
+
+
+def speed(seconds: float) -> list[dict[str, Any]]:
+    """One row a cell and shape: forward and gradient, nnx's time over ours."""
+    rows = []
+    for name, (cell, peer) in CELLS.items():
+        for shape in SHAPES:
+            row: dict[str, Any] = {"cell": name, "shape": shape}
+            mine, my_args = ours(cell(shape[-1]), shape)
+            theirs, their_args = flax_nnx(peer, shape)
+            for what, change in (("forward", lambda f: f), ("gradient", gradient)):
+                a, b = interleaved([(change(theirs), their_args), (change(mine), my_args)], seconds)
+                ratios = sorted(x / y for x, y in zip(a, b, strict=True))
+                row[what] = {
+                    "nnx_ms": statistics.median(a),
+                    "fused_ms": statistics.median(b),
+                    "ratio": statistics.median(a) / statistics.median(b),
+                    "spread": (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]),
+                }
+            rows.append(row)
+            print(speed_line(row), flush=True)
+    return rows
+
+
+def speed_line(row: dict[str, Any]) -> str:
+    """A row of the speed table."""
+    cells = [f"{row['cell']} {','.join(map(str, row['shape']))}"]
+    for what in ("forward", "gradient"):
+        r = row[what]
+        low, high = r["spread"]
+        cells.append(f"{r['nnx_ms']:.1f} → {r['fused_ms']:.1f} ms, ×{r['ratio']:.2f} ({low:.2f}–{high:.2f})")
+    return "| " + " | ".join(cells) + " |"
+
+
+def memory() -> dict[str, float]:
+    """Temporary bytes of the LSTM gradient in units of T·B·H·4."""
+    shape = batch, steps, in_size, hidden = 8, 1024, 16, 32
+    unit = steps * batch * hidden * 4
+
+    def units(apply: Callable[..., Any], args: tuple[Any, ...]) -> float:
+        return jax.jit(gradient(apply)).lower(*args).compile().memory_analysis().temp_size_in_bytes / unit
+
+    found = {"memory_nnx": units(*flax_nnx(nnx.OptimizedLSTMCell, shape))}
+    for name, remat in (("default", None), ("state", "state"), ("sqrt", "sqrt")):
+        found[f"memory_{name}"] = units(*ours(rj.LSTM(hidden), shape, remat))
+    found["memory_sqrt_streamed"] = streamed_units(shape, unit)
+    return found
+
+
+def streamed_units(shape: tuple[int, ...], unit: int) -> float:
+    """The same gradient where the loss, too, is summed chunk by chunk, so that the outputs never exist at once."""
+    batch, steps, in_size, hidden = shape
+    cell, length = rj.LSTM(hidden), math.isqrt(steps)
+    params = cell.init(jax.random.key(0), in_size)
+    xs = jax.random.normal(jax.random.key(1), (steps, batch, in_size))
+
+    def loss(params: Any, xs: Any) -> Any:
+        @jax.checkpoint
+        def chunk(state: Any, xs: Any) -> Any:
+            ys, state = rj.unroll(cell, params, xs, state)
+            return state, jnp.sum(ys**2)
+
+        chunks = xs.reshape(-1, length, batch, in_size)
+        return jnp.sum(jax.lax.scan(chunk, cell.initial_state(params, (batch,)), chunks)[1])
+
+    compiled = jax.jit(jax.grad(loss, argnums=(0, 1))).lower(params, xs).compile()
+    return compiled.memory_analysis().temp_size_in_bytes / unit
+
+
+def compile_ratio(repeats: int) -> float:
+    """Seconds to trace, lower and compile the gradient of two stacked LSTMs, ours over nnx's."""
+    shape = (16, 64, 32, 64)
+    layers = rj.Stack([rj.RNN(rj.LSTM(64)), rj.RNN(rj.LSTM(64))])
+    params, xs = layers.init(jax.random.key(0), 32), jnp.ones((64, 16, 32))
+    first, (p1, _, r1) = flax_nnx(nnx.OptimizedLSTMCell, shape)
+    second, (p2, _, r2) = flax_nnx(nnx.OptimizedLSTMCell, (16, 64, 64, 64))
+
+    def seconds(f: Callable[..., Any], args: tuple[Any, ...]) -> float:
+        jax.clear_caches()
+        start = time.perf_counter()
+        jax.jit(f).lower(*args).compile()
+        return time.perf_counter() - start
+
+    def nnx_loss(p: Any, xs: Any) -> Any:
+        return second(p[1], first(p[0], xs, r1), r2)
+
+    pairs = [
+        (
+            seconds(gradient(lambda p, x: layers(p, x)[0]), (params, xs)),
+            seconds(gradient(nnx_loss), ((p1, p2), xs)),
+        )
+        for _ in range(repeats)
+    ]
+    return statistics.median(a for a, _ in pairs) / statistics.median(b for _, b in pairs)
+
+
+def import_seconds(repeats: int) -> float:
+    """Seconds that `import rnnjax` takes after `import jax`, in fresh processes."""
+    code = "import jax, time; t = time.perf_counter(); import rnnjax; print(time.perf_counter() - t)"
+    runs = [subprocess.run([sys.executable, "-c", code], capture_output=True, check=True) for _ in range(repeats)]
+    return statistics.median(float(run.stdout) for run in runs)
+
+
+def summarize(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """Geometric means and least rows of the speed table."""
+    figures = {}
+    for what in ("gradient", "forward"):
+        ratios = [row[what]["ratio"] for row in rows]
+        figures[f"fused_vs_nnx_{what}"] = statistics.geometric_mean(ratios)
+        figures[f"fused_vs_nnx_{what}_least"] = min(ratios)
+    return figures
+
+
+def machine() -> str:
+    """One line on what the run ran on."""
+    model = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        names = [line.split(":")[1].strip() for line in cpuinfo.read_text().splitlines() if "model name" in line]
+        model = f"{len(names)} × {names[0]}" if names else model
+    return f"{model}, {jax.devices()[0].platform}, Python {platform.python_version()}, jax {jax.__version__}"
+
+
+def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
+    """Saves the tables as JSON and Markdown."""
+    RESULTS.mkdir(exist_ok=True)
+    data = {"machine": machine(), "figures": figures, "speed": rows}
+    (RESULTS / "core.json").write_text(json.dumps(data, indent=1) + "\n")
+    lines = [f"{machine()}; medians, in brackets the quartiles of the ratio. `python benchmarks/core.py --write`", ""]
+    lines += ["| cell B,T,I,H | forward, nnx → rnnjax | forward + gradients, nnx → rnnjax |", "|---|---|---|"]
+    lines += [speed_line(row) for row in rows]
+    lines += ["", "| figure | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.3g} |" for name, value in figures.items()]
+    (RESULTS / "core.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a second a row and one seed: shows that it runs")
+    parser.add_argument("--write", action="store_true", help="save the tables under benchmarks/results")
+    args = parser.parse_args()
+    print(machine())
+    figures = memory()
+    figures["import_seconds"] = import_seconds(3 if args.quick else 7)
+    figures["compile_vs_nnx"] = compile_ratio(1 if args.quick else 5)
+    rows = speed(1 if args.quick else 8)
+    figures |= summarize(rows)
+
+    from quickstart_vs_keras import measure
+
+    figures |= measure(seeds=1 if args.quick else 5)
+    for name, value in figures.items():
+        print(f"figure: {name} {value:.4g}")
+    if args.write:
+        write(rows, figures)
+
+
+if __name__ == "__main__":
+    main()
