@@ -1,0 +1,316 @@
+"""What both kinds of modules share: stacks, names of parameters, layouts and checks."""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._cell import Cell
+from .._errors import check_rate, check_size, describe
+from .._types import Array, DTypeLike, Key, Params, State, Xs
+from .._unroll.call import Remat
+from ..layers import RNN, Bidirectional, Dropout, First, Last, Layer, Stack
+
+
+def stack(
+    cell: Cell,
+    num_layers: int,
+    bidirectional: bool,
+    dropout: float | Array,
+    remat: Remat = None,
+    implementation: str | None = None,
+) -> Stack:
+    """A cell in layers on top of each other, with dropout between them."""
+    check_size("num_layers", num_layers)
+    check_flag("bidirectional", bidirectional)
+    check_rate("dropout", dropout)
+    one = RNN(cell, remat=remat, implementation=implementation)
+    layer = Bidirectional(one, None) if bidirectional else one
+    between = () if isinstance(dropout, numbers.Real) and dropout == 0 else (Dropout(dropout),)
+    return Stack((layer, *(*between, layer) * (num_layers - 1)))
+
+
+def check_flag(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be True or False; got {value!r}")
+
+
+def check_in_features(layer: Layer, in_features: Any) -> None:
+    """Raises unless `in_features` is a size, or None for a layer that reads integer ids."""
+    if layer.event_ndim or in_features is not None:
+        check_size("in_features", in_features)
+
+
+def param_dtype(dtype: DTypeLike) -> Any:
+    """The dtype of new parameters; TypeError unless it is a floating one."""
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.inexact):
+        raise TypeError(f"`param_dtype` must be a floating-point dtype such as float32; got {dtype}")
+    return dtype
+
+
+def named(params: Params) -> Any:
+    """Parameters as nested dictionaries, by the names of their fields.
+
+    The entries of tuples are numbered `layer_0`, `layer_1`, …, and those without arrays are left out and not counted:
+    dropout and pooling between layers change no name.
+    """
+    children = _children(params)
+    if children[:1] and not children[0][0]:
+        return params
+    names: dict[str, Any] = {}
+    for (key,), child in children:
+        if jax.tree.leaves(child):
+            positional = isinstance(key, jax.tree_util.SequenceKey)
+            names[f"layer_{len(names)}" if positional else jax.tree_util.keystr((key,), simple=True)] = named(child)
+    return names
+
+
+def _children(tree: Any) -> list[tuple[tuple[Any, ...], Any]]:
+    """The entries of one node and their keys; for a leaf itself, without a key."""
+    return jax.tree_util.tree_flatten_with_path(tree, is_leaf=lambda node: node is not tree)[0]
+
+
+def unnamed(structure: Any, weights: Any) -> Params:
+    """Undoes `named`: parameters of a tree structure from nested dictionaries.
+
+    Raises:
+        ValueError: if the names are not those of this structure.
+    """
+    places = named(jax.tree.unflatten(structure, range(structure.num_leaves)))
+    check_names(places, weights)
+    array_at = dict(zip(jax.tree.leaves(places), jax.tree.leaves(weights), strict=True))
+    return jax.tree.unflatten(structure, [array_at[place] for place in range(structure.num_leaves)])
+
+
+def check_names(wanted: Any, weights: Any) -> None:
+    """Raises ValueError unless two nested dictionaries have the same names, and so the same order of arrays."""
+    want, have = array_names(wanted), array_names(weights)
+    if want != have:
+        raise ValueError(f"weights must have the names {', '.join(want)}; got {', '.join(have)}")
+
+
+def array_names(weights: Any) -> list[str]:
+    """The dotted name of every array."""
+    paths = jax.tree_util.tree_flatten_with_path(weights)[0]
+    return [jax.tree_util.keystr(path, simple=True, separator=".") for path, _ in paths]
+
+
+def place(
+    weights: Any, sharding: Mapping[str, Any] | None, make: Callable[[Array, tuple[Any, ...] | None], Any]
+) -> Any:
+    """`make(array, axes)` for every array; `axes` is what `sharding` has under the last part of its name, or None."""
+    sharding = {} if sharding is None else sharding
+    names = {name.rsplit(".", 1)[-1] for name in array_names(weights)}
+    for name in sharding:
+        if name not in names:
+            raise ValueError(f"`sharding` must name arrays among {', '.join(sorted(names))}; got {name!r}")
+
+    def one(path: Any, array: Array) -> Any:
+        name = jax.tree_util.keystr(path[-1:], simple=True)
+        if name not in sharding:
+            return make(array, None)
+        axes = tuple(sharding[name])
+        if len(axes) != array.ndim:
+            raise ValueError(
+                f"`sharding[{name!r}]` must have one mesh axis, or None, for each of the {array.ndim} axes of "
+                f"{tuple(array.shape)}; got {axes}"
+            )
+        return make(array, axes)
+
+    return jax.tree_util.tree_map_with_path(one, weights)
+
+
+def expected(layer: Layer, in_features: Any) -> Params:
+    """Shapes of the parameters that `layer.init` draws."""
+    return _expected(*_signature(layer), in_features)
+
+
+def _signature(tree: Any) -> tuple[Any, tuple[Any, ...]]:
+    leaves, structure = jax.tree.flatten(tree)
+    return structure, tuple((tuple(np.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
+
+
+def _abstract(structure: Any, leaves: tuple[Any, ...]) -> Any:
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+
+
+@lru_cache(maxsize=256)
+def _expected(structure: Any, leaves: tuple[Any, ...], in_features: Any) -> Params:
+    key = jax.eval_shape(lambda: jax.random.key(0))
+    return jax.eval_shape(lambda layer, key: layer.init(key, in_features), _abstract(structure, leaves), key)
+
+
+def structure(layer: Layer, in_features: Any = None) -> Any:
+    """The tree structure of a layer's parameters, which for most layers is the same for any number of features."""
+    return jax.tree.structure(expected(layer, 1 if in_features is None and layer.event_ndim else in_features))
+
+
+def check_weights(layer: Layer, in_features: Any, weights: Any) -> None:
+    """Raises ValueError unless weights have the names and shapes that the layer needs for inputs of these features."""
+    wanted = named(expected(layer, in_features))
+    check_names(wanted, weights)
+    for name, want, have in zip(array_names(wanted), jax.tree.leaves(wanted), jax.tree.leaves(weights), strict=True):
+        if tuple(want.shape) != tuple(np.shape(have)):
+            raise ValueError(
+                f"`weights.{name}` must have shape {tuple(want.shape)} for inputs of {in_features} features; got "
+                f"{tuple(np.shape(have))}"
+            )
+
+
+def draws_noise(layer: Layer, x: Xs, context: Any = None) -> bool:
+    """Whether a layer reads its key on such inputs. Nothing is run; inputs that do not fit raise as in the layer."""
+    return _draws_noise(*_signature(layer), *_signature((x, context)))
+
+
+@lru_cache(maxsize=256)
+def _draws_noise(structure: Any, leaves: tuple[Any, ...], args: Any, arg_leaves: tuple[Any, ...]) -> bool:
+    layer, (x, context) = _abstract(structure, leaves), _abstract(args, arg_leaves)
+    params = _expected(structure, leaves, in_features_of(layer, x))
+    keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
+
+    def outputs(layer: Layer, params: Params, x: Xs, context: Any, key: Key | None = None) -> Any:
+        return layer(params, x, key=key, context=context)
+
+    jax.eval_shape(outputs, layer, params, x, context)
+    try:
+        # JAX refuses `out_axes=None` where outputs differ from key to key
+        over_keys = jax.vmap(outputs, in_axes=(None, None, None, None, 0), out_axes=None)
+        jax.eval_shape(over_keys, layer, params, x, context, keys)
+    except ValueError:
+        return True
+    return False
+
+
+def may_draw_noise(layer: Layer, in_features: Any) -> bool:
+    """Whether some call might read the key: `draws_noise` on one step, or True if the layer reads no such array."""
+    event = (*(1,) * (layer.event_ndim - 1), in_features) if layer.event_ndim else ()
+    try:
+        return draws_noise(layer, jax.ShapeDtypeStruct((1, *event), jnp.float32 if layer.event_ndim else jnp.int32))
+    except Exception:
+        return True
+
+
+class Inputs(NamedTuple):
+    """What a module is called with, apart from the state: x (*B, T, I) or time-major, and what covers its steps."""
+
+    x: Xs
+    lengths: Array | None
+    mask: Array | None
+    reset: Array | None
+    context: Any
+
+
+def in_features_of(layer: Layer, x: Xs) -> Any:
+    """Features of the inputs, None for integer ids."""
+    return jax.tree.leaves(x)[0].shape[-1] if layer.event_ndim else None
+
+
+def check_inputs(layer: Layer, inputs: Inputs, time_major: bool) -> None:
+    """Raises on inputs that do not fit, in terms of the caller's layout."""
+    order = "(T, *B)" if time_major else "(*B, T)"
+    lead = _leading_axes(layer, inputs.x, order)
+    _check_lengths(inputs.lengths, lead[1:] if time_major else lead[:-1])
+    for name, flags in (("mask", inputs.mask), ("reset", inputs.reset)):
+        _check_flags(name, flags, order, lead)
+
+
+def _leading_axes(layer: Layer, x: Xs, order: str) -> tuple[int, ...]:
+    form = order[:-1] + {0: ")", 1: ", I)"}.get(layer.event_ndim, ", *S, I)")
+    leaves = jax.tree.leaves(x)
+    for leaf in leaves or [None]:
+        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+            raise TypeError(f"`x` must be an array {form}; got {type(leaf).__name__}: convert it with `jnp.asarray`")
+    shape = tuple(leaves[0].shape)
+    if len(shape) < 1 + layer.event_ndim:
+        raise ValueError(
+            f"`x` must be {form}, at least {1 + layer.event_ndim} axes; got shape {shape}. A single step needs a time "
+            "axis of length 1"
+        )
+    lead = shape[: len(shape) - layer.event_ndim]
+    for leaf in leaves[1:]:
+        if tuple(leaf.shape[: len(lead)]) != lead:
+            raise ValueError(
+                f"the leaves of `x` must all lead with {order} = {lead}, as the first one does; got shape "
+                f"{tuple(leaf.shape)}"
+            )
+    return lead
+
+
+def _check_lengths(lengths: Any, batch_shape: tuple[int, ...]) -> None:
+    if lengths is None:
+        return
+    if not hasattr(lengths, "dtype") or not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}")
+    if tuple(lengths.shape) != batch_shape:
+        raise ValueError(
+            f"`lengths` must be (*B) = {batch_shape}, one number for each row; got shape {tuple(lengths.shape)}"
+        )
+
+
+def _check_flags(name: str, flags: Any, order: str, lead: tuple[int, ...]) -> None:
+    if flags is None:
+        return
+    if not hasattr(flags, "dtype") or flags.dtype != jnp.bool_:
+        raise TypeError(
+            f"`{name}` must be a boolean array {order} = {lead}; got {describe(flags)}: compare with zero, "
+            f"`{name} != 0`"
+        )
+    if tuple(flags.shape) != lead:
+        raise ValueError(
+            f"`{name}` must be {order} = {lead} to match `x`; got {tuple(flags.shape)}. Modules are batch-major unless "
+            "`time_major=True`"
+        )
+
+
+def check_features(layer: Layer, in_features: Any, x: Xs) -> None:
+    """Raises ValueError unless inputs have the features that the parameters were made for."""
+    got = in_features_of(layer, x)
+    if got != in_features and layer.event_ndim:
+        raise ValueError(
+            f"`x` must have in_features = {in_features} on its last axis; got {got}, in shape "
+            f"{tuple(jax.tree.leaves(x)[0].shape)}"
+        )
+
+
+def run(
+    layer: Layer,
+    params: Params,
+    inputs: Inputs,
+    state: State | None,
+    *,
+    key: Key | None,
+    time_major: bool,
+    return_sequences: bool,
+) -> tuple[Any, State]:
+    """Calls a functional layer in the caller's layout, on inputs that have been checked."""
+    axis = 0 if time_major else jax.tree.leaves(inputs.x)[0].ndim - 1 - layer.event_ndim
+    xs, mask, reset = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), (inputs.x, inputs.mask, inputs.reset))
+    ys, state = layer(
+        params, xs, state, lengths=inputs.lengths, mask=mask, reset=reset, key=key, context=inputs.context
+    )
+    if not return_sequences:
+        return _ends(layer, ys, inputs.lengths, mask), state
+    if layer.keeps_time:
+        ys = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, axis), ys)
+    return ys, state
+
+
+def _ends(layer: Layer, ys: Array, lengths: Array | None, mask: Array | None) -> Array:
+    """The last output that each direction computed, (*B, O)."""
+
+    def end(reverse: bool, ys: Array) -> Array:
+        return (First if reverse else Last)(layer.event_ndim)((), ys, lengths=lengths, mask=mask)[0]
+
+    top = layer.layers[-1] if isinstance(layer, Stack) else layer
+    if not isinstance(top, Bidirectional):
+        return end(isinstance(top, RNN) and top.reverse, ys)
+    forward, backward = jnp.split(ys, 2, axis=-1)
+    return jnp.concatenate([end(False, forward), end(True, backward)], axis=-1)
