@@ -43,12 +43,19 @@ def check_key(name: str, key: Any) -> None:
             raise ValueError(
                 f"`{name}` must be one key, of shape (); got keys of shape {key.shape}: use one, or `vmap`"
             )
-    elif key.dtype != jnp.uint32 or key.ndim != 1:
+    elif key.dtype != jnp.uint32 or key.shape != _raw_key_shape():
         raise TypeError(f"`{name}` must be a JAX random key; got {describe(key)}: {hint}")
 
 
+def _raw_key_shape() -> tuple[int, ...]:
+    return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
+
+
+def is_array(value: Any) -> bool:
+    """Whether `value` has a dtype and a shape, as arrays, tracers and shape structs have."""
+    return hasattr(value, "dtype") and hasattr(value, "shape")
+
+
 def describe(value: Any) -> str:
-    """Dtype and shape of an array as one word, such as `float32(16, 8)`."""
-    if hasattr(value, "shape") and hasattr(value, "dtype"):
-        return f"{value.dtype}{tuple(value.shape)}"
-    return type(value).__name__
+    """Dtype and shape of an array as one word, such as `float32(16, 8)`, or the name of another value's type."""
+    return f"{value.dtype}{tuple(value.shape)}" if is_array(value) else type(value).__name__

@@ -57,15 +57,15 @@ def set_field(obj: Any, name: str, value: Any) -> None:
 
 def _repr(self: Any) -> str:
     shown = [
-        _show(f.name, getattr(self, f.name), f.default is dataclasses.MISSING)
-        for f in dataclasses.fields(self)
+        _show(f.name, getattr(self, f.name), first=i == 0)
+        for i, f in enumerate(dataclasses.fields(self))
         if f.default is dataclasses.MISSING or not _same(getattr(self, f.name), f.default)
     ]
     return f"{type(self).__name__}({', '.join(shown)})"
 
 
-def _show(name: str, value: Any, required: bool) -> str:
-    bare = required and (dataclasses.is_dataclass(value) or isinstance(value, tuple))
+def _show(name: str, value: Any, *, first: bool) -> str:
+    bare = first and (dataclasses.is_dataclass(value) or isinstance(value, tuple))
     text = getattr(value, "__name__", None) if callable(value) and not dataclasses.is_dataclass(value) else None
     return (text or repr(value)) if bare else f"{name}={text or repr(value)}"
 

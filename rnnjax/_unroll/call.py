@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import reduce
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from .._cell import Cell
 from .._types import Array, DTypeLike, Noise, Params, State, Xs, at_least_float32
@@ -20,8 +22,13 @@ class Dtypes(NamedTuple):
     state: Any
 
     @classmethod
-    def of(cls, compute: DTypeLike) -> Dtypes:
-        return cls(jnp.dtype(compute), at_least_float32(compute))
+    def of(cls, compute: DTypeLike | None, *arrays: Any) -> Dtypes:
+        """For a given compute dtype, or for the promotion of all floating-point arrays."""
+        if compute is None:
+            dtypes = [leaf.dtype for leaf in jax.tree.leaves(arrays) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+            compute = reduce(np.promote_types, dtypes)
+        compute = jnp.dtype(compute)
+        return cls(compute, at_least_float32(compute))
 
     def cast(self, params: Params) -> Params:
         """Matrices to the compute dtype and vectors to the state dtype. It is done where the parameters are used, so

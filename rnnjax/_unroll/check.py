@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from functools import lru_cache
 from typing import Any
 
@@ -10,11 +11,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Cell
-from .._errors import check_key, describe
+from .._errors import check_key, describe, is_array
 from .._types import Params, State, Xs
 from . import table
+from .place import explicit_spec
 
 _TIME = "Time is axis 0: transpose it, or use the Flax wrappers, which are batch-major"
+_CONVERT = "convert it with `jnp.asarray`"
+_CAST = "cast it with `.astype(jnp.float32)`"
 
 
 def arguments(
@@ -35,6 +39,7 @@ def arguments(
         raise TypeError(f"`cell` must be a cell; got {cell!r}{hint}")
     inputs(xs)
     steps, batch_shape = sizes(cell, xs)
+    check_placement(xs)
     parameters(cell, params, xs)
     if state is not None:
         check_state(cell, params, state, batch_shape)
@@ -53,15 +58,29 @@ def inputs(xs: Xs) -> None:
     if not leaves:
         raise TypeError(f"`xs` must be an array (T, *B, I) or a pytree of them; got {xs!r}")
     for leaf in leaves:
-        if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
-            raise TypeError(
-                f"`xs` must be an array (T, *B, I) or a pytree of them; got {type(leaf).__name__}: "
-                "convert it with `jnp.asarray`"
-            )
+        if not is_array(leaf):
+            came = describe(xs) if leaf is xs else f"{describe(xs)} with {describe(leaf)} inside"
+            raise TypeError(f"`xs` must be an array (T, *B, I) or a pytree of them; got {came}: {_CONVERT}")
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             raise TypeError(
                 f"`xs` must be floating point; got {describe(leaf)}. Cast it with `.astype(jnp.float32)`, or embed "
                 "tokens with `rnnjax.Embedding` first"
+            )
+    if isinstance(xs, list):
+        raise TypeError(
+            "`xs` must be one array (T, *B, I), or a tuple of them for a cell with several inputs; got a list of "
+            f"{len(xs)} arrays: join time steps with `jnp.stack`"
+        )
+
+
+def check_placement(xs: Xs) -> None:
+    """Inputs are whole along time."""
+    for leaf in jax.tree.leaves(xs):
+        spec = explicit_spec(leaf)
+        if spec is not None and spec[0] is not None:
+            raise ValueError(
+                f"`xs` must not be sharded along time, its axis 0; got {spec}: shard a batch axis, or gather time with "
+                "`jax.sharding.reshard`"
             )
 
 
@@ -98,14 +117,16 @@ def parameters(cell: Cell, params: Params, xs: Xs) -> None:
         )
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(expected)[0]]
     for path, want, have in zip(paths, jax.tree.leaves(expected), jax.tree.leaves(params), strict=True):
-        if tuple(want.shape) != tuple(np.shape(have)):
+        if not is_array(have):
+            raise TypeError(f"`params{path}` must be an array {tuple(want.shape)}; got {have!r}: {_CONVERT}")
+        if tuple(want.shape) != tuple(have.shape):
             raise ValueError(
                 f"`params{path}` must be {tuple(want.shape)} for {cell!r} and inputs of {in_size} features; got "
-                f"{tuple(np.shape(have))}. `xs` has shape {_shapes(xs)}: its last axis must be the `in_size` that the "
+                f"{tuple(have.shape)}. `xs` has shape {_shapes(xs)}: its last axis must be the `in_size` that the "
                 "parameters were made for"
             )
         if not jnp.issubdtype(have.dtype, jnp.inexact):
-            raise TypeError(f"`params{path}` must be floating point; got {describe(have)}")
+            raise TypeError(f"`params{path}` must be floating point; got {describe(have)}: {_CAST}")
 
 
 def _signature(cell: Cell) -> tuple[Any, tuple[Any, ...]]:
@@ -130,25 +151,30 @@ def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int
         jax.tree_util.tree_flatten_with_path(expected)[0], jax.tree.leaves(state), strict=True
     ):
         name = f"`state{jax.tree_util.keystr(path)}`"
-        if tuple(want.shape) != tuple(np.shape(have)):
+        if not is_array(have):
+            raise TypeError(f"{name} must be an array {tuple(want.shape)}; got {have!r}: {_CONVERT}")
+        if tuple(want.shape) != tuple(have.shape):
             raise ValueError(
-                f"{name} must be {tuple(want.shape)} for batch shape {batch_shape}; got {tuple(np.shape(have))}. "
+                f"{name} must be {tuple(want.shape)} for batch shape {batch_shape}; got {tuple(have.shape)}. "
                 "States are never broadcast: use `cell.initial_state(params, batch_shape)`"
             )
-        if not hasattr(have, "dtype") or not jnp.issubdtype(have.dtype, jnp.inexact):
-            raise TypeError(f"{name} must be a floating-point array; got {describe(have)}")
+        if not jnp.issubdtype(have.dtype, jnp.inexact):
+            raise TypeError(f"{name} must be floating point; got {describe(have)}: {_CAST}")
 
 
 def check_lengths(lengths: Any, steps: int, batch_shape: tuple[int, ...]) -> None:
     """Lengths are integers (*B), within 0…T where they are concrete."""
     if lengths is None:
         return
-    if not hasattr(lengths, "dtype") or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}")
+    if not is_array(lengths):
+        raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}: {_CONVERT}")
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        mend = "pass it as `mask`" if lengths.dtype == jnp.bool_ else "cast it with `.astype(jnp.int32)`"
+        raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}: {mend}")
     if tuple(lengths.shape) != batch_shape:
         raise ValueError(
-            f"`lengths` must be (*B) = {batch_shape}, one number for each row; got shape "
-            f"{tuple(lengths.shape)}. {_TIME}"
+            f"`lengths` must be (*B) = {batch_shape}, one number for each row of `xs`; got shape "
+            f"{tuple(lengths.shape)}. Flags for every step go into `mask`"
         )
     if isinstance(lengths, jax.core.Tracer) or lengths.size == 0 or not getattr(lengths, "is_fully_addressable", True):
         return
@@ -156,7 +182,10 @@ def check_lengths(lengths: Any, steps: int, batch_shape: tuple[int, ...]) -> Non
     values = np.asarray(lengths)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > steps:
-        raise ValueError(f"`lengths` must lie in 0…T = {steps}; got values from {low} to {high}")
+        raise ValueError(
+            f"`lengths` must lie in 0…T = {steps}; got values from {low} to {high}: pad `xs` to the longest row, or "
+            "cut them with `jnp.clip`"
+        )
 
 
 def check_flags(name: str, flags: Any, steps: int, batch_shape: tuple[int, ...], xs: Xs) -> None:
@@ -164,11 +193,9 @@ def check_flags(name: str, flags: Any, steps: int, batch_shape: tuple[int, ...],
     if flags is None:
         return
     wanted = (steps, *batch_shape)
-    if not hasattr(flags, "dtype") or flags.dtype != jnp.bool_:
-        raise TypeError(
-            f"`{name}` must be a boolean array (T, *B) = {wanted}; got {describe(flags)}: "
-            f"compare with zero, `{name} != 0`"
-        )
+    if not is_array(flags) or flags.dtype != jnp.bool_:
+        mend = f"compare with zero, `{name} != 0`" if is_array(flags) else _CONVERT
+        raise TypeError(f"`{name}` must be a boolean array (T, *B) = {wanted}; got {describe(flags)}: {mend}")
     if tuple(flags.shape) != wanted:
         raise ValueError(
             f"`{name}` must be (T, *B) = {wanted} to match `xs` {_shapes(xs)}; got {tuple(flags.shape)}. {_TIME}"
@@ -177,9 +204,9 @@ def check_flags(name: str, flags: Any, steps: int, batch_shape: tuple[int, ...],
 
 def check_remat(remat: Any) -> None:
     """`remat` is None, "state", "sqrt" or a positive number of steps."""
-    if remat is None or remat in ("state", "sqrt"):
+    if remat is None or (isinstance(remat, str) and remat in ("state", "sqrt")):
         return
-    if isinstance(remat, bool) or not isinstance(remat, int) or remat < 1:
+    if isinstance(remat, bool) or not isinstance(remat, numbers.Integral) or remat < 1:
         raise ValueError(f'`remat` must be None, "state", "sqrt" or a chunk length of at least 1 step; got {remat!r}')
 
 

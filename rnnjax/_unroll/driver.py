@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from functools import partial, reduce
+from functools import partial
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
 from .._cell import Cell, split_key
 from .._types import Array, Key, Params, State, Xs
@@ -157,7 +155,7 @@ def _call(
     remat: Remat,
 ) -> Call:
     steps, batch_shape = check.sizes(cell, xs)
-    dtypes = _dtypes(cell, params, xs)
+    dtypes = Dtypes.of(cell.compute_dtype, xs, params)
     place = Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape), xs, params, cell, state)
     cell, params, xs = place.vary(cell), place.vary(params), place.vary(xs)
     mask, reset = place.along_time(valid_steps(lengths, mask, steps)), place.along_time(reset)
@@ -185,10 +183,3 @@ def _call(
         reverse=reverse,
         remat=remat,
     )
-
-
-def _dtypes(cell: Cell, params: Params, xs: Xs) -> Dtypes:
-    if cell.compute_dtype is not None:
-        return Dtypes.of(cell.compute_dtype)
-    floats = [leaf.dtype for leaf in jax.tree.leaves((xs, params)) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    return Dtypes.of(reduce(np.promote_types, floats))

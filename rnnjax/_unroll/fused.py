@@ -264,7 +264,10 @@ class _Theta(NamedTuple):
 def _reads(f: Any, *args: Any) -> list[int]:
     """Which leaves of the first argument `f` looks at."""
     jaxpr = jax.make_jaxpr(f)(*args).jaxpr
-    read = {id(v) for eqn in jaxpr.eqns for v in eqn.invars} | {id(v) for v in jaxpr.outvars}
+    read = {id(v) for v in jaxpr.outvars}
+    for eqn in reversed(jaxpr.eqns):
+        if any(id(v) in read for v in eqn.outvars):
+            read.update(id(v) for v in eqn.invars)
     return [i for i, v in enumerate(jaxpr.invars[: len(jax.tree.leaves(args[0]))]) if id(v) in read]
 
 

@@ -17,16 +17,21 @@ from ..activations import canonical
 
 
 def settle(cell: Any, *activations: str) -> None:
-    """Checks `hidden_size`, brings activations to their names and the compute dtype to a dtype."""
+    """Checks `hidden_size`, and brings activations and compute dtype to their names."""
     check_size("hidden_size", cell.hidden_size)
     for name in activations:
         set_field(cell, name, canonical(getattr(cell, name)))
-    if cell.compute_dtype is not None:
-        dtype = jnp.dtype(cell.compute_dtype)
+    settle_compute_dtype(cell)
+
+
+def settle_compute_dtype(owner: Any) -> None:
+    """Brings a compute dtype to its name, which prints, pickles and compares: NumPy holds dtype("float64") equal to
+    None."""
+    if owner.compute_dtype is not None:
+        dtype = jnp.dtype(owner.compute_dtype)
         if not jnp.issubdtype(dtype, jnp.inexact):
             raise TypeError(f"`compute_dtype` must be a floating-point dtype such as bfloat16; got {dtype}")
-        # the scalar type: NumPy holds dtype("float64") equal to None, and equal cells share one trace
-        set_field(cell, "compute_dtype", dtype.type)
+        set_field(owner, "compute_dtype", dtype.name)
 
 
 def settle_number(cell: Any, name: str) -> None:

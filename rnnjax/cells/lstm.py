@@ -13,7 +13,7 @@ from .._cell import GatedCell, project_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
-from ._common import forget_bias, settle
+from ._common import check_max_time, forget_bias, settle, settle_number
 
 
 class LSTMParams(NamedTuple):
@@ -79,6 +79,8 @@ class LSTM(GatedCell):
 
     def __post_init__(self) -> None:
         settle(self, "activation", "gate_activation")
+        settle_number(self, "forget_bias")
+        check_max_time(self.max_time)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LSTMParams:
         size = self.hidden_size

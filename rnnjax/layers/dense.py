@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import reduce
 from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .. import initializers
 from .._cell import affine
@@ -16,6 +13,7 @@ from .._struct import set_field, struct
 from .._types import Array, DTypeLike, Key
 from .._unroll.call import Dtypes
 from ..activations import Activation, activation, canonical
+from ..cells._common import settle_compute_dtype
 from ._layer import Stateless
 
 
@@ -70,11 +68,7 @@ class Dense(Stateless):
     def __post_init__(self) -> None:
         check_size("size", self.size)
         set_field(self, "activation", canonical(self.activation))
-        if self.compute_dtype is not None:
-            dtype = jnp.dtype(self.compute_dtype)
-            if not jnp.issubdtype(dtype, jnp.inexact):
-                raise TypeError(f"`compute_dtype` must be a floating-point dtype such as bfloat16; got {dtype}")
-            set_field(self, "compute_dtype", dtype)
+        settle_compute_dtype(self)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> DenseParams:
         check_size("in_size", in_size)
@@ -87,9 +81,6 @@ class Dense(Stateless):
         return self.size
 
     def apply(self, params: DenseParams, x: Array, valid: Array | None, key: Key | None) -> Array:
-        compute = self.compute_dtype
-        if compute is None:
-            compute = reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves((x, params))))
-        dtypes = Dtypes.of(compute)
+        dtypes = Dtypes.of(self.compute_dtype, x, params)
         w, b = dtypes.cast(params)
         return activation(self.activation)(affine(x, w, b)).astype(dtypes.compute)

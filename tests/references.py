@@ -1,0 +1,225 @@
+"""Every cell's equations in NumPy and float64, transcribed from the papers: one gate a line, one step at a time.
+
+Nothing here comes from `rnnjax`. Each function takes inputs x (T, B, I), the parameters and the state by the names of
+the cell's fields, and returns the outputs (T, B, O) and the last state as a dictionary. Gates are cut out by hand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import product
+
+import numpy as np
+from numpy import ndarray as Array
+
+State = dict[str, Array]
+Activation = Callable[[Array], Array]
+
+
+def sigmoid(x: Array) -> Array:
+    return 1 / (1 + np.exp(-x))
+
+
+def relu(x: Array) -> Array:
+    return np.maximum(x, 0)
+
+
+def elman(x: Array, *, w: Array, u: Array, b: Array, h: Array, phi: Activation = np.tanh) -> tuple[Array, State]:
+    ys = []
+    for x_t in x:
+        h = phi(x_t @ w + h @ u + b)
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def leaky_elman(
+    x: Array, *, w: Array, u: Array, b: Array, h: Array, leak: float | Array, phi: Activation = np.tanh
+) -> tuple[Array, State]:
+    ys = []
+    for x_t in x:
+        h = (1 - leak) * h + leak * phi(x_t @ w + h @ u + b)
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def lstm(x: Array, *, w: Array, u: Array, b: Array, h: Array, c: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        i = sigmoid(x_t @ w[:, 0 * n : 1 * n] + h @ u[:, 0 * n : 1 * n] + b[0 * n : 1 * n])
+        f = sigmoid(x_t @ w[:, 1 * n : 2 * n] + h @ u[:, 1 * n : 2 * n] + b[1 * n : 2 * n])
+        g = np.tanh(x_t @ w[:, 2 * n : 3 * n] + h @ u[:, 2 * n : 3 * n] + b[2 * n : 3 * n])
+        o = sigmoid(x_t @ w[:, 3 * n : 4 * n] + h @ u[:, 3 * n : 4 * n] + b[3 * n : 4 * n])
+        c = f * c + i * g
+        h = o * np.tanh(c)
+        ys.append(h)
+    return np.stack(ys), {"h": h, "c": c}
+
+
+def peephole_lstm(x: Array, *, w: Array, u: Array, b: Array, p: Array, h: Array, c: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    p_i, p_f, p_o = p[:n], p[n : 2 * n], p[2 * n :]
+    ys = []
+    for x_t in x:
+        i = sigmoid(x_t @ w[:, 0 * n : 1 * n] + h @ u[:, 0 * n : 1 * n] + p_i * c + b[0 * n : 1 * n])
+        f = sigmoid(x_t @ w[:, 1 * n : 2 * n] + h @ u[:, 1 * n : 2 * n] + p_f * c + b[1 * n : 2 * n])
+        g = np.tanh(x_t @ w[:, 2 * n : 3 * n] + h @ u[:, 2 * n : 3 * n] + b[2 * n : 3 * n])
+        c = f * c + i * g
+        o = sigmoid(x_t @ w[:, 3 * n : 4 * n] + h @ u[:, 3 * n : 4 * n] + p_o * c + b[3 * n : 4 * n])
+        h = o * np.tanh(c)
+        ys.append(h)
+    return np.stack(ys), {"h": h, "c": c}
+
+
+def projection_lstm(x: Array, *, w: Array, u: Array, b: Array, w_p: Array, h: Array, c: Array) -> tuple[Array, State]:
+    n = c.shape[-1]
+    ys = []
+    for x_t in x:
+        i = sigmoid(x_t @ w[:, 0 * n : 1 * n] + h @ u[:, 0 * n : 1 * n] + b[0 * n : 1 * n])
+        f = sigmoid(x_t @ w[:, 1 * n : 2 * n] + h @ u[:, 1 * n : 2 * n] + b[1 * n : 2 * n])
+        g = np.tanh(x_t @ w[:, 2 * n : 3 * n] + h @ u[:, 2 * n : 3 * n] + b[2 * n : 3 * n])
+        o = sigmoid(x_t @ w[:, 3 * n : 4 * n] + h @ u[:, 3 * n : 4 * n] + b[3 * n : 4 * n])
+        c = f * c + i * g
+        h = (o * np.tanh(c)) @ w_p
+        ys.append(h)
+    return np.stack(ys), {"h": h, "c": c}
+
+
+def coupled_lstm(x: Array, *, w: Array, u: Array, b: Array, h: Array, c: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        f = sigmoid(x_t @ w[:, 0 * n : 1 * n] + h @ u[:, 0 * n : 1 * n] + b[0 * n : 1 * n])
+        i = 1 - f
+        g = np.tanh(x_t @ w[:, 1 * n : 2 * n] + h @ u[:, 1 * n : 2 * n] + b[1 * n : 2 * n])
+        o = sigmoid(x_t @ w[:, 2 * n : 3 * n] + h @ u[:, 2 * n : 3 * n] + b[2 * n : 3 * n])
+        c = f * c + i * g
+        h = o * np.tanh(c)
+        ys.append(h)
+    return np.stack(ys), {"h": h, "c": c}
+
+
+def layer_norm(z: Array, eps: float) -> Array:
+    mean = z.mean(-1, keepdims=True)
+    variance = ((z - mean) ** 2).mean(-1, keepdims=True)
+    return (z - mean) / np.sqrt(variance + eps)
+
+
+def layer_norm_lstm(
+    x: Array,
+    *,
+    w: Array,
+    u: Array,
+    b: Array,
+    gain_x: Array,
+    gain_h: Array,
+    gain_c: Array,
+    b_c: Array,
+    h: Array,
+    c: Array,
+    eps: float,
+) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        a = gain_h * layer_norm(h @ u, eps) + gain_x * layer_norm(x_t @ w, eps) + b
+        i = sigmoid(a[:, 0 * n : 1 * n])
+        f = sigmoid(a[:, 1 * n : 2 * n])
+        g = np.tanh(a[:, 2 * n : 3 * n])
+        o = sigmoid(a[:, 3 * n : 4 * n])
+        c = f * c + i * g
+        h = o * np.tanh(gain_c * layer_norm(c, eps) + b_c)
+        ys.append(h)
+    return np.stack(ys), {"h": h, "c": c}
+
+
+def gru(x: Array, *, w: Array, u: Array, b: Array, b_n: Array, h: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        reset = sigmoid(x_t @ w[:, 0 * n : 1 * n] + h @ u[:, 0 * n : 1 * n] + b[0 * n : 1 * n])
+        keep = sigmoid(x_t @ w[:, 1 * n : 2 * n] + h @ u[:, 1 * n : 2 * n] + b[1 * n : 2 * n])
+        recurrent = h @ u[:, 2 * n : 3 * n] + b_n
+        candidate = np.tanh(x_t @ w[:, 2 * n : 3 * n] + b[2 * n : 3 * n] + reset * recurrent)
+        h = (1 - keep) * candidate + keep * h
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def reset_before_gru(x: Array, *, w: Array, u: Array, b: Array, h: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        reset = sigmoid(x_t @ w[:, 0 * n : 1 * n] + h @ u[:, 0 * n : 1 * n] + b[0 * n : 1 * n])
+        keep = sigmoid(x_t @ w[:, 1 * n : 2 * n] + h @ u[:, 1 * n : 2 * n] + b[1 * n : 2 * n])
+        candidate = np.tanh(x_t @ w[:, 2 * n : 3 * n] + (reset * h) @ u[:, 2 * n : 3 * n] + b[2 * n : 3 * n])
+        h = (1 - keep) * candidate + keep * h
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def layer_norm_gru(
+    x: Array, *, w: Array, u: Array, b: Array, b_n: Array, gain_x: Array, gain_h: Array, h: Array, eps: float
+) -> tuple[Array, State]:
+    """The paper's z is 1 − `keep`."""
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        gates = gain_h[: 2 * n] * layer_norm(h @ u[:, : 2 * n], eps)
+        gates = gates + gain_x[: 2 * n] * layer_norm(x_t @ w[:, : 2 * n], eps) + b[: 2 * n]
+        reset = sigmoid(gates[:, :n])
+        keep = sigmoid(gates[:, n:])
+        recurrent = gain_h[2 * n :] * layer_norm(h @ u[:, 2 * n :], eps) + b_n
+        candidate = np.tanh(gain_x[2 * n :] * layer_norm(x_t @ w[:, 2 * n :], eps) + b[2 * n :] + reset * recurrent)
+        h = (1 - keep) * candidate + keep * h
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def mgu(x: Array, *, w: Array, u: Array, b: Array, b_n: Array, h: Array) -> tuple[Array, State]:
+    """With the gate after the recurrent product, where the paper has (f ⊙ h) u."""
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        f = sigmoid(x_t @ w[:, :n] + h @ u[:, :n] + b[:n])
+        candidate = np.tanh(x_t @ w[:, n:] + b[n:] + f * (h @ u[:, n:] + b_n))
+        h = (1 - f) * h + f * candidate
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def ind_rnn(x: Array, *, w: Array, u: Array, b: Array, h: Array, phi: Activation = relu) -> tuple[Array, State]:
+    ys = []
+    for x_t in x:
+        h = phi(x_t @ w + u * h + b)
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def convolve(x: Array, w: Array) -> Array:
+    """x (B, *S, I) and w (*K, I, O): every place sums its neighbourhood, with zeros beyond the edge.
+
+    Odd kernels are centred; an even one reaches one place further behind than before.
+    """
+    kernel, spatial = w.shape[:-2], x.shape[1:-1]
+    y = np.zeros((*x.shape[:-1], w.shape[-1]))
+    for place in product(*map(range, spatial)):
+        for offset in product(*map(range, kernel)):
+            source = tuple(p + o - (k - 1) // 2 for p, o, k in zip(place, offset, kernel, strict=True))
+            if all(0 <= s < size for s, size in zip(source, spatial, strict=True)):
+                y[(slice(None), *place)] += x[(slice(None), *source)] @ w[offset]
+    return y
+
+
+def conv_lstm(x: Array, *, w: Array, u: Array, b: Array, h: Array, c: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        i = sigmoid(convolve(x_t, w[..., 0 * n : 1 * n]) + convolve(h, u[..., 0 * n : 1 * n]) + b[0 * n : 1 * n])
+        f = sigmoid(convolve(x_t, w[..., 1 * n : 2 * n]) + convolve(h, u[..., 1 * n : 2 * n]) + b[1 * n : 2 * n])
+        g = np.tanh(convolve(x_t, w[..., 2 * n : 3 * n]) + convolve(h, u[..., 2 * n : 3 * n]) + b[2 * n : 3 * n])
+        o = sigmoid(convolve(x_t, w[..., 3 * n : 4 * n]) + convolve(h, u[..., 3 * n : 4 * n]) + b[3 * n : 4 * n])
+        c = f * c + i * g
+        h = o * np.tanh(c)
+        ys.append(h)
+    return np.stack(ys), {"h": h, "c": c}

@@ -1,0 +1,122 @@
+"""Initial values: what is drawn, where it lies and how it is spread."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+from rnnjax import initializers
+
+KEY = jax.random.key(0)
+SIZE = 6
+
+
+def _blocks(array: jax.Array, gates: int) -> list[np.ndarray]:
+    return np.split(np.asarray(array, np.float64), gates, axis=-1)
+
+
+def test_orthogonal_is_orthogonal_in_every_gate_and_differs_between_them() -> None:
+    blocks = _blocks(initializers.orthogonal(KEY, SIZE, 3, jnp.float64), 3)
+    for block in blocks:
+        np.testing.assert_allclose(block @ block.T, np.eye(SIZE), rtol=0, atol=1e-12)
+    assert not np.allclose(blocks[0], blocks[1])
+
+
+def test_orthogonal_scales() -> None:
+    block = np.asarray(initializers.orthogonal(KEY, SIZE, 1, jnp.float64, scale=3.0))
+    np.testing.assert_allclose(block @ block.T, 9 * np.eye(SIZE), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("cell", "gates"),
+    [(rj.Elman(SIZE), 1), (rj.LSTM(SIZE), 4), (rj.GRU(SIZE), 3), (rj.CoupledLSTM(SIZE), 3), (rj.MGU(SIZE), 2)],
+)
+def test_cells_start_with_orthogonal_recurrent_weights(cell: rj.Cell, gates: int) -> None:
+    for block in _blocks(cell.init(KEY, 3, jnp.float64).u, gates):
+        np.testing.assert_allclose(block @ block.T, np.eye(SIZE), rtol=0, atol=1e-12)
+
+
+def test_identity_is_in_every_gate() -> None:
+    for block in _blocks(initializers.identity(SIZE, 2, scale=0.5), 2):
+        np.testing.assert_array_equal(block, 0.5 * np.eye(SIZE))
+    np.testing.assert_array_equal(rj.Elman(SIZE, recurrent_init="identity").init(KEY, 3).u, np.eye(SIZE))
+
+
+@pytest.mark.parametrize(("shape", "gates", "fans"), [((40, 120), 3, 40 + 40), ((3, 3, 10, 80), 4, 9 * (10 + 20))])
+def test_glorot_is_uniform_within_the_limit_of_one_gate(shape: tuple[int, ...], gates: int, fans: int) -> None:
+    draws = np.asarray(initializers.glorot_uniform(KEY, shape, jnp.float64, gates=gates))
+    limit = np.sqrt(6 / fans)
+    assert 0.98 * limit < np.abs(draws).max() <= limit
+    # five standard errors of mean and variance of a uniform distribution
+    assert abs(draws.mean()) < 5 * limit / np.sqrt(3 * draws.size)
+    assert abs(draws.var() - limit**2 / 3) < 5 * limit**2 * np.sqrt(4 / 45 / draws.size)
+
+
+@pytest.mark.parametrize(
+    ("make", "gates", "forget"),
+    [
+        (rj.LSTM, 4, 1),
+        (rj.PeepholeLSTM, 4, 1),
+        (lambda size, **options: rj.ProjectionLSTM(size, proj_size=2, **options), 4, 1),
+        (rj.CoupledLSTM, 3, 0),
+        (rj.LayerNormLSTM, 4, 1),
+        (lambda size, **options: rj.ConvLSTM(size, (3,), **options), 4, 1),
+    ],
+)
+def test_forget_bias_lies_in_the_forget_gate(make: type, gates: int, forget: int) -> None:
+    for bias in (1.0, -2.5, 3):
+        blocks = _blocks(make(SIZE, forget_bias=bias).init(KEY, 3).b, gates)
+        for gate, block in enumerate(blocks):
+            np.testing.assert_array_equal(block, bias if gate == forget else 0)
+
+
+def test_forget_bias_is_a_leaf() -> None:
+    biases = jnp.array([0.0, 1.0, 2.0])
+    drawn = jax.vmap(lambda bias: rj.LSTM(SIZE, forget_bias=bias).init(KEY, 3).b)(biases)
+    np.testing.assert_array_equal(drawn[:, SIZE : 2 * SIZE], np.repeat(np.asarray(biases)[:, None], SIZE, axis=1))
+
+
+def test_chrono_spreads_time_scales_up_to_the_longest() -> None:
+    times = np.exp(np.asarray(initializers.chrono(KEY, 20_000, 100, jnp.float64)))
+    assert 1 <= times.min() < 1.1
+    assert 98.9 < times.max() <= 99
+    np.testing.assert_allclose(times.mean(), 50, rtol=0.02)
+
+
+@pytest.mark.parametrize("make", [rj.LSTM, rj.PeepholeLSTM, rj.LayerNormLSTM])
+def test_chrono_gives_the_input_gate_the_negative(make: type) -> None:
+    i, f, g, o = _blocks(make(SIZE, max_time=50).init(KEY, 3).b, 4)
+    assert 0 <= f.min() < f.max() <= np.log(49)
+    np.testing.assert_array_equal(i, -f)
+    np.testing.assert_array_equal(np.concatenate([g, o]), 0)
+
+
+def test_chrono_without_an_input_gate() -> None:
+    f, g, o = _blocks(rj.CoupledLSTM(SIZE, max_time=50).init(KEY, 3).b, 3)
+    assert 0 <= f.min() < f.max() <= np.log(49)
+    np.testing.assert_array_equal(np.concatenate([g, o]), 0)
+
+
+def test_chrono_refuses_what_has_no_long_dependencies() -> None:
+    with pytest.raises(ValueError, match="at least 3 time steps"):
+        initializers.chrono(KEY, SIZE, 2)
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "cell",
+    [
+        rj.LSTM(SIZE, max_time=9),
+        rj.IndRNN(SIZE),
+        rj.ConvLSTM(SIZE, (3,)),
+        rj.LearnedInitialState(rj.LayerNormGRU(SIZE)),
+    ],
+)
+def test_half_precision_parameters_are_cast_from_float32(cell: rj.Cell, dtype: jnp.dtype) -> None:
+    half, full = cell.init(KEY, 3, dtype), cell.init(KEY, 3, jnp.float32)
+    for low, high in zip(jax.tree.leaves(half), jax.tree.leaves(full), strict=True):
+        assert low.dtype == dtype
+        np.testing.assert_array_equal(low, high.astype(dtype))

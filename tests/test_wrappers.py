@@ -1,0 +1,321 @@
+"""Wrappers: what they draw, what they leave alone, and that the fast path takes the same draws as the reference."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+
+KEY = jax.random.key(7)
+STEPS, ROWS, IN, SIZE = 6, 2, 3, 4
+
+
+def _random_like(seed: int, tree: Any) -> Any:
+    rng = np.random.default_rng(seed)
+    return jax.tree.map(lambda leaf: jnp.asarray(rng.normal(size=leaf.shape, scale=0.7)), tree)
+
+
+def _problem(cell: rj.Cell) -> tuple[Any, jax.Array]:
+    params = jax.eval_shape(lambda: cell.init(KEY, IN, jnp.float64))
+    return _random_like(1, params), _random_like(2, jax.ShapeDtypeStruct((STEPS, ROWS, IN), jnp.float64))
+
+
+def _linear() -> tuple[rj.Elman, Any]:
+    """h_t = h_{t-1} u: what is fed back can be read off the outputs."""
+    cell = rj.Elman(SIZE, activation="identity")
+    params, _ = _problem(cell)
+    return cell, params._replace(w=jnp.zeros_like(params.w), b=jnp.zeros_like(params.b))
+
+
+def _close(a: Any, b: Any, atol: float = 1e-12) -> None:
+    for left, right in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True):
+        np.testing.assert_allclose(left, right, rtol=0, atol=atol)
+
+
+NOISY: list[tuple[str, Callable[[Any], rj.Cell]]] = [
+    ("zoneout", lambda rate: rj.Zoneout(rj.GRU(SIZE), rate=rate)),
+    ("recurrent_dropout", lambda rate: rj.RecurrentDropout(rj.GRU(SIZE), rate=rate)),
+    ("per_step", lambda rate: rj.RecurrentDropout(rj.GRU(SIZE), rate=rate, per_step=True)),
+    ("weight_drop", lambda rate: rj.WeightDrop(rj.GRU(SIZE), rate=rate)),
+]
+noisy = pytest.mark.parametrize("make", [make for _, make in NOISY], ids=[name for name, _ in NOISY])
+
+
+@noisy
+def test_same_key_same_draws_and_another_key_others(make: Callable[[Any], rj.Cell]) -> None:
+    cell = make(0.5)
+    params, xs = _problem(cell)
+    first, again, other = (rj.unroll(cell, params, xs, key=jax.random.key(seed))[0] for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+
+
+@noisy
+def test_a_rate_of_zero_is_the_inner_cell(make: Callable[[Any], rj.Cell]) -> None:
+    cell = make(0)
+    params, xs = _problem(cell)
+    _close(rj.unroll(cell, params, xs, key=KEY), rj.unroll(cell.cell, params, xs))
+
+
+@noisy
+def test_no_key_no_draws(make: Callable[[Any], rj.Cell]) -> None:
+    cell = make(0.5)
+    params, xs = _problem(cell)
+    first, again = rj.unroll(cell, params, xs), rj.unroll(cell, params, xs)
+    _close(first, again, atol=0)
+    if not isinstance(cell, rj.Zoneout):
+        _close(first, rj.unroll(cell.cell, params, xs), atol=0)
+
+
+@noisy
+def test_vmap_over_rates(make: Callable[[Any], rj.Cell]) -> None:
+    rates = jnp.array([0.1, 0.6])
+    params, xs = _problem(make(0.5))
+    several = jax.vmap(lambda rate: rj.unroll(make(rate), params, xs, key=KEY)[0])(rates)
+    for rate, ys in zip((0.1, 0.6), several, strict=True):
+        _close(ys, rj.unroll(make(rate), params, xs, key=KEY)[0])
+
+
+def test_zoneout_holds_each_unit_of_each_field_at_its_own_rate() -> None:
+    cell = rj.Zoneout(rj.LSTM(50), rate=0.1, cell_rate=0.4)
+    _, drawn = cell.noise(KEY, 40, (10,))
+    assert drawn.h.shape == drawn.c.shape == (40, 10, 50)
+    for held, rate in ((drawn.h, 0.1), (drawn.c, 0.4)):
+        assert held.dtype == bool
+        share = np.asarray(held, np.float64)
+        # five standard errors of a share
+        assert abs(share.mean() - rate) < 5 * np.sqrt(rate * (1 - rate) / share.size)
+        assert np.ptp(share.mean(axis=(1, 2))) > 0
+    together = np.mean(np.asarray(drawn.h) & np.asarray(drawn.c))
+    assert abs(together - 0.04) < 5 * np.sqrt(0.04 * 0.96 / drawn.h.size)
+
+
+def test_zoneout_takes_the_old_or_the_new_value() -> None:
+    cell = rj.Zoneout(rj.GRU(SIZE), rate=0.5)
+    params, xs = _problem(cell)
+    state = cell.initial_state(params, (ROWS,), jnp.float64)
+    ys, _ = rj.unroll(cell, params, xs, key=KEY)
+    before = jnp.concatenate([state.h[None], ys[:-1]])
+    steps = jax.vmap(lambda x, h: rj.unroll(cell.cell, params, x[None], state._replace(h=h))[0][0])
+    after = steps(xs, before)
+    held = np.isclose(ys, before, rtol=0, atol=1e-12)
+    assert 0.2 < held.mean() < 0.8
+    np.testing.assert_allclose(ys, np.where(held, before, after), rtol=0, atol=1e-12)
+
+
+def test_zoneout_without_a_key_takes_the_expectation() -> None:
+    cell = rj.Zoneout(rj.LSTM(SIZE), rate=0.3, cell_rate=jnp.array([0.0, 0.2, 0.5, 1.0]))
+    params, xs = _problem(cell)
+    ys, last = rj.unroll(cell, params, xs)
+    state = cell.initial_state(params, (ROWS,), jnp.float64)
+    for t in range(STEPS):
+        _, new = rj.unroll(cell.cell, params, xs[t : t + 1], state)
+        rate = np.asarray(cell.cell_rate)
+        state = type(state)(
+            h=0.3 * state.h + 0.7 * new.h, c=rate * np.asarray(state.c) + (1 - rate) * np.asarray(new.c)
+        )
+        state = jax.tree.map(jnp.asarray, state)
+        _close(ys[t], state.h)
+    _close(last, state)
+
+
+def test_zoneout_gives_all_fields_the_same_rate_unless_told() -> None:
+    cell = rj.Zoneout(rj.LSTM(SIZE), rate=1.0)
+    params, xs = _problem(cell)
+    state = _random_like(3, cell.initial_state(params, (ROWS,), jnp.float64))
+    _close(rj.unroll(cell, params, xs, state, key=KEY)[1], state, atol=0)
+    _close(rj.unroll(cell, params, xs, state)[1], state)
+
+
+@pytest.mark.parametrize("per_step", [False, True])
+def test_recurrent_dropout_keeps_the_mean(per_step: bool) -> None:
+    rate = 0.3
+    _, scale = rj.RecurrentDropout(rj.Elman(100), rate=rate, per_step=per_step).noise(KEY, 50, (60,), jnp.float64)
+    assert scale.shape == (50 if per_step else 1, 60, 100)
+    np.testing.assert_allclose(np.unique(scale), [0, 1 / (1 - rate)])
+    variance = rate / (1 - rate)
+    assert abs(float(scale.mean()) - 1) < 5 * np.sqrt(variance / scale.size)
+    np.testing.assert_allclose(float(scale.var()), variance, rtol=0.05)
+
+
+@pytest.mark.parametrize("implementation", ["scan", "fused"])
+def test_recurrent_dropout_has_one_mask_for_all_steps(implementation: str) -> None:
+    inner, params = _linear()
+    params = params._replace(u=jnp.eye(SIZE))
+    xs, state = jnp.zeros((STEPS, 8, IN)), rj.cells.ElmanState(jnp.ones((8, SIZE)))
+    powers = jnp.broadcast_to(jnp.arange(1.0, STEPS + 1)[:, None, None], (STEPS, 8, SIZE))
+
+    def outputs(per_step: bool) -> jax.Array:
+        cell = rj.RecurrentDropout(inner, rate=0.5, per_step=per_step)
+        return rj.unroll(cell, params, xs, state, key=KEY, implementation=implementation)[0]
+
+    constant, changing = outputs(False), outputs(True)
+    assert set(np.unique(constant[0])) == {0.0, 2.0}
+    np.testing.assert_array_equal(constant, constant[:1] ** powers)
+    assert not np.array_equal(changing, changing[:1] ** powers)
+
+
+def test_recurrent_dropout_leaves_the_carried_state_alone() -> None:
+    cell = rj.RecurrentDropout(rj.GRU(SIZE), rate=0.5)
+    params, xs = _problem(cell)
+    always_keep = params._replace(b=params.b.at[SIZE : 2 * SIZE].set(1e3))
+    state = _random_like(3, cell.initial_state(params, (ROWS,), jnp.float64))
+    _close(rj.unroll(cell, always_keep, xs, state, key=KEY)[1], state)
+
+
+@pytest.mark.parametrize("implementation", ["scan", "fused"])
+def test_weight_drop_changes_u_once(implementation: str) -> None:
+    inner, params = _linear()
+    cell = rj.WeightDrop(inner, rate=0.4)
+    rows = rj.cells.ElmanState(jnp.eye(SIZE))
+    ys, _ = rj.unroll(cell, params, jnp.zeros((STEPS, SIZE, IN)), rows, key=KEY, implementation=implementation)
+    dropped = np.asarray(ys[0])
+    assert 0 < np.mean(dropped == 0) < 1
+    np.testing.assert_allclose(dropped, np.where(dropped == 0, 0, params.u / 0.6), rtol=1e-12)
+    for t in range(STEPS):
+        np.testing.assert_allclose(ys[t], np.linalg.matrix_power(dropped, t + 1), rtol=1e-9, atol=1e-12)
+
+
+def test_weight_drop_keeps_the_mean_and_reaches_the_innermost_weights() -> None:
+    inner = rj.LearnedInitialState(rj.Zoneout(rj.LSTM(60)))
+    cell = rj.WeightDrop(inner, rate=0.25)
+    params = cell.init(KEY, IN, jnp.float64)
+    dropped = cell.prepare(params, key=KEY)
+    scale = np.asarray(dropped.cell.u / params.cell.u)
+    np.testing.assert_allclose(np.unique(np.round(scale, 9)), [0, np.round(4 / 3, 9)])
+    assert abs(scale.mean() - 1) < 5 * np.sqrt(1 / 3 / scale.size)
+    np.testing.assert_array_equal(dropped.cell.w, params.cell.w)
+    _close(cell.prepare(params), params, atol=0)
+
+
+def test_noise_is_constant_to_differentiation() -> None:
+    params, xs = _problem(rj.GRU(SIZE))
+
+    def loss(rate: jax.Array) -> jax.Array:
+        return sum(rj.unroll(make(rate), params, xs, key=KEY, implementation="scan")[0].sum() for _, make in NOISY)
+
+    assert float(jax.jit(jax.grad(loss))(0.4)) == 0
+
+
+def test_learned_initial_state_is_zero_at_first_and_broadcast() -> None:
+    cell = rj.LearnedInitialState(rj.LSTM(SIZE))
+    params = cell.init(KEY, IN)
+    assert all(leaf.shape == (SIZE,) and not leaf.any() for leaf in params.state)
+    params = _random_like(1, params)
+    for leaf, own in zip(cell.initial_state(params, (2, 5), jnp.float64), params.state, strict=True):
+        np.testing.assert_array_equal(leaf, np.broadcast_to(own, (2, 5, SIZE)))
+
+
+@pytest.mark.parametrize("implementation", ["scan", "fused"])
+def test_learned_initial_state_gets_the_gradient_of_every_start(implementation: str) -> None:
+    cell = rj.LearnedInitialState(rj.LSTM(SIZE))
+    params, xs = _problem(cell)
+    reset = jnp.zeros((STEPS, ROWS), bool).at[3, 1].set(True)
+    options = {"implementation": implementation}
+
+    def learned(params: Any) -> jax.Array:
+        return jnp.sum(rj.unroll(cell, params, xs, reset=reset, **options)[0] ** 2)
+
+    def given(starts: Any) -> jax.Array:
+        first, restarted = starts
+        whole = rj.unroll(cell.cell, params.cell, xs, first, **options)[0]
+        piece = rj.unroll(cell.cell, params.cell, xs[3:, 1], restarted, **options)[0]
+        return jnp.sum(whole[:, 0] ** 2) + jnp.sum(whole[:3, 1] ** 2) + jnp.sum(piece**2)
+
+    starts = (cell.initial_state(params, (ROWS,), jnp.float64), params.state)
+    at_first, at_reset = jax.jit(jax.grad(given))(starts)
+    wanted = jax.tree.map(lambda rows, row: rows.sum(0) + row, at_first, at_reset)
+    _close(jax.jit(jax.grad(learned))(params).state, wanted)
+
+
+NESTED = [
+    rj.Zoneout(rj.RecurrentDropout(rj.LearnedInitialState(rj.LSTM(SIZE)), rate=0.3), rate=0.2, cell_rate=0.4),
+    rj.WeightDrop(rj.RecurrentDropout(rj.Zoneout(rj.GRU(SIZE)), rate=0.3, per_step=True), rate=0.4),
+]
+
+
+@pytest.mark.parametrize("cell", NESTED, ids=lambda cell: type(cell).__name__)
+def test_nested_wrappers_draw_the_same_on_the_fast_path(cell: rj.Cell) -> None:
+    assert cell.capability == "gated"
+    params, xs = _problem(cell)
+    mask = jnp.asarray(np.random.default_rng(4).random((STEPS, ROWS)) < 0.8)
+    assert "→ fused" in rj.explain(cell, params, xs, key=KEY)
+
+    def run(implementation: str, remat: int | None) -> Any:
+        def loss(cell: Any, params: Any, xs: Any) -> jax.Array:
+            ys, state = rj.unroll(cell, params, xs, mask=mask, key=KEY, implementation=implementation, remat=remat)
+            return sum(jnp.sum(jnp.sin(leaf)) for leaf in jax.tree.leaves((ys, state)))
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1, 2)))(cell, params, xs)
+
+    reference = run("scan", None)
+    _close(run("fused", None), reference)
+    _close(run("fused", 4), reference)
+
+
+class ScaleParams(NamedTuple):
+    w: jax.Array
+
+
+@rj.struct
+class Scale(rj.Cell):
+    """A cell without recurrent weights."""
+
+    hidden_size: int
+
+    def init(self, key: jax.Array, in_size: int, dtype: Any = jnp.float32) -> ScaleParams:
+        return ScaleParams(jnp.ones((in_size, self.hidden_size), dtype))
+
+    def initial_state(self, params: ScaleParams, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
+        return rj.cells.ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
+
+    def project(self, params: ScaleParams, x: jax.Array, noise: Any = None) -> jax.Array:
+        return x @ params.w
+
+    def step(self, params: ScaleParams, state: Any, z: jax.Array) -> Any:
+        return rj.cells.ElmanState(0.5 * state.h + z)
+
+
+@pytest.mark.parametrize("inner", [Scale(SIZE), rj.ResetBeforeGRU(SIZE), rj.ProjectionLSTM(SIZE, proj_size=2)])
+def test_wrappers_of_plain_cells_are_plain(inner: rj.Cell) -> None:
+    cell = rj.Zoneout(rj.LearnedInitialState(inner))
+    params, xs = _problem(cell)
+    assert cell.capability == "plain"
+    assert cell.out_size(IN) == inner.out_size(IN)
+    ys, _ = rj.unroll(cell, params, xs, key=KEY)
+    assert ys.shape == (STEPS, ROWS, inner.out_size(IN))
+
+
+def test_wrappers_of_convolutions() -> None:
+    cell = rj.Zoneout(rj.LearnedInitialState(rj.WeightDrop(rj.ConvLSTM(2, (3, 2)))))
+    assert cell.event_ndim == 3
+    params = _random_like(1, jax.eval_shape(lambda: cell.init(KEY, IN)))
+    assert params.state.h.shape == (3, 2, 2)
+    ys, state = rj.unroll(cell, params, jnp.zeros((STEPS, ROWS, 3, 2, IN)), key=KEY)
+    assert ys.shape == (STEPS, ROWS, 3, 2, 2)
+    assert state.c.shape == (ROWS, 3, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: rj.Zoneout(4), TypeError, "`cell` must be a cell"),
+        (lambda: rj.LearnedInitialState(rj.LSTM), TypeError, "`cell` must be a cell"),
+        (lambda: rj.Zoneout(rj.GRU(4), rate=1.2), ValueError, "`rate` must lie in"),
+        (lambda: rj.Zoneout(rj.GRU(4), cell_rate="high"), TypeError, "`cell_rate` must be a number"),
+        (lambda: rj.RecurrentDropout(rj.GRU(4), rate=1), ValueError, "`rate` must be below 1"),
+        (lambda: rj.RecurrentDropout(rj.GRU(4), per_step=1), TypeError, "`per_step` must be True or False"),
+        (lambda: rj.RecurrentDropout(rj.ResetBeforeGRU(4)), TypeError, "must be a gated cell for RecurrentDropout"),
+        (lambda: rj.WeightDrop(rj.GRU(4), rate=-0.1), ValueError, "`rate` must lie in"),
+        (lambda: rj.WeightDrop(Scale(4)).init(KEY, IN), TypeError, "must have recurrent weights `u`"),
+    ],
+)
+def test_bad_wrappers_are_refused(make: Callable[[], Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        make()
