@@ -1,0 +1,33 @@
+"""The law about noise."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._cell import Cell
+from .trial import ROWS, STEPS, Trial, agree, loop, require
+
+Shape = int | tuple[int, ...]
+
+
+def noise(cell: Cell, event_shape: Shape, implementation: str) -> None:
+    """The same key gives the same draws, another key and another row others, no key none; gradients see constants."""
+    trial = Trial.of(cell, event_shape, implementation)
+    first, second = (trial.but(key=jax.random.key(seed)) for seed in (1, 2))
+    agree("no key", trial.run(), loop(trial))
+    still, ys = trial.run().ys, first.run().ys
+    agree("the same key", first.but(key=jax.random.key(1)).run().ys, ys, tolerance=0)
+    drawn = jax.tree.leaves(trial.cell.noise(first.key, STEPS, (ROWS,), jnp.float64))
+    if np.array_equal(ys, still):
+        require(not drawn, "the noise changes nothing")
+        return
+    require(not np.allclose(ys, second.run().ys), "two keys give the same outputs")
+    for leaf in drawn:
+        lead = leaf.shape[: 1 + len(trial.batch_shape)]
+        require(lead[0] in (1, STEPS) and lead[1:] == (ROWS,), f"noise must lead with (T or 1, *B); got {leaf.shape}")
+    many = jax.tree.leaves(trial.cell.noise(first.key, STEPS, (64,), jnp.float64))
+    rows = [(leaf[:, 0] != leaf[:, row]).any() for leaf in many for row in range(1, 64)]
+    require(not many or any(rows), "all rows share their noise")
+    agree("gradients under noise", first.pull(), first.but(implementation="scan").pull())

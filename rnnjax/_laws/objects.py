@@ -1,0 +1,112 @@
+"""Laws about the cell as a value, and about tracing it."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import itertools
+import pickle
+import sys
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._cell import Cell, Wrapper
+from .._struct import struct
+from .._types import Noise, Params, Xs, Z
+from .._unroll import unroll
+from .trial import Trial, computing, require
+
+Shape = int | tuple[int, ...]
+
+
+def value(cell: Cell, event_shape: Shape, implementation: str) -> None:
+    """Copies, replacements, pickles and what `repr` says are equal cells with equal hashes; other cells differ."""
+    typed = [computing(cell, dtype) for dtype in ("float32", "bfloat16", "float64")]
+    others = [other for other in typed if other is not None]
+    for kind in (cell, *others):
+        _equals_its_copies(kind)
+    for one, other in itertools.combinations([computing(cell, None), *others], 2):
+        require(one != other, f"{one} equals {other}")
+
+    leaves, structure = jax.tree.flatten(cell)
+    for i, leaf in enumerate(leaves):
+        other = jax.tree.unflatten(structure, [*leaves[:i], leaf + 1, *leaves[i + 1 :]])
+        require(other != cell, f"equal in spite of another leaf: {other}")
+    require(cell != object(), "equal to something that is no cell")
+    for field in dataclasses.fields(cell):
+        try:
+            setattr(cell, field.name, getattr(cell, field.name))
+        except dataclasses.FrozenInstanceError:
+            continue
+        raise AssertionError(f"{field.name} can be assigned: the cell is not frozen")
+
+
+def _equals_its_copies(cell: Any) -> None:
+    leaves, structure = jax.tree.flatten(cell)
+    copies = {
+        "dataclasses.replace": dataclasses.replace(cell),
+        "copy.copy": copy.copy(cell),
+        "copy.deepcopy": copy.deepcopy(cell),
+        "pickle": pickle.loads(pickle.dumps(cell)),
+        "jax.tree": jax.tree.unflatten(structure, leaves),
+        "eval(repr)": eval(repr(cell), _names(cell)),
+    }
+    for how, other in copies.items():
+        require(other == cell, f"{how} gives {other}, which is not equal")
+        require(jax.tree.structure(other) == structure, f"{how} gives another tree structure")
+        if not any(isinstance(leaf, (np.ndarray, jax.Array)) for leaf in leaves):
+            require(hash(other) == hash(cell), f"{how} gives another hash")
+
+
+def _names(cell: Any) -> dict[str, Any]:
+    """The names that a cell's `repr` may use: those of its module and of its fields' modules."""
+    names = dict(vars(sys.modules[type(cell).__module__]))
+    for field in dataclasses.fields(cell):
+        inner = getattr(cell, field.name)
+        if dataclasses.is_dataclass(inner):
+            names |= _names(inner)
+        elif callable(inner):
+            names[inner.__name__] = inner
+    return names
+
+
+_tokens = itertools.count()
+
+
+@struct
+class _Counted(Wrapper):
+    """Counts the calls of `project` from Python, which happen only while JAX traces."""
+
+    token: int = 0
+    calls = 0
+
+    def project(self, params: Params, x: Xs, noise: Noise = None) -> Z:
+        _Counted.calls += 1
+        return super().project(params, x, noise)
+
+
+def traces(cell: Cell, event_shape: Shape, implementation: str) -> None:
+    """Equal cells share one trace, as do cells that differ in leaves alone, second calls have none; also in `jit`."""
+    trial = Trial.of(cell, event_shape, implementation)
+    scaled = jax.tree.map(lambda leaf: 0.9 * leaf if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else leaf, cell)
+    run = partial(unroll, implementation=implementation)
+    for call in (run, jax.jit(lambda *arrays: run(*arrays)).trace):
+        # a number of its own, or an earlier check of the same cell has left its trace behind
+        token, before = next(_tokens), _Counted.calls
+        call(_Counted(cell=cell, token=token), trial.params, trial.xs)
+        first = _Counted.calls
+        require(first > before, "the cell was not traced: the law cannot see anything")
+        for other in (cell, pickle.loads(pickle.dumps(cell)), scaled):
+            call(_Counted(cell=other, token=token), trial.params, trial.xs.copy())
+        require(_Counted.calls == first, f"{_Counted.calls - first} more calls of `project` after the first trace")
+
+
+def leaks(cell: Cell, event_shape: Shape, implementation: str) -> None:
+    """No tracer outlives its trace, in the gradient either."""
+    trial = Trial.of(cell, event_shape, implementation).patterned()
+    with jax.checking_leaks():
+        jax.eval_shape(lambda params, xs: trial.but(params=params, xs=xs).pull(), trial.params, trial.xs)

@@ -1,0 +1,45 @@
+"""The strictest JAX that there is, and what the tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_legacy_prng_key", "error")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--all"):
+        return
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(pytest.mark.skip(reason="slow: runs with --all"))
+
+
+@pytest.fixture(scope="session")
+def data_path() -> Callable[[str], Path]:
+    """`data_path("tinyshakespeare")` is that folder or file in RNNJAX_DATA. Where it is missing the test is skipped, or
+    fails with RNNJAX_REQUIRE_DATA=1."""
+
+    def find(name: str) -> Path:
+        root = os.environ.get("RNNJAX_DATA")
+        path = Path(root or "$RNNJAX_DATA") / name
+        if root and path.exists():
+            return path
+        missing = f"no data at {path}; RNNJAX_DATA names the folder that holds it"
+        if os.environ.get("RNNJAX_REQUIRE_DATA") == "1":
+            pytest.fail(missing)
+        pytest.skip(missing)
+
+    return find

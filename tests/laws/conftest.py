@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import jax
+import pytest
+from descriptors import CELLS, Descriptor
+
+from . import Subject
+
+PAIRS = [(row, name) for row in CELLS for name in row.implementations]
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A law compiles for seconds and runs for microseconds. With --all it meets the optimised code."""
+    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--all"))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="session", params=PAIRS, ids=lambda pair: f"{pair[0].name}-{pair[1]}")
+def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Descriptor, str]]:
+    """A row and one of its implementations. The session's scope makes pytest run all laws of a pair one after another,
+    because they share compilations, which are dropped after the row's last one."""
+    row, implementation = request.param
+    yield row, implementation
+    if implementation == row.implementations[-1]:
+        jax.clear_caches()
+
+
+@pytest.fixture
+def subject(pair: tuple[Descriptor, str]) -> Subject:
+    row, implementation = pair
+    return Subject(row.cell, row.event_shape, implementation)

@@ -1,0 +1,352 @@
+"""Breaks a copy of the package in one place at a time and shows which test notices.
+
+    python tests/mutations.py [--only NAME …]
+
+A mutation that every chosen test survives is a hole in the tests. The working tree is never touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+ROOT = Path(__file__).resolve().parents[1]
+PROCESSES = 2
+
+
+class Mutation(NamedTuple):
+    """`old`, found exactly once in `rnnjax/<file>`, becomes `new`; `tests` are the ones that must notice."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+
+
+def law(name: str, pair: str) -> tuple[str, ...]:
+    return (f"tests/laws/test_{name}.py::test_{name}[{pair}]",)
+
+
+def equation(pair: str) -> tuple[str, ...]:
+    return (f"tests/test_equations.py::test_cell_follows_its_equations[{pair}]",)
+
+
+MUTATIONS = (
+    Mutation(
+        "lstm swaps input and forget gate",
+        "cells/lstm.py",
+        "c = f * state.c + i * g",
+        "c = i * state.c + f * g",
+        equation("lstm-scan"),
+    ),
+    Mutation(
+        "lstm adds the forget bias in the forward pass",
+        "cells/lstm.py",
+        "f = gate(gx[1] + gh[1])",
+        "f = gate(gx[1] + gh[1] + 1)",
+        equation("lstm-scan"),
+    ),
+    Mutation(
+        "lstm's derivative takes g for c",
+        "cells/lstm.py",
+        "dc * c_prev * gate_slope(f)",
+        "dc * g * gate_slope(f)",
+        law("derivatives", "lstm-fused"),
+    ),
+    Mutation(
+        "gru swaps reset and update gate",
+        "cells/gru.py",
+        "r = gate(gx[0] + gh[0])\n        z = gate(gx[1] + gh[1])",
+        "z = gate(gx[0] + gh[0])\n        r = gate(gx[1] + gh[1])",
+        equation("gru-scan"),
+    ),
+    Mutation(
+        "gru drops b_n",
+        "cells/gru.py",
+        "jnp.pad(params.b_n,",
+        "jnp.pad(0 * params.b_n,",
+        equation("gru-scan"),
+    ),
+    Mutation(
+        "elman transposes u",
+        "cells/elman.py",
+        "return params.u, None",
+        "return params.u.T, None",
+        equation("elman-scan"),
+    ),
+    Mutation(
+        "slope of tanh without the square",
+        "activations.py",
+        "lambda y: 1 - y * y",
+        "lambda y: 1 - y",
+        law("derivatives", "elman-fused"),
+    ),
+    Mutation(
+        "reset acts one step late",
+        "_unroll/lift.py",
+        "if reset is None or not reverse:\n        return reset",
+        "if reset is None:\n        return reset\n    if not reverse:\n"
+        "        return jnp.concatenate([jnp.zeros_like(reset[:1]), reset[:-1]])",
+        law("reset_splits", "elman-scan"),
+    ),
+    Mutation(
+        "reset is not moved when time runs backwards",
+        "_unroll/lift.py",
+        "return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])",
+        "return reset",
+        law("mask_with_reset", "elman-scan"),
+    ),
+    Mutation(
+        "reset goes back to the state that was passed",
+        "_unroll/driver.py",
+        "boundary=None if reset is None else start",
+        "boundary=None if reset is None else start if state is None else state",
+        law("reset_splits", "elman-scan"),
+    ),
+    Mutation(
+        "masked inputs reach the product",
+        "_unroll/driver.py",
+        "xs = zero_where_masked(mask, jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs))",
+        "xs = jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs)",
+        law("padding", "elman-scan"),
+    ),
+    Mutation(
+        "a product for where",
+        "_unroll/lift.py",
+        "jnp.where(over(condition, b), a, b)",
+        "over(condition, b).astype(b.dtype) * a + (~over(condition, b)).astype(b.dtype) * b",
+        law("padding", "elman-scan"),
+    ),
+    Mutation(
+        "masked steps change the state",
+        "_unroll/lift.py",
+        "return new if mask is None else where(mask, new, old)",
+        "return new",
+        law("masked_hole", "elman-scan"),
+    ),
+    Mutation(
+        "masked outputs are not zero",
+        "_unroll/driver.py",
+        "return zero_where_masked(call.flow.mask, ys), state",
+        "return ys, state",
+        law("no_valid_step", "elman-scan"),
+    ),
+    Mutation(
+        "lengths are one too long",
+        "_unroll/lift.py",
+        "< jnp.broadcast_to(lengths[None], shape)",
+        "<= jnp.broadcast_to(lengths[None], shape)",
+        law("masked_tail", "elman-scan"),
+    ),
+    Mutation(
+        "the state that was passed is ignored",
+        "_unroll/driver.py",
+        "state=start if state is None else state,",
+        "state=start,",
+        law("chunks", "elman-scan"),
+    ),
+    Mutation(
+        "reverse runs forwards",
+        "_unroll/scan.py",
+        "(z, flow.noise, flow.mask, flow.reset), reverse=call.reverse)",
+        "(z, flow.noise, flow.mask, flow.reset))",
+        law("direction", "elman-scan"),
+    ),
+    Mutation(
+        "chunks are joined in the wrong order backwards",
+        "_unroll/chunks.py",
+        "(chunks.rest, whole) if reverse else (whole, chunks.rest)",
+        "(whole, chunks.rest)",
+        law("same_as_scan", "elman-scan"),
+    ),
+    Mutation(
+        "weight gradient of the last chunk alone",
+        "_unroll/fused.py",
+        "u=totals.u + _over_rows(",
+        "u=_over_rows(",
+        law("same_as_scan", "elman-fused"),
+    ),
+    Mutation(
+        "gradient of held states is lost",
+        "_unroll/fused.py",
+        "d_old = _add(d_old, where(inputs.mask, zeros, d_state))",
+        "d_old = _add(d_old, zeros)",
+        law("no_valid_step", "elman-fused"),
+    ),
+    Mutation(
+        "gradient of the state behind a reset is lost",
+        "_unroll/fused.py",
+        "return d_cell, d_params, d_flow, d_state, totals.boundary, None",
+        "return d_cell, d_params, d_flow, d_state, jax.tree.map(jnp.zeros_like, totals.boundary), None",
+        law("reset_splits", "learned_initial_state-fused"),
+    ),
+    Mutation(
+        "gradient of the cell's numbers is lost",
+        "_unroll/fused.py",
+        "return d_cell, d_params, d_flow, d_state, totals.boundary, None",
+        "return jax.tree.map(jnp.zeros_like, d_cell), d_params, d_flow, d_state, totals.boundary, None",
+        law("leaves", "leaky_elman-fused"),
+    ),
+    Mutation(
+        "no rows are divided by",
+        "_unroll/fused.py",
+        "rows = max(1, math.prod(call.batch_shape))",
+        "rows = math.prod(call.batch_shape)",
+        law("nothing_to_do", "elman-fused"),
+    ),
+    Mutation(
+        "forward mode fails without a hint",
+        "_unroll/driver.py",
+        'if "forward-mode" not in str(error):',
+        "if True:",
+        law("derivatives", "elman-fused"),
+    ),
+    Mutation(
+        "every step has the noise of its chunk's first one",
+        "_unroll/scan.py",
+        "merge_noise(noise_t, constant)",
+        "merge_noise(at_step(flow.noise), constant)",
+        law("steps_in_a_loop", "zoneout-scan"),
+    ),
+    Mutation(
+        "noise without a key",
+        "_unroll/driver.py",
+        "noise = None if noise_key is None else cell.noise(noise_key,",
+        "noise = cell.noise(jax.random.key(0) if noise_key is None else noise_key,",
+        law("noise", "zoneout-scan"),
+    ),
+    Mutation(
+        "outputs keep the dtype of the state",
+        "_unroll/driver.py",
+        "ys = jax.tree.map(lambda y: y.astype(call.dtypes.compute), ys)\n",
+        "",
+        law("dtypes", "elman-scan"),
+    ),
+    Mutation(
+        "every call is traced anew",
+        "_unroll/driver.py",
+        '@partial(jax.jit, static_argnames=("reverse", "remat", "implementation"), inline=True)\n',
+        "",
+        law("traces", "elman-scan"),
+    ),
+    Mutation(
+        "cells with different numbers are equal",
+        "_struct.py",
+        "return type(a) is type(b) and a == b",
+        "return type(a) is type(b)",
+        law("value", "leaky_elman-scan"),
+    ),
+    Mutation(
+        "an implementation is no longer chosen",
+        "_unroll/fused.py",
+        'return "a single step has no loop to speed up" if call.steps == 1 else None',
+        'return "a single step has no loop to speed up"',
+        ("tests/test_matrix.py::test_one_implementation_is_chosen[lstm]",),
+    ),
+    Mutation(
+        "an implementation no longer runs",
+        "_unroll/fused.py",
+        'if call.cell.capability != "gated":',
+        "if True:",
+        ("tests/test_matrix.py::test_exactly_the_named_implementations_run[lstm]",),
+    ),
+    Mutation(
+        "unroll knows the cells",
+        "_unroll/lift.py",
+        "from .._types import Array, State\n",
+        "from .._types import Array, State\nfrom ..cells.elman import ElmanState as ElmanState\n",
+        ("tests/test_imports.py::test_imports_point_one_way",),
+    ),
+)
+
+
+class Verdict(NamedTuple):
+    """The first test that failed, or None; `output` is what pytest said."""
+
+    failed: str | None
+    output: str
+
+
+def apply(mutation: Mutation, copy: Path) -> None:
+    """Makes the replacement in a copy of the package."""
+    path = copy / "rnnjax" / mutation.file
+    text = path.read_text(encoding="utf-8")
+    if text.count(mutation.old) != 1:
+        raise ValueError(
+            f"{mutation.name!r}: found {text.count(mutation.old)} times in {mutation.file}: {mutation.old}"
+        )
+    path.write_text(text.replace(mutation.old, mutation.new), encoding="utf-8")
+
+
+def make_copy(where: Path) -> Path:
+    """Package and tests as they are."""
+    for folder in ("rnnjax", "tests"):
+        shutil.copytree(ROOT / folder, where / folder, ignore=shutil.ignore_patterns("__pycache__", "goldens"))
+    shutil.copy(ROOT / "pyproject.toml", where)
+    return where
+
+
+def run_tests(copy: Path, tests: tuple[str, ...]) -> Verdict:
+    """Runs tests against a copy.
+
+    Raises:
+        RuntimeError: if pytest does not come as far as running them.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", *tests],
+        cwd=copy,
+        env={**inherited, "PYTHONPATH": str(copy)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    output = done.stdout + done.stderr
+    failed = re.search(r"^FAILED (\S+)", output, re.MULTILINE)
+    if done.returncode != (0 if failed is None else 1):
+        raise RuntimeError(output)
+    return Verdict(failed and failed[1], output)
+
+
+def survives(mutation: Mutation) -> Verdict:
+    """What the mutation's tests say of a mutated copy."""
+    with tempfile.TemporaryDirectory() as folder:
+        copy = make_copy(Path(folder))
+        apply(mutation, copy)
+        return run_tests(copy, mutation.tests)
+
+
+def unmutated(mutations: tuple[Mutation, ...]) -> Verdict:
+    """What the same tests say of an unchanged copy: unless they pass, their failing shows nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        return run_tests(make_copy(Path(folder)), tuple({test: None for m in mutations for test in m.tests}))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="mutations whose name contains one of these")
+    only = parser.parse_args().only
+    chosen = tuple(m for m in MUTATIONS if only is None or any(part in m.name for part in only))
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        plain = pool.submit(unmutated, chosen)
+        verdicts = list(pool.map(survives, chosen))
+    if plain.result().failed:
+        print(f"without a mutation, {plain.result().failed} fails\n{plain.result().output}")
+        return 1
+    width = max(len(mutation.name) for mutation in chosen)
+    for mutation, verdict in zip(chosen, verdicts, strict=True):
+        print(f"{mutation.name:<{width}}  {verdict.failed or 'SURVIVES'}")
+    return int(not all(verdict.failed for verdict in verdicts))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
