@@ -1,0 +1,327 @@
+"""What is refused: one table of calls, with the error's type and words of its message in order, " .. " between them.
+
+Every row is called twice: eagerly, and under `jax.eval_shape`, where nothing can run before the refusal. Inputs that
+look odd and have a meaning stand at the end.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+from rnnjax import cells
+
+T, B, I, H = 6, 3, 2, 4  # noqa: E741
+GRU, LSTM, PLAIN, CONV = rj.GRU(H), rj.LSTM(H), rj.ResetBeforeGRU(H), rj.ConvLSTM(2, (5,))
+XS = np.random.default_rng(0).standard_normal((T, B, I))
+
+Row = tuple[Callable[[], Any], type[Exception], str]
+each_implementation = pytest.mark.parametrize("implementation", ["scan", "fused"])
+
+
+def params_of(cell: rj.Cell, in_size: int = I) -> Any:
+    # also inside `eval_shape` parameters are numbers, as they are in an eager call
+    with jax.ensure_compile_time_eval():
+        return cell.init(jax.random.key(0), in_size, jnp.float64)
+
+
+def call(cell: Any = GRU, *, params: Callable[[Any], Any] = lambda p: p, xs: Any = XS, **options: Any) -> Any:
+    """A call of `unroll`, with the parameters that a GRU has unless it is another cell with inputs of its own."""
+    own = cell if cell in (PLAIN, CONV) else GRU
+    return lambda: rj.unroll(cell, params(params_of(own)), xs, **options)
+
+
+def init(cell: Any, *args: Any, key: Any = ...) -> Callable[[], Any]:
+    return lambda: cell.init(jax.random.key(0) if key is ... else key, *args)
+
+
+def zeros(*shape: int, dtype: Any = np.float64) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def ints(*shape: int) -> np.ndarray:
+    return zeros(*shape, dtype=np.int64)
+
+
+def bools(*shape: int) -> np.ndarray:
+    return zeros(*shape, dtype=bool)
+
+
+INPUTS: list[Row] = [
+    (call(xs=zeros()), ValueError, "`xs` must be (T, *B, I), at least 2 axes; got shape ()"),
+    (call(xs=zeros(T)), ValueError, "at least 2 axes; got shape (6,) .. a time axis of length 1: `x[None]`"),
+    (call(xs=zeros(T, B, 5)), ValueError, "(5, 12) .. 5 features; got (2, 12) .. `xs` has shape (6, 3, 5)"),
+    (call(xs=zeros(T, B, 0)), ValueError, "inputs of 0 features; got (2, 12) .. its last axis must be"),
+    (call(xs=ints(T, B, I)), TypeError, "floating point; got int64(6, 3, 2). Cast it .. rnnjax.Embedding"),
+    (call(xs=bools(T, B, I)), TypeError, "floating point; got bool(6, 3, 2). Cast it"),
+    (call(xs=np.array([[None]])), TypeError, "floating point; got object(1, 1)"),
+    (call(xs=[[[1.0]]]), TypeError, "`xs` must be an array (T, *B, I) .. got list with float inside: convert"),
+    (call(xs=[zeros(B, I)] * T), TypeError, "got a list of 6 arrays: join time steps with `jnp.stack`"),
+    (call(xs=1.0), TypeError, "`xs` must be an array (T, *B, I) .. got float: convert it with `jnp.asarray`"),
+    (call(xs="abc"), TypeError, "`xs` must be an array (T, *B, I) .. got str: convert it"),
+    (call(xs=None), TypeError, "`xs` must be an array (T, *B, I) or a pytree of them; got None"),
+    (call(xs=(XS, zeros(T, 4, 1))), ValueError, "all lead with (T, *B) = (6, 3) .. got shape (6, 4, 1)"),
+    (call(CONV, xs=zeros(5, I)), ValueError, "(T, *B, *S, I), at least 3 axes; got shape (5, 2)"),
+    (call(CONV, xs=zeros(T, 4, I)), ValueError, "*S = (5,), the cell's `spatial_shape`; got shape (6, 4, 2)"),
+]
+
+PARAMETERS: list[Row] = [
+    (call(rj.GRU), TypeError, "`cell` must be a cell; got <class .. make an instance, such as `rnnjax.LSTM(128)`"),
+    (call(None), TypeError, "`cell` must be a cell; got None"),
+    (call(rj.RNN(GRU)), TypeError, "`cell` must be a cell; got RNN(GRU(hidden_size=4))"),
+    (lambda: rj.unroll(GRU, XS, params_of(GRU)), ValueError, "the leaves of `xs` must all lead with (T, *B)"),
+    (call(LSTM), TypeError, "`cell.init(key, 2)` returns .. LSTMParams(w=(2, 16), .. got GRUParams("),
+    (call(params=lambda p: params_of(rj.GRU(5))), ValueError, "`params.w` must be (2, 12) .. got (2, 15)"),
+    (call(params=lambda p: p._replace(b_n=zeros(5))), ValueError, "`params.b_n` must be (4,) .. got (5,)"),
+    (call(params=tuple), TypeError, "`params` must be .. GRUParams(w=(2, 12), .. b_n=(4,)); got tuple"),
+    (call(params=lambda p: p._asdict()), TypeError, "`params` must be what `cell.init(key, 2)` .. got dict"),
+    (call(params=lambda p: p._replace(b=None)), TypeError, "`params` must be .. got GRUParams( .. b=NoneType"),
+    (call(params=lambda p: p._replace(b=1.0)), TypeError, "`params.b` must be an array (12,); got 1.0: convert"),
+    (call(params=lambda p: p._replace(b=ints(12))), TypeError, "`params.b` .. got int64(12,): cast it with"),
+]
+
+STATES: list[Row] = [
+    (call(state=cells.GRUState(zeros(1, H))), ValueError, "(3, 4) for batch shape (3,); got (1, 4). .. broadcast"),
+    (call(state=cells.GRUState(zeros(H))), ValueError, "got (4,). .. use `cell.initial_state(params, batch_shape)`"),
+    (call(state=zeros(B, H)), TypeError, "`state` must be GRUState(h=(3, 4)), as `cell.initial_state` makes it"),
+    (call(state=(zeros(B, H),)), TypeError, "`state` must be GRUState(h=(3, 4)) .. got tuple"),
+    (call(state=cells.LSTMState(zeros(B, H), zeros(B, H))), TypeError, "must be GRUState( .. got LSTMState("),
+    (call(state=cells.GRUState(None)), TypeError, "`state` must be GRUState( .. got GRUState(h=NoneType)"),
+    (call(state=cells.GRUState(ints(B, H))), TypeError, "`state.h` .. got int64(3, 4): cast it"),
+    (call(state=cells.GRUState(0.0)), TypeError, "`state.h` must be an array (3, 4); got 0.0: convert it"),
+]
+
+LENGTHS: list[Row] = [
+    (call(lengths=np.array([-1, 2, 3])), ValueError, "`lengths` must lie in 0…T = 6; got values from -1 to 3"),
+    (call(lengths=np.array([1, 2, 7])), ValueError, "got values from 1 to 7: pad `xs` .. or cut them"),
+    (call(lengths=ints(2)), ValueError, "`lengths` must be (*B) = (3,), one number for each .. got shape (2,)"),
+    (call(lengths=ints(B, 1)), ValueError, "`lengths` must be (*B) = (3,) .. got shape (3, 1)"),
+    (call(lengths=np.int32(3)), ValueError, "`lengths` must be (*B) = (3,), one number .. got shape ()"),
+    (call(lengths=zeros(B)), TypeError, "integer array (*B) = (3,); got float64(3,): cast it with `.astype("),
+    (call(lengths=bools(B)), TypeError, "integer array (*B) = (3,); got bool(3,): pass it as `mask`"),
+    (call(lengths=[1, 2, 3]), TypeError, "integer array (*B) = (3,); got list: convert it with `jnp.asarray`"),
+    (call(lengths=3), TypeError, "integer array (*B) = (3,); got int: convert it"),
+]
+
+FLAGS: list[Row] = [
+    row
+    for name in ("mask", "reset")
+    for row in [
+        (call(**{name: bools(B, T)}), ValueError, "= (6, 3) .. got (3, 6). Time is axis 0: transpose"),
+        (call(**{name: bools(T)}), ValueError, f"`{name}` must be (T, *B) = (6, 3) to match .. got (6,)"),
+        (call(**{name: bools(T, 1)}), ValueError, f"`{name}` must be (T, *B) = (6, 3) .. got (6, 1)"),
+        (call(**{name: bools(T, B, 1)}), ValueError, f"`{name}` .. = (6, 3) .. got (6, 3, 1)"),
+        (call(**{name: zeros(T, B)}), TypeError, f"got float64(6, 3): compare with zero, `{name} != 0`"),
+        (call(**{name: ints(T, B)}), TypeError, f"`{name}` must be a boolean array .. got int64(6, 3)"),
+        (call(**{name: [[True]]}), TypeError, f"`{name}` must be a boolean array .. got list: convert it"),
+    ]
+]
+
+OPTIONS: list[Row] = [
+    (call(key=0), TypeError, "`key` must be a JAX random key; got int: make one with `jax.random.key(0)`"),
+    (call(key="dropout"), TypeError, "`key` must be a JAX random key; got str: make one"),
+    (call(key=zeros(2)), TypeError, "`key` must be a JAX random key; got float64(2,)"),
+    (call(key=zeros(3, dtype=np.uint32)), TypeError, "must be a JAX random key; got uint32(3,): make one"),
+    (lambda: call(key=jax.random.split(jax.random.key(0)))(), ValueError, "must be one key, .. shape (2,): use one"),
+    (call(remat="all"), ValueError, '`remat` must be None, "state", "sqrt" or a chunk length .. got \'all\''),
+    (call(remat=0), ValueError, "a chunk length of at least 1 step; got 0"),
+    (call(remat=-4), ValueError, "a chunk length of at least 1 step; got -4"),
+    (call(remat=True), ValueError, "a chunk length of at least 1 step; got True"),
+    (call(remat=2.0), ValueError, "a chunk length of at least 1 step; got 2.0"),
+    (call(remat=np.arange(2)), ValueError, "a chunk length of at least 1 step; got array"),
+    (call(implementation="cudnnn"), ValueError, "`implementation` must be None or one of .. got 'cudnnn'"),
+    (call(implementation=["scan"]), ValueError, "`implementation` must be None or one of .. got ['scan']"),
+    (call(PLAIN, implementation="fused"), ValueError, "cannot run this call: ResetBeforeGRU is not a gated cell"),
+    (call(xs=XS[:0], implementation="fused"), ValueError, "no time steps. `implementation=None` chooses one"),
+    (lambda: rj.explain(GRU, params_of(GRU), XS, mask=bools(B, T)), ValueError, "(T, *B) = (6, 3) .. got (3, 6)"),
+]
+
+CONSTRUCTORS: list[Row] = [
+    (lambda: rj.GRU(-1), ValueError, "`hidden_size` must be at least 1; got -1"),
+    (lambda: rj.LSTM(0), ValueError, "`hidden_size` must be at least 1; got 0"),
+    (lambda: rj.Elman(True), TypeError, "`hidden_size` must be a positive integer; got True of type bool"),
+    (lambda: rj.GRU(4.0), TypeError, "`hidden_size` must be a positive integer; got 4.0 of type float"),
+    (lambda: rj.GRU("4"), TypeError, "`hidden_size` must be a positive integer; got '4' of type str"),
+    (lambda: rj.GRU(None), TypeError, "`hidden_size` must be a positive integer; got None"),
+    (lambda: rj.GRU(ints(1)), TypeError, "`hidden_size` must be a positive integer; got array([0])"),
+    (lambda: rj.ProjectionLSTM(H, 0), ValueError, "`proj_size` must be at least 1; got 0"),
+    (lambda: rj.ConvLSTM(2, 5), TypeError, "`spatial_shape` must be a tuple of 1 to 3 sizes .. got 5"),
+    (lambda: rj.ConvLSTM(2, (5, 0)), ValueError, "`spatial_shape[1]` must be at least 1; got 0"),
+    (lambda: rj.ConvLSTM(2, (5,), (3, 3)), ValueError, "`kernel_size` .. one for each of the 1 axes"),
+    (lambda: rj.LSTM(H, "tanhh"), ValueError, "unknown activation 'tanhh'; choose one of .. tanh, or pass"),
+    (lambda: rj.GRU(H, gate_activation=3), TypeError, "a name or a function of one array; got 3"),
+    (lambda: rj.Elman(H, activation=None), TypeError, "a name or a function of one array; got None"),
+    (lambda: rj.GRU(H, compute_dtype=int), TypeError, "floating-point dtype such as bfloat16; got int64"),
+    (lambda: rj.Elman(H, recurrent_init="ortho"), ValueError, "'orthogonal', 'identity'; got 'ortho'"),
+    (lambda: rj.LSTM(H, forget_bias="1"), TypeError, "`forget_bias` must be a number; got '1'"),
+    (lambda: rj.LSTM(H, max_time=1), ValueError, "`max_time` must be at least 3 .. got 1"),
+    (lambda: rj.LeakyElman(H, leak=2.0), ValueError, "`leak` must lie in [0, 1]; got 2.0"),
+    (lambda: rj.Zoneout(LSTM, rate=1.5), ValueError, "`rate` must lie in [0, 1]; got 1.5"),
+    (lambda: rj.Zoneout(LSTM, rate=-0.1), ValueError, "`rate` must lie in [0, 1]; got -0.1"),
+    (lambda: rj.Zoneout(LSTM, rate=math.nan), ValueError, "`rate` must lie in [0, 1]; got nan"),
+    (lambda: rj.Zoneout(LSTM, rate="0.5"), TypeError, "`rate` must be a number in [0, 1]; got '0.5'"),
+    (lambda: rj.WeightDrop(LSTM, rate=True), TypeError, "`rate` must be a number in [0, 1]; got True"),
+    (lambda: rj.RecurrentDropout(LSTM, rate=1.0), ValueError, "`rate` must be below 1, or nothing .. got 1.0"),
+    (lambda: rj.Dropout(1.5), ValueError, "`rate` must lie in [0, 1]; got 1.5"),
+    (lambda: rj.VariationalDropout(-1), ValueError, "`rate` must lie in [0, 1]; got -1"),
+    (lambda: rj.Zoneout(rj.LSTM), TypeError, "`cell` must be a cell, such as `rnnjax.LSTM(128)`; got <class"),
+    (lambda: rj.RNN(rj.GRU), TypeError, "`cell` must be a cell, such as `rnnjax.LSTM(128)`; got <class"),
+    (lambda: rj.RNN(GRU, remat="all"), ValueError, "`remat` must be None"),
+    (lambda: rj.RNN(GRU, implementation="all"), ValueError, "`implementation` must be None or one of"),
+    (lambda: rj.Stack([]), ValueError, "`layers` must hold at least one layer; got none"),
+    (lambda: rj.Stack([GRU, rj.GRU]), TypeError, "`layers[1]` must be a layer or a cell .. `GRU(8)`"),
+    (lambda: rj.Bidirectional(GRU, merge="cat"), ValueError, "`merge` must be one of 'concat', .. got 'cat'"),
+    (lambda: rj.Dense(0), ValueError, "`size` must be at least 1; got 0"),
+]
+
+INIT: list[Row] = [
+    row
+    for cell in (GRU, LSTM, PLAIN, CONV, rj.Elman(H), rj.Zoneout(GRU), rj.RNN(GRU))
+    for row in [
+        (init(cell, 0), ValueError, "`in_size` must be at least 1; got 0"),
+        (init(cell, -1), ValueError, "`in_size` must be at least 1; got -1"),
+        (init(cell, 2.0), TypeError, "`in_size` must be a positive integer; got 2.0 of type float"),
+        (init(cell, True), TypeError, "`in_size` must be a positive integer; got True of type bool"),
+        (init(cell, (T, B, I)), TypeError, "`in_size` must be a positive integer; got (6, 3, 2)"),
+        (init(cell, I, key=0), TypeError, "`key` must be a JAX random key; got int: make one with"),
+        (init(cell, I, key=None), TypeError, "`key` must be a JAX random key; got NoneType: make one"),
+    ]
+]
+
+TABLES = {
+    "xs": INPUTS,
+    "params": PARAMETERS,
+    "state": STATES,
+    "lengths": LENGTHS,
+    "flags": FLAGS,
+    "options": OPTIONS,
+    "constructors": CONSTRUCTORS,
+    "init": INIT,
+}
+ROWS = [pytest.param(*row, id=f"{table}{i}") for table, rows in TABLES.items() for i, row in enumerate(rows)]
+
+
+@pytest.mark.parametrize(("run", "error", "words"), ROWS)
+def test_refused(run: Callable[[], Any], error: type[Exception], words: str) -> None:
+    pattern = ".*".join(map(re.escape, words.split(" .. ")))
+    with pytest.raises(error, match=pattern) as caught:
+        run()
+    assert type(caught.value) is error
+    with pytest.raises(error, match=pattern):
+        jax.eval_shape(run)
+
+
+@pytest.mark.parametrize("name", ["mask", "reset", "lengths"])
+def test_refused_in_traced_calls_too(name: str) -> None:
+    wrong = {"mask": bools(B, T), "reset": zeros(T, B), "lengths": zeros(B)}[name]
+    with pytest.raises((TypeError, ValueError), match=f"`{name}` must be"):
+        jax.jit(lambda value: rj.unroll(GRU, params_of(GRU), XS, **{name: value}))(wrong)
+
+
+# odd, and with a meaning
+
+
+@each_implementation
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64, np.uint32])
+def test_lengths_of_any_integer_dtype(dtype: Any, implementation: str) -> None:
+    lengths = np.array([0, 6, 3], dtype)
+    ys, _ = rj.unroll(GRU, params_of(GRU), XS, lengths=lengths, implementation=implementation)
+    np.testing.assert_array_equal((np.asarray(ys) != 0).any(-1), np.arange(T)[:, None] < lengths)
+
+
+def test_traced_lengths_act_as_if_cut() -> None:
+    run = jax.jit(lambda lengths: rj.unroll(GRU, params_of(GRU), XS, lengths=lengths))
+    jax.tree.map(np.testing.assert_array_equal, run(np.array([-2, 9, 3])), run(np.array([0, T, 3])))
+
+
+def test_concrete_lengths_are_checked_inside_jit() -> None:
+    fitting, too_long = jnp.array([1, 2, T]), jnp.array([1, 2, T + 1])
+    run = lambda lengths: jax.eval_shape(lambda xs: rj.unroll(GRU, params_of(GRU), xs, lengths=lengths), XS)  # noqa: E731
+    run(fitting)
+    with pytest.raises(ValueError, match="got values from 1 to 7"):
+        run(too_long)
+
+
+@pytest.mark.parametrize("remat", [None, "state", "sqrt", 2])
+@pytest.mark.parametrize("implementation", ["scan", None])
+def test_no_time_steps(implementation: str | None, remat: Any) -> None:
+    state = cells.GRUState(jnp.ones((B, H)))
+    options = {"lengths": np.zeros(B, int), "remat": remat, "implementation": implementation}
+    loss = lambda p, s: rj.unroll(GRU, p, XS[:0], s, **options)[1].h.sum()  # noqa: E731
+    ys, last = rj.unroll(GRU, params_of(GRU), XS[:0], state, **options)
+    assert ys.shape == (0, B, H)
+    np.testing.assert_array_equal(last.h, state.h)
+    d_params, d_state = jax.grad(loss, argnums=(0, 1))(params_of(GRU), state)
+    assert not any(leaf.any() for leaf in d_params)
+    np.testing.assert_array_equal(d_state.h, 1)
+
+
+@pytest.mark.parametrize("shape", [(0,), (2, 0), (0, 3)])
+@each_implementation
+def test_no_rows(shape: tuple[int, ...], implementation: str) -> None:
+    options = {"lengths": np.zeros(shape, int), "implementation": implementation}
+    run = lambda p: rj.unroll(GRU, p, zeros(T, *shape, I), **options)  # noqa: E731
+    ys, last = run(params_of(GRU))
+    assert (ys.shape, last.h.shape) == ((T, *shape, H), (*shape, H))
+    assert not any(leaf.any() for leaf in jax.grad(lambda p: run(p)[0].sum())(params_of(GRU)))
+
+
+@each_implementation
+def test_no_batch_axis(implementation: str) -> None:
+    ys, last = rj.unroll(GRU, params_of(GRU), XS[:, 0], lengths=np.int32(4), implementation=implementation)
+    wanted, wanted_last = rj.unroll(GRU, params_of(GRU), XS[:, :1], lengths=np.array([4]))
+    np.testing.assert_allclose(ys, wanted[:, 0], atol=1e-12)
+    np.testing.assert_allclose(last.h, wanted_last.h[0], atol=1e-12)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@each_implementation
+def test_garbage_at_valid_steps_stays_in_its_row(value: float, implementation: str) -> None:
+    broken = XS.copy()
+    broken[2, 1] = value
+    run = lambda xs: rj.unroll(LSTM, params_of(LSTM), xs, implementation=implementation)  # noqa: E731
+    ys, last = run(broken)
+    wanted, wanted_last = run(XS)
+    np.testing.assert_array_equal(ys[:, [0, 2]], wanted[:, [0, 2]])
+    np.testing.assert_array_equal(ys[:2], wanted[:2])
+    np.testing.assert_array_equal(last.h[::2], wanted_last.h[::2])
+    if np.isnan(value):
+        assert np.isnan(ys[2:, 1]).all()
+
+
+@pytest.mark.parametrize(
+    ("xs", "params", "compute", "ys", "state"),
+    [
+        ("float32", "float32", None, "float32", "float32"),
+        ("float64", "float32", None, "float64", "float64"),
+        ("float16", "float32", None, "float32", "float32"),
+        ("bfloat16", "float32", None, "float32", "float32"),
+        ("float32", "bfloat16", None, "float32", "float32"),
+        ("bfloat16", "bfloat16", None, "bfloat16", "float32"),
+        ("float16", "bfloat16", None, "float32", "float32"),
+        ("float32", "float32", "bfloat16", "bfloat16", "float32"),
+        ("float64", "float64", "float16", "float16", "float32"),
+        ("bfloat16", "float32", "float64", "float64", "float64"),
+    ],
+)
+@each_implementation
+def test_floating_dtypes(xs: str, params: str, compute: Any, ys: str, state: str, implementation: str) -> None:
+    cell = rj.GRU(H, compute_dtype=compute)
+    own = cell.init(jax.random.key(0), I, jnp.dtype(params))
+    start = cells.GRUState(jnp.zeros((B, H), jnp.bfloat16))
+    got = rj.unroll(cell, own, jnp.asarray(XS, jnp.dtype(xs)), start, implementation=implementation)
+    assert (got[0].dtype, got[1].h.dtype) == (jnp.dtype(ys), jnp.dtype(state))
+
+
+def test_numpy_arguments_are_arrays() -> None:
+    params = jax.tree.map(np.asarray, params_of(GRU))
+    wanted = rj.unroll(GRU, params_of(GRU), jnp.asarray(XS), mask=jnp.ones((T, B), bool))
+    jax.tree.map(np.testing.assert_array_equal, rj.unroll(GRU, params, XS, mask=np.ones((T, B), bool)), wanted)
