@@ -1,0 +1,111 @@
+"""Fills the README's tables: cells × implementations from the code, figures from `benchmarks/results/core.md`.
+
+With `--check` nothing is changed, and the exit code is 1 where the README is out of date.
+"""
+
+from __future__ import annotations
+
+import argparse
+import inspect
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+import rnnjax as rj
+from rnnjax._unroll import table
+
+ROOT = Path(__file__).resolve().parents[1]
+README = ROOT / "README.md"
+RESULTS = ROOT / "benchmarks" / "results" / "core.md"
+
+
+def cells() -> list[str]:
+    """One row for each class of cell, wrappers last."""
+    first: dict[type, Any] = {}
+    for descriptor in descriptors().CELLS:
+        first.setdefault(type(descriptor.cell), descriptor)
+    missing = sorted(cls.__name__ for cls in exported() - set(first))
+    if missing:
+        raise SystemExit(f"tests/descriptors.py has no row for {', '.join(missing)}")
+    names = table.names()
+    lines = [f"| cell | what it is | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (2 + len(names)) + "|"]
+    for cls in sorted(first, key=lambda cls: issubclass(cls, rj.Wrapper)):
+        marks = [mark(first[cls].cell, first[cls].event_shape, name) for name in names]
+        shown = f"{cls.__name__}(cell)" if issubclass(cls, rj.Wrapper) else cls.__name__
+        lines.append(f"| `{shown}` | {first_sentence(cls)} | {' | '.join(marks)} |")
+    return lines
+
+
+def descriptors() -> ModuleType:
+    """The tests' table of all cells."""
+    sys.path.insert(0, str(ROOT / "tests"))
+    try:
+        import descriptors
+    finally:
+        sys.path.pop(0)
+    return descriptors
+
+
+def exported() -> set[type]:
+    """Every cell that users can name."""
+    cells = {value for value in vars(rj).values() if isinstance(value, type) and issubclass(value, rj.Cell)}
+    return {cls for cls in cells if not inspect.isabstract(cls) and cls is not rj.Wrapper}
+
+
+def mark(cell: Any, event_shape: tuple[int, ...], implementation: str) -> str:
+    """What `unroll` says to this cell and implementation. Nothing is computed."""
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), event_shape[-1]))
+    xs = jnp.ones((3, 2, *event_shape))
+    try:
+        jax.eval_shape(lambda p: rj.unroll(cell, p, xs, implementation=implementation), params)
+    except ValueError as error:
+        if "cannot run this call" not in str(error):
+            raise
+        return "–"
+    generic = implementation == "fused" and cell.update_vjp() is None
+    return "✓ generic" if generic else "✓"
+
+
+def first_sentence(cls: type) -> str:
+    """What the docstring says up to its first full stop."""
+    paragraph = (inspect.getdoc(cls) or "").split("\n\n")[0]
+    return paragraph.replace("\n", " ").split(". ")[0].rstrip(".")
+
+
+def figures() -> list[str]:
+    """What the benchmark wrote."""
+    return RESULTS.read_text(encoding="utf-8").splitlines()
+
+
+def fill(text: str, name: str, lines: list[str]) -> str:
+    """The document with these lines between the markers of that name."""
+    begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
+    before, rest = text.split(begin)
+    after = rest.split(end)[1]
+    return before + begin + "".join(f"{line}\n" for line in lines) + end + after
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Returns 0 when the README is, or now is, up to date."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--check", action="store_true", help="change nothing")
+    check = parser.parse_args(argv).check
+    old = README.read_text(encoding="utf-8")
+    new = fill(old, "cells", cells())
+    if RESULTS.exists():
+        new = fill(new, "figures", figures())
+    if new == old:
+        return 0
+    if check:
+        print("README.md is out of date: run `python tools/readme.py`")
+        return 1
+    README.write_text(new, encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
