@@ -1,0 +1,115 @@
+"""The Elman network of examples/quickstart.py and the same one in Keras 3: accuracy and seconds to train.
+
+    python benchmarks/quickstart_vs_keras.py [--seeds 5]
+
+Both train on the same split of each seed with the same recipe: Adam, its rate falling from 1e-3 to zero along a cosine,
+gradients clipped to global norm 1, batches of 32, 10 epochs. Every training runs in a fresh process, the two libraries
+taking turns; its seconds begin after the imports and include building and compiling the network, not the test.
+"""
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+
+EPOCHS, BATCH = 10, 32
+
+
+def rnnjax_run(seed: int) -> dict:
+    """Trains ours once."""
+    quickstart = _quickstart()
+    data = quickstart.load_data(seed)
+    model = quickstart.build(quickstart.rj.Elman)
+    result = quickstart.train(model, data, epochs=EPOCHS, batch=BATCH, seed=seed, progress=False)
+    return {"accuracy": result.test_accuracy, "seconds": result.seconds}
+
+
+def keras_run(seed: int) -> dict:
+    """Trains the same network in Keras, on its JAX backend."""
+    import time
+
+    import keras
+
+    data = _quickstart().load_data(seed)
+    keras.utils.set_random_seed(seed)
+    began = time.perf_counter()
+    layers = keras.layers
+    rate = keras.optimizers.schedules.CosineDecay(1e-3, EPOCHS * -(-len(data.x_train) // BATCH))
+    model = keras.Sequential([layers.SimpleRNN(128, return_sequences=True), layers.SimpleRNN(64), layers.Dense(10)])
+    model.compile(
+        optimizer=keras.optimizers.Adam(rate, global_clipnorm=1.0),
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+    )
+    model.fit(data.x_train, data.y_train, batch_size=BATCH, epochs=EPOCHS, verbose=0)
+    seconds = time.perf_counter() - began
+    accuracy = float((model.predict(data.x_test, verbose=0).argmax(-1) == data.y_test).mean())
+    return {"accuracy": accuracy, "seconds": seconds}
+
+
+RUNS = {"rnnjax": rnnjax_run, "keras": keras_run}
+
+
+def measure(seeds: int = 5) -> dict:
+    """Trains both once for each seed and prints the figures.
+
+    Args:
+        seeds: how many; each is that of the split, the initial weights and the order of the scans.
+
+    Returns:
+        the figures by name: accuracies in percent, means over the seeds; the ratio of the median seconds, ours to
+        Keras's. Without Keras, only ours and the median seconds.
+    """
+    libraries = [name for name in RUNS if name != "keras" or importlib.util.find_spec("keras")]
+    runs = {name: [] for name in libraries}
+    for seed in range(seeds):
+        for name in libraries:
+            runs[name].append(_fresh(name, seed))
+            print(
+                f"seed {seed}  {name:<7} {runs[name][-1]['accuracy']:.2%}  {runs[name][-1]['seconds']:.2f} s",
+                flush=True,
+            )
+
+    accuracy = {name: 100 * statistics.fmean(run["accuracy"] for run in own) for name, own in runs.items()}
+    seconds = {name: statistics.median(run["seconds"] for run in own) for name, own in runs.items()}
+    figures = {"quickstart_elman_accuracy": round(accuracy["rnnjax"], 2)}
+    if "keras" in runs:
+        figures["quickstart_keras_accuracy"] = round(accuracy["keras"], 2)
+        figures["quickstart_seconds_vs_keras"] = round(seconds["rnnjax"] / seconds["keras"], 3)
+    else:
+        print("keras is not installed, so there is nothing to compare with: pip install keras")
+        figures["quickstart_seconds"] = round(seconds["rnnjax"], 2)
+    for name, value in figures.items():
+        print(f"figure: {name} {value}")
+    return figures
+
+
+def _fresh(name: str, seed: int) -> dict:
+    command = [sys.executable, __file__, "--run", name, "--seed", str(seed)]
+    environment = os.environ | {"KERAS_BACKEND": "jax"}
+    output = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def _quickstart():
+    path = Path(__file__).parents[1] / "examples" / "quickstart.py"
+    spec = importlib.util.spec_from_file_location("quickstart", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--run", choices=RUNS, help="train one network once and print the result as JSON")
+    parser.add_argument("--seed", type=int, default=0, help="of --run")
+    args = parser.parse_args()
+    if args.run:
+        print(json.dumps(RUNS[args.run](args.seed)))
+    else:
+        measure(args.seeds)
