@@ -14,6 +14,7 @@ import os
 import statistics
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 EPOCHS, BATCH = 10, 32
@@ -30,8 +31,6 @@ def rnnjax_run(seed: int) -> dict:
 
 def keras_run(seed: int) -> dict:
     """Trains the same network in Keras, on its JAX backend."""
-    import time
-
     import keras
 
     data = _quickstart().load_data(seed)

@@ -9,6 +9,7 @@ pixels of a row.
 
 import argparse
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
@@ -49,7 +50,7 @@ def load_data(seed: int = 0) -> Data:
     return Data(x_train, y_train, x_test, y_test)  # 1437 and 360 scans
 
 
-def build(cell: type[rj.Cell]) -> rj.Stack:
+def build(cell: Callable[..., rj.Cell]) -> rj.Stack:
     """The network with that kind of cell: rows (T, B, 8) -> scores (B, 10)."""
     return rj.Stack(
         [

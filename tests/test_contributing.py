@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[1]
 TITLED = re.compile(r'^```python title="(.+?)"\n(.*?)^```$', re.MULTILINE | re.DOTALL)
 LAWS = (
     "value",
-    "loop",
+    "steps_in_a_loop",
     "derivatives",
     "same_as_scan",
     "chunks",

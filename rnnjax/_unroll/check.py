@@ -108,6 +108,8 @@ def sizes(cell: Cell, xs: Xs) -> tuple[int, tuple[int, ...]]:
 def parameters(cell: Cell, params: Params, xs: Xs) -> None:
     """Parameters have the structure and the shapes that `cell.init` gives for these inputs."""
     in_size = jax.tree.leaves(xs)[0].shape[-1]
+    if in_size == 0:
+        raise ValueError(f"`xs` must have at least one feature, on its last axis; got shape {_shapes(xs)}")
     expected = _expected_parameters(*_signature(cell), in_size)
     wanted, got = jax.tree.structure(expected), jax.tree.structure(params)
     if wanted != got:
