@@ -111,7 +111,7 @@ def speed_line(row: dict[str, Any]) -> str:
 
 def memory() -> dict[str, float]:
     """Temporary bytes of the LSTM gradient in units of T·B·H·4."""
-    shape = batch, steps, in_size, hidden = 8, 1024, 16, 32
+    shape = batch, steps, _, hidden = 8, 1024, 16, 32
     unit = steps * batch * hidden * 4
 
     def units(apply: Callable[..., Any], args: tuple[Any, ...]) -> float:

@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -17,10 +18,23 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ._errors import check_key, check_size
 from ._struct import node, struct
 from ._types import Array, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
 
 Capability = Literal["plain", "gated"]
+
+
+def _checked(init: Callable[..., Params]) -> Callable[..., Params]:
+    """`init` with checks of its key and size, the same for every cell."""
+
+    @functools.wraps(init)
+    def checked(self: Cell, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
+        check_key("key", key)
+        check_size("in_size", in_size)
+        return init(self, key, in_size, dtype)
+
+    return checked
 
 
 class Cell(abc.ABC):
@@ -37,6 +51,11 @@ class Cell(abc.ABC):
     """Trailing axes of one input: 1, and for a convolutional cell 1 + its spatial axes."""
     capability: Capability = "plain"
     """What the implementations may rely on: "gated" cells have the methods of `GatedCell`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "init" in vars(cls):
+            cls.init = _checked(cls.init)  # type: ignore[method-assign]
 
     @abc.abstractmethod
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:

@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
+from jax.sharding import AxisType, PartitionSpec
 from jax.typing import DTypeLike as DTypeLike
 
 Array: TypeAlias = jax.Array
@@ -30,3 +31,11 @@ Gates: TypeAlias = tuple[jax.Array, ...]  # one array (*B, H) per gate
 def at_least_float32(dtype: DTypeLike) -> np.dtype:
     """The dtype, or float32 where that is wider. NumPy's promotion also holds when JAX's is strict."""
     return np.promote_types(dtype, np.float32)
+
+
+def explicit_spec(array: Array) -> PartitionSpec | None:
+    """The sharding that is part of an array's type, one entry an axis, or None without an explicit mesh."""
+    sharding = jax.typeof(array).sharding
+    if sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:
+        return None
+    return PartitionSpec(*sharding.spec, *(None,) * (array.ndim - len(sharding.spec)))

@@ -86,7 +86,8 @@ def check_cell(
         implementations: names that `unroll` takes; None takes all that can run the cell.
 
     Raises:
-        AssertionError: for the first law that does not hold, with its name and statement and what came instead.
+        AssertionError: for the first law that does not hold or cannot be checked, with its name, its statement and what
+            came instead.
         ValueError: for an unknown law or implementation.
 
     >>> import rnnjax as rj
@@ -106,15 +107,13 @@ def check_cell(
 
 
 def _check(law: Law, cell: Cell, event_shape: int | tuple[int, ...], implementation: str) -> None:
-    statement = (law.__doc__ or "").splitlines()[0]
+    statement = law.__doc__ or "without a statement"
     where = f"{cell!r} with implementation={implementation!r}, law {law.__name__!r}: {statement}"
     try:
         law(cell, event_shape, implementation)
-    except AssertionError as error:
-        raise AssertionError(f"{where}\n{error}") from error
     except Exception as error:
-        error.add_note(where)
-        raise
+        what = str(error) if isinstance(error, AssertionError) else f"{type(error).__name__}: {error}"
+        raise AssertionError(f"{where}\n{what}") from error
 
 
 def _supported(cell: Cell, event_shape: int | tuple[int, ...], implementation: str) -> bool:

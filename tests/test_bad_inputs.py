@@ -227,9 +227,6 @@ def test_refused_in_traced_calls_too(name: str) -> None:
         jax.jit(lambda value: rj.unroll(GRU, params_of(GRU), XS, **{name: value}))(wrong)
 
 
-# odd, and with a meaning
-
-
 @each_implementation
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int32, np.int64, np.uint32])
 def test_lengths_of_any_integer_dtype(dtype: Any, implementation: str) -> None:

@@ -79,9 +79,6 @@ def count(body: list[Any], primitive: str) -> int:
     return sum(equation.primitive.name == primitive for equation in body)
 
 
-# dtypes
-
-
 @each_cell
 @each_implementation
 def test_bfloat16_compute(cell: rj.Cell, implementation: str) -> None:
@@ -143,9 +140,6 @@ def test_gradients_add_up_in_float32(implementation: str) -> None:
         assert float(jnp.abs(a - b).max() / jnp.abs(b).max()) < 0.05
 
 
-# parameters
-
-
 def test_gru_has_a_recurrent_bias_of_the_candidate() -> None:
     """Flax's nnx.GRUCell has no b_hn, so that weights of PyTorch and cuDNN do not fit."""
     cell, xs = BASIC["gru"], normal(0, T, B, I)
@@ -162,9 +156,6 @@ def test_each_gate_is_orthogonal(name: str) -> None:
     u = getattr(rj, name)(H).init(jax.random.key(0), I, jnp.float64).u
     for block in jnp.split(u, u.shape[1] // H, axis=1):
         np.testing.assert_allclose(block.T @ block, np.eye(H), atol=1e-12)
-
-
-# ragged sequences
 
 
 @each_cell
@@ -268,9 +259,6 @@ def test_reset_acts_at_once_and_stops_gradients(cell: rj.Cell, implementation: s
     assert float(jnp.abs(gradient[3:]).min()) > 0
 
 
-# direction
-
-
 @each_cell
 @each_implementation
 def test_reverse_keeps_the_order_of_the_inputs(cell: rj.Cell, implementation: str) -> None:
@@ -288,9 +276,6 @@ def test_reverse_keeps_the_order_of_the_inputs(cell: rj.Cell, implementation: st
     both = rj.Bidirectional(rj.RNN(cell, implementation=implementation))
     pair = BidirectionalParams(params, params)
     assert_trees_close(both(pair, xs, lengths=LENGTHS)[0][..., H:], ys, 0)
-
-
-# compiled programs
 
 
 @each_cell
@@ -355,9 +340,6 @@ def test_nothing_leaves_the_device(implementation: str) -> None:
     assert not [name for name in names if "callback" in name or "device_put" in name]
     with jax.transfer_guard("disallow"):
         jax.block_until_ready(loss(*args))
-
-
-# transformations
 
 
 @each_implementation
@@ -439,9 +421,6 @@ def test_constants_reach_the_cell() -> None:
     got, _ = rj.unroll(Biased(BASIC["elman"]), params, xs, context=shift)
     wanted, _ = rj.unroll(BASIC["elman"], params._replace(b=params.b + shift), xs)
     assert_trees_close(got, wanted)
-
-
-# devices
 
 
 def on_mesh(axis_type: AxisType, run: Callable[..., Any], *args: Any) -> Any:

@@ -7,7 +7,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from .._cell import Cell
 from .._types import Array, DTypeLike, Noise, Params, State, Xs, at_least_float32
@@ -26,7 +25,9 @@ class Dtypes(NamedTuple):
         """For a given compute dtype, or for the promotion of all floating-point arrays."""
         if compute is None:
             dtypes = [leaf.dtype for leaf in jax.tree.leaves(arrays) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-            compute = reduce(np.promote_types, dtypes)
+            # not NumPy's promotion, which has none for float16 with bfloat16
+            with jax.numpy_dtype_promotion("standard"):
+                compute = reduce(jnp.promote_types, dtypes)
         compute = jnp.dtype(compute)
         return cls(compute, at_least_float32(compute))
 

@@ -16,12 +16,11 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from .._cell import affine, project_gates, split_gates
-from .._types import Array, Gates, Noise, Params, State
+from .._types import Array, Gates, Noise, Params, State, explicit_spec
 from . import chunks
 from .call import Call, Dtypes, Flow, at_step, merge_noise
 from .chunks import Chunks
 from .lift import hold, where
-from .place import explicit_spec
 
 name = "fused"
 

@@ -39,7 +39,7 @@ def lengths_to_mask(lengths: Array, steps: int) -> Array:
     """mask (T, *B): True for t < lengths."""
     times = jnp.arange(steps).reshape((steps,) + (1,) * lengths.ndim)
     shape = (steps, *lengths.shape)
-    return jnp.broadcast_to(times, shape) < jnp.broadcast_to(lengths[None], shape)
+    return jnp.broadcast_to(times, shape) < jnp.broadcast_to(lengths[None].astype(times.dtype), shape)
 
 
 def valid_steps(lengths: Array | None, mask: Array | None, steps: int) -> Array | None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax
-from jax.sharding import AxisType, PartitionSpec
+from jax.sharding import PartitionSpec
+
+from .._types import explicit_spec
 
 
 class Placement(NamedTuple):
@@ -46,14 +48,6 @@ class Placement(NamedTuple):
     def _vary_leaf(self, leaf: Any) -> Any:
         missing = tuple(self.varying - _varying(leaf))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
-
-
-def explicit_spec(leaf: Any) -> PartitionSpec | None:
-    """The sharding that is part of an array's type, one entry an axis, or None without an explicit mesh."""
-    sharding = jax.typeof(leaf).sharding
-    if sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:
-        return None
-    return PartitionSpec(*sharding.spec, *(None,) * (leaf.ndim - len(sharding.spec)))
 
 
 def _varying(leaf: Any) -> frozenset[str]:

@@ -37,7 +37,9 @@ def settle_compute_dtype(owner: Any) -> None:
 def settle_number(cell: Any, name: str) -> None:
     """Turns a Python integer leaf into a float, so that 1 and 1.0 are one trace."""
     value = getattr(cell, name)
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, (bool, str)) or value is None:
+        raise TypeError(f"`{name}` must be a number; got {value!r}")
+    if isinstance(value, int):
         set_field(cell, name, float(value))
 
 

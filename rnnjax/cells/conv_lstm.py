@@ -13,7 +13,7 @@ from .. import initializers
 from .._cell import Cell, add_bias, split_gates
 from .._errors import check_size
 from .._struct import node, set_field, struct
-from .._types import Array, DTypeLike, Key, Noise, at_least_float32
+from .._types import Array, DTypeLike, Key, Noise, at_least_float32, explicit_spec
 from ..activations import Activation, activation
 from ._common import forget_bias, settle, settle_number
 
@@ -125,6 +125,9 @@ class ConvLSTM(Cell):
 def _convolve(x: Array, w: Array) -> Array:
     """x (…, *S, I) convolved with w (*K, I, O) in the dtype of w, accumulated and returned in at least float32."""
     axes = "012"[: w.ndim - 2]
+    if x.ndim > w.ndim and explicit_spec(x) is not None:
+        # an explicit mesh does not fold a sharded batch axis into time
+        return lax.map(lambda at_time: _convolve(at_time, w), x)
     lead, event = x.shape[: x.ndim - w.ndim + 1], x.shape[x.ndim - w.ndim + 1 :]
     y = lax.conv_general_dilated(
         x.reshape(math.prod(lead), *event).astype(w.dtype),

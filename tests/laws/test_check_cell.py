@@ -1,0 +1,134 @@
+"""`check_cell` lets good cells pass and names the law that a bad one breaks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import rnnjax as rj
+from rnnjax.testing import LAWS, SLOW_LAWS, check_cell
+
+
+@rj.struct
+class WrongDerivative(rj.Elman):
+    def update_vjp(self) -> Any:
+        def forward(state: Any, gx: Any, gh: Any) -> Any:
+            new = self.update(None, state, gx, gh)
+            return new, new.h
+
+        def backward(h: Any, d_new: Any) -> Any:
+            da = (d_new.h * (1 - h),)
+            return jax.tree.map(jnp.zeros_like, d_new), da, da
+
+        return forward, backward
+
+
+@rj.struct
+class LooksAhead(rj.Elman):
+    def project(self, params: Any, x: Any, noise: Any = None) -> Any:
+        return super().project(params, x + jnp.roll(x, -1, axis=0), noise)
+
+
+@rj.struct
+class MixesRows(rj.Elman):
+    def update(self, params: Any, state: Any, gx: Any, gh: Any, noise: Any = None) -> Any:
+        new = super().update(params, state, gx, gh, noise)
+        return new if new.h.ndim == 1 else new._replace(h=new.h - new.h.mean(0, keepdims=True))
+
+    def update_vjp(self) -> None:
+        return None
+
+
+@rj.struct
+class KeepsATracer(rj.Elman):
+    def project(self, params: Any, x: Any, noise: Any = None) -> Any:
+        KeepsATracer.seen = x
+        return super().project(params, x, noise)
+
+
+@rj.struct
+class OnlyOnCPU(rj.Elman):
+    def project(self, params: Any, x: Any, noise: Any = None) -> Any:
+        return super().project(params, jax.lax.platform_dependent(x, cpu=jnp.tanh), noise)
+
+
+@rj.struct
+class HidesANumber(rj.Elman):
+    scale: float = rj.node(0.5)
+
+    def hidden(self, state: Any, noise: Any = None) -> Any:
+        return self.scale * state.h
+
+
+@rj.struct
+class SharesNoise(rj.Elman):
+    def noise(self, key: Any, steps: int, batch_shape: Any, dtype: Any = jnp.float32) -> Any:
+        drawn = jax.random.normal(key, (steps, self.hidden_size), dtype)
+        drawn = drawn.reshape(steps, *(1,) * len(batch_shape), self.hidden_size)
+        return jnp.broadcast_to(drawn, (steps, *batch_shape, self.hidden_size))
+
+    def update(self, params: Any, state: Any, gx: Any, gh: Any, noise: Any = None) -> Any:
+        new = super().update(params, state, gx, gh)
+        return new if noise is None else new._replace(h=new.h + noise)
+
+    def update_vjp(self) -> None:
+        return None
+
+
+@pytest.mark.parametrize(
+    ("make", "law", "implementation"),
+    [
+        (WrongDerivative, "derivatives", "fused"),
+        (WrongDerivative, "same_as_scan", "fused"),
+        (LooksAhead, "causality", "scan"),
+        (LooksAhead, "chunks", "scan"),
+        (MixesRows, "batch", "scan"),
+        (MixesRows, "mask_with_reset", "scan"),
+        (KeepsATracer, "leaks", "scan"),
+        (OnlyOnCPU, "lowering", "scan"),
+        (HidesANumber, "leaves", "fused"),
+        (SharesNoise, "noise", "scan"),
+    ],
+)
+def test_bad_cells_break_their_law(make: Callable[[int], rj.Cell], law: str, implementation: str) -> None:
+    with pytest.raises(AssertionError, match=rf"^{make.__name__}\(hidden_size=4.*law '{law}': "):
+        check_cell(make(4), 3, laws=[law], implementations=[implementation])
+
+
+def test_representation_must_be_the_cell() -> None:
+    class Anonymous(rj.Elman):
+        pass
+
+    with pytest.raises(AssertionError, match="law 'value'"):
+        check_cell(rj.struct(Anonymous)(4), 3, laws=["value"], implementations=["scan"])
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_good_cell_passes_whatever_the_precision(x64: bool) -> None:
+    with jax.enable_x64(x64):
+        check_cell(rj.GRU(3), 2, laws=["value", "steps_in_a_loop", "derivatives"])
+        assert jnp.ones(()).dtype == (jnp.float64 if x64 else jnp.float32)
+
+
+def test_all_implementations_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setitem(LAWS, "chunks", lambda cell, event_shape, implementation: seen.append(implementation))
+    check_cell(rj.Elman(3), 2, laws=["chunks"])
+    check_cell(rj.ResetBeforeGRU(3), (2,), laws=["chunks"])
+    assert seen == ["fused", "scan", "scan"]
+
+
+def test_unknown_laws_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"unknown laws \['chunk'\]; choose from value, "):
+        check_cell(rj.Elman(3), 2, laws=["chunk"])
+
+
+def test_every_law_says_what_it_is() -> None:
+    for name, law in (LAWS | SLOW_LAWS).items():
+        assert law.__name__ == name
+        assert law.__doc__
+        assert "\n" not in law.__doc__
