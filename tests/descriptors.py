@@ -61,3 +61,14 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3)),
     Descriptor("nested", rj.Zoneout(rj.RecurrentDropout(rj.LearnedInitialState(rj.LSTM(4)))), live_leaves=("rate",)),
 )
+
+# inputs have 3 features
+LAYERS: dict[str, rj.Layer] = {
+    "rnn": rj.RNN(rj.GRU(4)),
+    "reverse": rj.RNN(rj.LSTM(4), reverse=True),
+    "bidirectional": rj.Bidirectional(rj.GRU(2), rj.Elman(3)),
+    "residual": rj.Residual(rj.Elman(3)),
+    "causal_stack": rj.Stack([rj.GRU(4), rj.Residual(rj.Elman(4)), rj.Dense(2)]),
+    "stack": rj.Stack([rj.LSTM(4), rj.Bidirectional(rj.Elman(2)), rj.Dense(2, activation="sigmoid")]),
+    "pooled": rj.Stack([rj.Bidirectional(rj.GRU(2)), rj.Mean(), rj.Dense(2)]),
+}

@@ -260,6 +260,27 @@ MUTATIONS = (
         ("tests/test_matrix.py::test_exactly_the_named_implementations_run[lstm]",),
     ),
     Mutation(
+        "stack forgets the resets",
+        "layers/stack.py",
+        "lengths=lengths, mask=mask, reset=reset, key=fold(key, i)",
+        "lengths=lengths, mask=mask, key=fold(key, i)",
+        ("tests/laws/test_layers.py::test_resets_separate_sequences[causal_stack]",),
+    ),
+    Mutation(
+        "both directions run forwards",
+        "layers/bidirectional.py",
+        "run(backward, params.backward",
+        "run(backward.reversed(), params.backward",
+        ("tests/laws/test_layers.py::test_causal_layers_see_no_later_step[bidirectional]",),
+    ),
+    Mutation(
+        "mean counts masked steps",
+        "layers/pooling.py",
+        "count = jnp.maximum(jnp.sum(valid, axis=0), 1)",
+        "count = jnp.full(valid.shape[1:], valid.shape[0])",
+        ("tests/laws/test_layers.py::test_masked_tail_is_shorter[pooled]",),
+    ),
+    Mutation(
         "unroll knows the cells",
         "_unroll/lift.py",
         "from .._types import Array, State\n",

@@ -62,15 +62,17 @@ def _equals_its_copies(cell: Any) -> None:
             require(hash(other) == hash(cell), f"{how} gives another hash")
 
 
-def _names(cell: Any) -> dict[str, Any]:
-    """The names that a cell's `repr` may use: those of its module and of its fields' modules."""
-    names = dict(vars(sys.modules[type(cell).__module__]))
-    for field in dataclasses.fields(cell):
-        inner = getattr(cell, field.name)
-        if dataclasses.is_dataclass(inner):
-            names |= _names(inner)
-        elif callable(inner):
-            names[inner.__name__] = inner
+def _names(part: Any) -> dict[str, Any]:
+    """The names that a cell's `repr` may use: those of its module, and of what stands in its fields."""
+    if isinstance(part, tuple):
+        inner = part
+    elif dataclasses.is_dataclass(part):
+        inner = tuple(getattr(part, field.name) for field in dataclasses.fields(part))
+    else:
+        return {part.__name__: part} if callable(part) else {}
+    names = dict(vars(sys.modules[type(part).__module__]))
+    for item in inner:
+        names |= _names(item)
     return names
 
 
