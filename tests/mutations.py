@@ -143,8 +143,8 @@ MUTATIONS = (
     Mutation(
         "lengths are one too long",
         "_unroll/lift.py",
-        "< jnp.broadcast_to(lengths[None], shape)",
-        "<= jnp.broadcast_to(lengths[None], shape)",
+        "jnp.broadcast_to(times, shape) < ",
+        "jnp.broadcast_to(times, shape) <= ",
         law("masked_tail", "elman-scan"),
     ),
     Mutation(
