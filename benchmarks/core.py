@@ -220,7 +220,7 @@ def main() -> None:
     figures = memory()
     figures["import_seconds"] = import_seconds(3 if args.quick else 7)
     figures["compile_vs_nnx"] = compile_ratio(1 if args.quick else 5)
-    rows = speed(1 if args.quick else 8)
+    rows = speed(1 if args.quick else 6)
     figures |= summarize(rows)
 
     from quickstart_vs_keras import measure

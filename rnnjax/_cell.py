@@ -114,7 +114,7 @@ class GatedCell(Cell):
         """The next state, without any product of matrices."""
 
     def hidden(self, state: State, noise: Noise = None) -> Array:
-        """What is fed back, (*B, H): linear in the state."""
+        """What is fed back, (*B, H): linear in the state. Leaves of the cell that are read here get no gradient."""
         return state.h
 
     def update_vjp(self) -> tuple[Callable[..., Any], Callable[..., Any]] | None:

@@ -45,7 +45,8 @@ def unroll(
         mask: True where a step is valid, booleans (T, *B). A step that is not valid keeps the state, outputs zero and
             its input is never read. With `lengths` as well, both must hold.
         reset: True at a boundary between t − 1 and t, booleans (T, *B), in either direction and on masked steps too.
-            Behind it the state is `cell.initial_state`, not the `state` that was passed.
+            Behind it the state is `cell.initial_state`, not the `state` that was passed. With `reverse`, `reset[0]` has
+            no effect: its boundary lies before the sequence.
         reverse: run from the last step to the first. Outputs stay in the order of the inputs, and with `lengths` each
             row reverses its own valid part.
         key: for cells that draw noise; None is evaluation, without any.
