@@ -137,7 +137,7 @@ def draw(path: str, results: dict[str, Result], data: Data, guesses: np.ndarray,
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(10, 4), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(5, 4))
+    left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(5, 4))[0]
     axes = left.subplots()
     for (name, result), color in zip(results.items(), ("#0072B2", "#E69F00", "#009E73"), strict=True):
         means = np.reshape(result.history["loss"], (epochs, -1)).mean(1)

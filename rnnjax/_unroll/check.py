@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .._cell import Cell
 from .._errors import check_key, describe, is_array
@@ -178,7 +179,7 @@ def check_lengths(lengths: Any, steps: int, batch_shape: tuple[int, ...]) -> Non
             f"`lengths` must be (*B) = {batch_shape}, one number for each row of `xs`; got shape "
             f"{tuple(lengths.shape)}. Flags for every step go into `mask`"
         )
-    if isinstance(lengths, jax.core.Tracer) or lengths.size == 0 or not getattr(lengths, "is_fully_addressable", True):
+    if isinstance(lengths, Tracer) or lengths.size == 0 or not getattr(lengths, "is_fully_addressable", True):
         return
     # under `jit` a reduction of a concrete JAX array would be traced
     values = np.asarray(lengths)

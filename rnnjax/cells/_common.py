@@ -75,7 +75,7 @@ def check_positive(name: str, value: Any) -> None:
     """Raises unless `value` is a positive Python number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"`{name}` must be a positive number; got {value!r} of type {type(value).__name__}")
-    if not value > 0:
+    if not float(value) > 0:
         raise ValueError(f"`{name}` must be above 0; got {value}")
 
 

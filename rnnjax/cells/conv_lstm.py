@@ -79,7 +79,7 @@ class ConvLSTM(Cell):
     kernel_size: int | tuple[int, ...] = 3
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(1.0)
+    forget_bias: float = node(default=1.0)
     compute_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
@@ -93,7 +93,7 @@ class ConvLSTM(Cell):
         return 1 + len(self.spatial_shape)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> ConvLSTMParams:
-        size, kernel = self.hidden_size, self.kernel_size
+        size, kernel = self.hidden_size, _kernel_size(self.kernel_size, len(self.spatial_shape))
         key_w, key_u, key_b = jax.random.split(key, 3)
         return ConvLSTMParams(
             w=initializers.glorot_uniform(key_w, (*kernel, in_size, 4 * size), dtype, gates=4),

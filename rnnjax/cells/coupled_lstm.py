@@ -71,7 +71,7 @@ class CoupledLSTM(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(1.0)
+    forget_bias: float = node(default=1.0)
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 

@@ -81,7 +81,7 @@ class LayerNormLSTM(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(1.0)
+    forget_bias: float = node(default=1.0)
     max_time: int | None = None
     eps: float = 1e-5
     compute_dtype: DTypeLike | None = None

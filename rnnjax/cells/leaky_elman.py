@@ -65,7 +65,7 @@ class LeakyElman(GatedCell):
     """
 
     hidden_size: int
-    leak: float | Array = node(0.5)
+    leak: float | Array = node(default=0.5)
     activation: Activation = "tanh"
     recurrent_init: str = "orthogonal"
     compute_dtype: DTypeLike | None = None

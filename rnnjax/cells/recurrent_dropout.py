@@ -38,7 +38,7 @@ class RecurrentDropout(Wrapper):
     ((5, 7, 3), (7, 3))
     """
 
-    rate: float | Array = node(0.1)
+    rate: float | Array = node(default=0.1)
     per_step: bool = False
 
     def __post_init__(self) -> None:

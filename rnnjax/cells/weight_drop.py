@@ -39,7 +39,7 @@ class WeightDrop(Wrapper):
     ((5, 7, 3), (7, 3))
     """
 
-    rate: float | Array = node(0.5)
+    rate: float | Array = node(default=0.5)
 
     def __post_init__(self) -> None:
         super().__post_init__()

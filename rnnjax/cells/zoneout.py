@@ -39,8 +39,8 @@ class Zoneout(Wrapper):
     ((5, 7, 3), (7, 3))
     """
 
-    rate: float | Array = node(0.1)
-    cell_rate: float | Array | None = node(None)
+    rate: float | Array = node(default=0.1)
+    cell_rate: float | Array | None = node(default=None)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -66,7 +66,7 @@ class Bidirectional(Layer):
     """
 
     forward: Any = node()
-    backward: Any = node(None)
+    backward: Any = node(default=None)
     merge: str | None = "concat"
 
     causal = False

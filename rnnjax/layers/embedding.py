@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .._errors import check_size, describe
 from .._struct import struct
@@ -87,7 +88,7 @@ class Embedding(Stateless):
         return rows.astype(params.w.dtype)
 
     def _check_range(self, ids: Array) -> None:
-        if isinstance(ids, jax.core.Tracer) or ids.size == 0 or not ids.is_fully_addressable:
+        if isinstance(ids, Tracer) or ids.size == 0 or not ids.is_fully_addressable:
             return
         values = np.asarray(ids)
         low, high = int(values.min()), int(values.max())

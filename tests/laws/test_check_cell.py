@@ -58,7 +58,7 @@ class OnlyOnCPU(rj.Elman):
 
 @rj.struct
 class HidesANumber(rj.Elman):
-    scale: float = rj.node(0.5)
+    scale: float = rj.node(default=0.5)
 
     def hidden(self, state: Any, noise: Any = None) -> Any:
         return self.scale * state.h

@@ -119,7 +119,7 @@ def test_checks_the_flags(name):
 class Scale(rj.Stateless):
     """y = factor · x, the shortest layer that someone else may write."""
 
-    factor: float = rj.node(2.0)
+    factor: float = rj.node(default=2.0)
 
     def apply(self, params, x, valid, key):
         return self.factor * x
