@@ -100,10 +100,21 @@ class GatedCell(Cell):
     """A cell whose only product in the loop is `hidden(state) @ u + b`; `step` follows from `update`.
 
     `gx` is what `project` returned and `gh` the recurrent product, both as tuples with one array (*B, H) per gate.
-    A subclass writes `init`, `initial_state`, `project`, `recurrent` and `update`.
+    A subclass writes `init`, `initial_state`, `input_weights` (or `project`), `recurrent` and `update`.
     """
 
     capability: Capability = "gated"
+
+    def input_weights(self, params: Params) -> tuple[Array, Array | None] | None:
+        """The input weights w (I, G·H) and their bias (G·H) or None, where `project` is `x @ w + b` and no more."""
+        return None
+
+    def project(self, params: Params, x: Xs, noise: Noise = None) -> Gates:
+        weights = self.input_weights(params)
+        if weights is None:
+            raise NotImplementedError(f"{type(self).__name__} must define `input_weights` or `project`")
+        w, b = weights
+        return project_gates(x, w, b, w.shape[-1] // self.hidden_size)
 
     @abc.abstractmethod
     def recurrent(self, params: Params) -> tuple[Array, Array | None]:
@@ -130,6 +141,22 @@ class GatedCell(Cell):
         u, b = self.recurrent(params)
         gh = split_gates(affine(self.hidden(state, noise), u, b), len(z))
         return self.update(params, state, z, gh, noise)
+
+
+def input_weights(cell: Any, params: Params) -> tuple[Array, Array | None] | None:
+    """A gated cell's `input_weights`, or None where a subclass has changed `project` since."""
+    return cell.input_weights(params) if _in_step(cell, "input_weights", "project") else None
+
+
+def update_vjp(cell: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
+    """A gated cell's `update_vjp`, or None where a subclass has changed `update` since."""
+    return cell.update_vjp() if _in_step(cell, "update_vjp", "update") else None
+
+
+def _in_step(cell: Any, shortcut: str, method: str) -> bool:
+    """Whether no class redefines the method after the class that defines its shortcut."""
+    own = next(base for base in type(cell).__mro__ if shortcut in vars(base) or method in vars(base))
+    return shortcut in vars(own)
 
 
 @struct
@@ -214,6 +241,9 @@ class Wrapper(Cell):
     def readout(self, params: Params, emitted: Any, x: Xs) -> Array:
         return self.cell.readout(self.unwrap(params), emitted, x)
 
+    def input_weights(self, params: Params) -> tuple[Array, Array | None] | None:
+        return input_weights(self.cell, self.unwrap(params))
+
     def recurrent(self, params: Params) -> tuple[Array, Array | None]:
         return self.cell.recurrent(self.unwrap(params))
 
@@ -226,7 +256,7 @@ class Wrapper(Cell):
 
     def update_vjp(self) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
         changes = type(self).finish is not Wrapper.finish
-        return None if changes else self.cell.update_vjp()
+        return None if changes else update_vjp(self.cell)
 
 
 def _inner(noise: Noise) -> tuple[Noise, ...]:
@@ -266,7 +296,11 @@ def split_gates(x: Array, gates: int) -> Gates:
 def project_gates(x: Array, w: Array, b: Array | None, gates: int) -> Gates:
     """x (T, *B, I) times w (I, G·H) plus b, as one array per gate.
 
-    One product a gate: XLA:CPU reads such arrays in the loop at twice the speed of slices of one.
+    One product a gate: XLA:CPU reads such arrays in the loop at twice the speed of slices of one. There the bias is one
+    more row of w, because adding it is one more pass over memory; elsewhere the addition fuses with what reads it.
     """
+    if b is not None and b.dtype == w.dtype and jax.default_backend() == "cpu":
+        x = jnp.concatenate([x.astype(w.dtype), jnp.ones_like(x[..., :1], w.dtype)], axis=-1)
+        w, b = jnp.concatenate([w, b[None]], axis=0), None
     biases = (None,) * gates if b is None else split_gates(b, gates)
     return tuple(affine(x, wg, bg) for wg, bg in zip(split_gates(w, gates), biases, strict=True))

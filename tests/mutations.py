@@ -171,9 +171,23 @@ MUTATIONS = (
     Mutation(
         "weight gradient of the last chunk alone",
         "_unroll/fused.py",
-        "u=totals.u + _over_rows(",
-        "u=_over_rows(",
+        "weights=_add(totals.weights, _Weights(_of_weights(hidden, dgh, u, b), d_input)),",
+        "weights=_Weights(_of_weights(hidden, dgh, u, b), d_input),",
         law("same_as_scan", "elman-fused"),
+    ),
+    Mutation(
+        "candidate takes the gradient of its recurrent half",
+        "_unroll/fused.py",
+        "    if all(gate is None for gate in apart):\n        return dgh",
+        "    return dgh",
+        law("same_as_scan", "gru-fused"),
+    ),
+    Mutation(
+        "a changed map keeps its shortcut",
+        "_cell.py",
+        "return shortcut in vars(own)",
+        "return True",
+        ("tests/test_shortcuts.py",),
     ),
     Mutation(
         "gradient of held states is lost",

@@ -15,12 +15,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from .._cell import affine, project_gates, split_gates
+from .._cell import affine, input_weights, project_gates, split_gates, update_vjp
 from .._types import Array, Gates, Noise, Params, State, explicit_spec
 from . import chunks
 from .call import Call, Dtypes, Flow, at_step, merge_noise
 from .chunks import Chunks
 from .lift import hold, where
+from .theta import Theta, some
 
 name = "fused"
 
@@ -48,13 +49,16 @@ def run(call: Call) -> tuple[Any, State]:
 
 
 class _Plan(NamedTuple):
-    """The static part: chunk length, what the forward pass keeps for the backward pass, direction, dtypes.
+    """The static part: chunk lengths, what the forward pass keeps for the backward pass, direction, dtypes.
 
+    length: steps in a chunk where a gradient is asked for; its products and their cotangents count as memory.
+    forward_length: steps in a chunk where none is; longer, because products of more rows are faster.
     keep: "residuals" of every update; "hidden" states, from which a chunk's products are formed again all at once; or
     "nothing" but the states between chunks.
     """
 
     length: int
+    forward_length: int
     keep: Literal["residuals", "hidden", "nothing"]
     reverse: bool
     dtypes: Dtypes
@@ -64,17 +68,22 @@ def _plan(call: Call) -> _Plan:
     gx = jax.eval_shape(lambda p, x, n: call.cell.project(p, x, n), call.params, call.flow.xs, _noise(call))
     bytes_a_step = sum(leaf.size * leaf.dtype.itemsize for leaf in gx) // call.steps
     rows = max(1, math.prod(call.batch_shape))
+
+    def fitting(share: int) -> int:
+        """A length whose products stay in the cache and are at most a share of the sequence, unless that is short."""
+        fits = max(_CHUNK_BYTES // max(1, bytes_a_step), 8)
+        return chunks.even_length(call.steps, min(fits, max(call.steps // share, -(-256 // rows), 32)))
+
     keep: Literal["residuals", "hidden", "nothing"] = "residuals"
     if call.remat is None:
-        fits = max(_CHUNK_BYTES // max(1, bytes_a_step), 8)
-        length = chunks.even_length(call.steps, min(fits, max(call.steps // 16, -(-256 // rows), 32)))
+        length = fitting(16)
     elif call.remat == "state":
         keep = "hidden"
         length = chunks.even_length(call.steps, max(call.steps // 64, -(-_LEAST_ROWS // rows)))
     else:
         keep = "nothing"
         length = chunks.even_length(call.steps, math.isqrt(call.steps)) if call.remat == "sqrt" else call.remat
-    return _Plan(length, keep, call.reverse, call.dtypes)
+    return _Plan(length, fitting(4), keep, call.reverse, call.dtypes)
 
 
 def _noise(call: Call) -> Noise:
@@ -94,6 +103,7 @@ class _Fixed(NamedTuple):
 def _unroll(
     plan: _Plan, cell: Any, params: Params, flow: Flow, state: State, boundary: State | None, constant_noise: Noise
 ) -> tuple[Any, State]:
+    plan = plan._replace(length=plan.forward_length)
     (emitted, state), _ = _forward(plan, _Fixed(cell, params, boundary, constant_noise), flow, state, keep=None)
     return emitted, state
 
@@ -124,13 +134,13 @@ def _forward_chunk(
 ) -> tuple[State, Any, _Kept | None]:
     cell, params, constant = fixed.cell, plan.dtypes.cast(fixed.params), at_step(fixed.constant_noise)
     u, b = cell.recurrent(params)
-    gx = cell.project(params, flow.xs, *_some(merge_noise(flow.noise, fixed.constant_noise)))
+    gx = cell.project(params, flow.xs, *some(merge_noise(flow.noise, fixed.constant_noise)))
 
     def body(state: State, inputs: Any) -> tuple[State, Any]:
         gx_t, noise_t, mask_t, reset_t = inputs
         noise_t = merge_noise(noise_t, constant)
         old = where(reset_t, fixed.boundary, state)
-        hidden = cell.hidden(old, *_some(noise_t))
+        hidden = cell.hidden(old, *some(noise_t))
         gh = split_gates(affine(hidden, u, b), len(gx_t))
         new, residuals = _update(cell, params, old, gx_t, gh, noise_t)
         state = hold(mask_t, new, old)
@@ -153,9 +163,9 @@ def _same_leaf(hidden: Array, old: State, emitted: Any, new: State) -> bool:
 
 def _update(cell: Any, params: Params, old: State, gx: Gates, gh: Gates, noise: Noise) -> tuple[State, Any]:
     """The new state, and the residuals of the hand-formed derivative, or the old state where there is none."""
-    pair = cell.update_vjp()
+    pair = update_vjp(cell)
     if pair is None:
-        new, residuals = cell.update(params, old, gx, gh, *_some(noise)), old
+        new, residuals = cell.update(params, old, gx, gh, *some(noise)), old
     else:
         new, residuals = pair[0](old, gx, gh)
     return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old), residuals
@@ -178,11 +188,10 @@ def _unroll_bwd(plan: _Plan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     parts = Chunks(*(None if part is None else (*part, own) for part, own in zip(along, kept, strict=True)))
 
     wide = Dtypes(plan.dtypes.state, plan.dtypes.state)
-    (u, b), pull_recurrent = jax.vjp(lambda cell, params: cell.recurrent(wide.cast(params)), fixed.cell, fixed.params)
-    theta = _Theta.of(plan, fixed, flow, d_state)
+    weights, pull_weights = jax.vjp(lambda cell, params: _weights(cell, wide.cast(params)), fixed.cell, fixed.params)
+    theta = Theta.of(fixed.cell, fixed.params, plan.dtypes, flow, fixed.constant_noise, d_state)
     totals = _Totals(
-        u=jnp.zeros_like(u),
-        b=None if b is None else jnp.zeros_like(b),
+        weights=jax.tree.map(jnp.zeros_like, weights),
         project=[jnp.zeros_like(leaf) for leaf in theta.project],
         update=[jnp.zeros_like(leaf) for leaf in theta.update],
         boundary=jax.tree.map(jnp.zeros_like, fixed.boundary),
@@ -190,7 +199,7 @@ def _unroll_bwd(plan: _Plan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
     step = partial(_backward_chunk, plan, fixed, theta)
     (d_state, totals), d_xs = chunks.scan(step, (d_state, totals), parts, plan.reverse, undo=True)
 
-    d_cell, d_params = theta.gradients(totals, pull_recurrent((totals.u, totals.b)))
+    d_cell, d_params = theta.gradients(pull_weights(totals.weights), totals.project, totals.update)
     d_flow = Flow(chunks.join(d_xs, plan.reverse), None, None, None)
     return d_cell, d_params, d_flow, d_state, totals.boundary, None
 
@@ -198,84 +207,34 @@ def _unroll_bwd(plan: _Plan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
 _unroll.defvjp(_unroll_fwd, _unroll_bwd)
 
 
-class _Totals(NamedTuple):
-    """Sums over time: cotangents of u and b, of the leaves that `project` and `update` read, and of the boundary."""
+class _Weights(NamedTuple):
+    """The weights and biases of the two products; None for the input's where `project` is more than a product."""
 
-    u: Array
-    b: Array | None
+    recurrent: tuple[Array, Array | None]
+    input: tuple[Array, Array | None] | None
+
+
+def _weights(cell: Any, params: Params) -> _Weights:
+    return _Weights(cell.recurrent(params), input_weights(cell, params))
+
+
+class _Totals(NamedTuple):
+    """Sums over time: cotangents of the weights, of the leaves that `project` (where it is more than a product) and
+    `update` read, and of the boundary.
+    """
+
+    weights: _Weights
     project: list[Array]
     update: list[Array]
     boundary: State | None
 
 
-class _Theta(NamedTuple):
-    """The leaves of cell and parameters, and which of them `project` and `update` read: the others need no sum."""
-
-    leaves: list[Array]
-    structure: Any
-    project_reads: list[int]
-    update_reads: list[int]
-
-    @classmethod
-    def of(cls, plan: _Plan, fixed: _Fixed, flow: Flow, state: State) -> _Theta:
-        leaves, structure = jax.tree.flatten((fixed.cell, fixed.params))
-        one = jax.tree.map(lambda leaf: leaf[:1], flow)
-        noise = merge_noise(one.noise, fixed.constant_noise)
-        noise_t = merge_noise(at_step(one.noise), at_step(fixed.constant_noise))
-        everything = cls(leaves, structure, list(range(len(leaves))), list(range(len(leaves))))
-        project = partial(everything.run_project, plan, x=one.xs, noise=noise)
-        gates = jax.eval_shape(lambda values: at_step(project(values)), leaves)
-        update = partial(everything.run_update, plan, noise=noise_t)
-        return cls(leaves, structure, _reads(project, leaves), _reads(update, leaves, state, gates, gates))
-
-    @property
-    def project(self) -> list[Array]:
-        return [self.leaves[i] for i in self.project_reads]
-
-    @property
-    def update(self) -> list[Array]:
-        return [self.leaves[i] for i in self.update_reads]
-
-    def _with(self, reads: list[int], values: list[Array]) -> tuple[Any, Params]:
-        leaves = list(self.leaves)
-        for i, value in zip(reads, values, strict=True):
-            leaves[i] = value
-        return jax.tree.unflatten(self.structure, leaves)
-
-    def run_project(self, plan: _Plan, values: list[Array], x: Any, noise: Noise) -> Gates:
-        cell, params = self._with(self.project_reads, values)
-        return cell.project(plan.dtypes.cast(params), x, *_some(noise))
-
-    def run_update(self, plan: _Plan, values: list[Array], old: State, gx: Gates, gh: Gates, noise: Noise) -> State:
-        cell, params = self._with(self.update_reads, values)
-        new = cell.update(plan.dtypes.cast(params), old, gx, gh, *_some(noise))
-        return jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
-
-    def gradients(self, totals: _Totals, recurrent: tuple[Any, Params]) -> tuple[Any, Params]:
-        """The cotangents of cell and parameters, summed over the three places that read them."""
-        leaves, structure = jax.tree.flatten(recurrent)
-        for reads, values in ((self.project_reads, totals.project), (self.update_reads, totals.update)):
-            for i, value in zip(reads, values, strict=True):
-                leaves[i] = leaves[i] + value
-        return jax.tree.unflatten(structure, leaves)
-
-
-def _reads(f: Any, *args: Any) -> list[int]:
-    """Which leaves of the first argument `f` looks at."""
-    jaxpr = jax.make_jaxpr(f)(*args).jaxpr
-    read = {id(v) for v in jaxpr.outvars}
-    for eqn in reversed(jaxpr.eqns):
-        if any(id(v) in read for v in eqn.outvars):
-            read.update(id(v) for v in eqn.invars)
-    return [i for i, v in enumerate(jaxpr.invars[: len(jax.tree.leaves(args[0]))]) if id(v) in read]
-
-
-def _backward_chunk(plan: _Plan, fixed: _Fixed, theta: _Theta, carry: Any, part: Any) -> tuple[Any, Any]:
+def _backward_chunk(plan: _Plan, fixed: _Fixed, theta: Theta, carry: Any, part: Any) -> tuple[Any, Any]:
     d_state, totals = carry
     flow, emitted, d_emitted, (start, kept) = part
     cell, params = fixed.cell, plan.dtypes.cast(fixed.params)
-    u, b = cell.recurrent(params)
-    hand_formed = cell.update_vjp()
+    weights, hand_formed = _weights(cell, params), update_vjp(cell)
+    u, b = weights.recurrent
     noise = merge_noise(flow.noise, fixed.constant_noise)
     if plan.keep == "nothing":
         _, emitted, kept = _forward_chunk(plan, fixed, flow, start, "residuals")
@@ -283,29 +242,45 @@ def _backward_chunk(plan: _Plan, fixed: _Fixed, theta: _Theta, carry: Any, part:
     if hidden is None:
         hidden = _shift(cell.hidden(start), emitted, plan.reverse)
 
-    gx, pull_project = jax.vjp(lambda v, x: theta.run_project(plan, v, x, noise), theta.project, flow.xs)
-    gh = project_gates(hidden, u, b, len(gx))
-    residuals = kept.residuals
-    if plan.keep == "hidden":
-        residuals = _replay(plan, fixed, flow, start, gx, gh)
+    gates = u.shape[-1] // cell.hidden_size
+    project = partial(theta.run_project, noise=noise)
+    gx, pull_project = jax.vjp(project, theta.project, flow.xs)
+    gh = project_gates(hidden, u, b, gates)
+    residuals = _replay(plan, fixed, flow, start, gx, gh) if plan.keep == "hidden" else kept.residuals
     inputs = _Reverse(d_emitted, residuals, None, None, flow.noise, flow.mask, flow.reset)
     if hand_formed is None:
         inputs = inputs._replace(gx=gx, gh=gh)
-    body = partial(_backward_step, plan, fixed, theta, jnp.swapaxes(u, -1, -2), hand_formed)
-    (d_state, d_update, d_boundary), (dgx, dgh) = lax.scan(
+    body = partial(_backward_step, fixed, theta, jnp.swapaxes(u, -1, -2), hand_formed)
+    (d_state, d_update, d_boundary), (dgh, apart) = lax.scan(
         body, (d_state, totals.update, totals.boundary), inputs, reverse=not plan.reverse
     )
-    dgh = tuple(a if b is None else b for a, b in zip(dgx, dgh, strict=True))
-    d_project, d_xs = pull_project(dgx)
-    packed = jnp.concatenate(dgh, axis=-1)
+    dgx = _join_gates(dgh, apart)
+    if weights.input is not None:
+        d_input, d_project = _of_weights(flow.xs, dgx, *weights.input), []
+        d_xs = affine(dgx, jnp.swapaxes(weights.input[0], -1, -2), None).astype(flow.xs.dtype)
+    else:
+        d_input, (d_project, d_xs) = None, pull_project(split_gates(dgx, gates))
     totals = _Totals(
-        u=totals.u + _over_rows(hidden, packed, u),
-        b=None if b is None else totals.b + packed.sum(tuple(range(packed.ndim - 1))),
-        project=[a + b for a, b in zip(totals.project, d_project, strict=True)],
+        weights=_add(totals.weights, _Weights(_of_weights(hidden, dgh, u, b), d_input)),
+        project=_add(totals.project, d_project),
         update=d_update,
         boundary=d_boundary,
     )
     return (d_state, totals), d_xs
+
+
+def _join_gates(dgh: Array, apart: tuple[Array | None, ...]) -> Array:
+    """The cotangents of gx, packed like those of gh: they are the same where `apart` has None."""
+    if all(gate is None for gate in apart):
+        return dgh
+    return jnp.concatenate(
+        [h if x is None else x for x, h in zip(apart, split_gates(dgh, len(apart)), strict=True)], -1
+    )
+
+
+def _of_weights(rows: Array, cotangents: Array, w: Array, b: Array | None) -> tuple[Array, Array | None]:
+    """The cotangents of w and b in `rows @ w + b`."""
+    return _over_rows(rows, cotangents, w), None if b is None else cotangents.sum(tuple(range(cotangents.ndim - 1)))
 
 
 class _Reverse(NamedTuple):
@@ -321,7 +296,7 @@ class _Reverse(NamedTuple):
 
 
 def _backward_step(
-    plan: _Plan, fixed: _Fixed, theta: _Theta, ut: Array, hand_formed: Any, carry: Any, inputs: _Reverse
+    fixed: _Fixed, theta: Theta, ut: Array, hand_formed: Any, carry: Any, inputs: _Reverse
 ) -> tuple[Any, Any]:
     cell = fixed.cell
     d_state, d_update, d_boundary = carry
@@ -332,19 +307,20 @@ def _backward_step(
     if hand_formed is not None:
         d_old, dgx, dgh = hand_formed[1](inputs.residuals, d_new)
     else:
-        update = partial(theta.run_update, plan, noise=noise)
+        update = partial(theta.run_update, noise=noise)
         _, pull = jax.vjp(update, theta.update, inputs.residuals, inputs.gx, inputs.gh)
         d_theta, d_old, dgx, dgh = pull(d_new)
         d_update = [a + b for a, b in zip(d_update, d_theta, strict=True)]
-    dh = affine(jnp.concatenate(dgh, axis=-1), ut, None)
-    d_old = _add(d_old, jax.vjp(lambda s: cell.hidden(s, *_some(noise)), zeros)[1](dh)[0])
+    packed = jnp.concatenate(dgh, axis=-1)
+    dh = affine(packed, ut, None)
+    d_old = _add(d_old, jax.vjp(lambda s: cell.hidden(s, *some(noise)), zeros)[1](dh)[0])
     if inputs.mask is not None:
         d_old = _add(d_old, where(inputs.mask, zeros, d_state))
     if inputs.reset is not None:
         d_boundary = _add(d_boundary, where(inputs.reset, d_old, zeros))
         d_old = where(inputs.reset, zeros, d_old)
-    apart = tuple(None if h is x else h for x, h in zip(dgx, dgh, strict=True))
-    return (d_old, d_update, d_boundary), (dgx, apart)
+    apart = tuple(None if x is h else x for x, h in zip(dgx, dgh, strict=True))
+    return (d_old, d_update, d_boundary), (packed, apart)
 
 
 def _replay(plan: _Plan, fixed: _Fixed, flow: Flow, start: State, gx: Gates, gh: Gates) -> Any:
@@ -381,7 +357,3 @@ def _over_rows(a: Array, b: Array, u: Array) -> Array:
 
 def _add(a: Any, b: Any) -> Any:
     return jax.tree.map(jnp.add, a, b)
-
-
-def _some(noise: Noise) -> tuple[Noise, ...]:
-    return () if noise is None else (noise,)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell, project_gates
+from .._cell import GatedCell
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
@@ -86,8 +86,8 @@ class Elman(GatedCell):
     ) -> ElmanState:
         return ElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
-    def project(self, params: ElmanParams, x: Array, noise: Noise = None) -> Gates:
-        return project_gates(x, params.w, params.b, 1)
+    def input_weights(self, params: ElmanParams) -> tuple[Array, Array]:
+        return params.w, params.b
 
     def recurrent(self, params: ElmanParams) -> tuple[Array, None]:
         return params.u, None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell, project_gates
+from .._cell import GatedCell
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
@@ -91,8 +91,8 @@ class GRU(GatedCell):
     ) -> GRUState:
         return GRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
-    def project(self, params: GRUParams, x: Array, noise: Noise = None) -> Gates:
-        return project_gates(x, params.w, params.b, 3)
+    def input_weights(self, params: GRUParams) -> tuple[Array, Array]:
+        return params.w, params.b
 
     def recurrent(self, params: GRUParams) -> tuple[Array, Array]:
         # only the candidate has a recurrent bias of its own

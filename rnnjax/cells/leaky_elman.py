@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell, project_gates
+from .._cell import GatedCell
 from .._errors import check_unit_interval
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
@@ -90,8 +90,8 @@ class LeakyElman(GatedCell):
     ) -> LeakyElmanState:
         return LeakyElmanState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
-    def project(self, params: LeakyElmanParams, x: Array, noise: Noise = None) -> Gates:
-        return project_gates(x, params.w, params.b, 1)
+    def input_weights(self, params: LeakyElmanParams) -> tuple[Array, Array]:
+        return params.w, params.b
 
     def recurrent(self, params: LeakyElmanParams) -> tuple[Array, None]:
         return params.u, None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell, project_gates
+from .._cell import GatedCell
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
@@ -97,8 +97,8 @@ class LSTM(GatedCell):
         zeros = jnp.zeros((*batch_shape, self.hidden_size), dtype)
         return LSTMState(h=zeros, c=zeros)
 
-    def project(self, params: LSTMParams, x: Array, noise: Noise = None) -> Gates:
-        return project_gates(x, params.w, params.b, 4)
+    def input_weights(self, params: LSTMParams) -> tuple[Array, Array]:
+        return params.w, params.b
 
     def recurrent(self, params: LSTMParams) -> tuple[Array, None]:
         return params.u, None

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell, project_gates
+from .._cell import GatedCell
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
@@ -90,8 +90,8 @@ class MGU(GatedCell):
     ) -> MGUState:
         return MGUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
-    def project(self, params: MGUParams, x: Array, noise: Noise = None) -> Gates:
-        return project_gates(x, params.w, params.b, 2)
+    def input_weights(self, params: MGUParams) -> tuple[Array, Array]:
+        return params.w, params.b
 
     def recurrent(self, params: MGUParams) -> tuple[Array, Array]:
         # only the candidate has a recurrent bias of its own

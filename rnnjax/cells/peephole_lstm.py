@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell, project_gates, split_gates
+from .._cell import GatedCell, split_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation
@@ -98,8 +98,8 @@ class PeepholeLSTM(GatedCell):
         zeros = jnp.zeros((*batch_shape, self.hidden_size), dtype)
         return PeepholeLSTMState(h=zeros, c=zeros)
 
-    def project(self, params: PeepholeLSTMParams, x: Array, noise: Noise = None) -> Gates:
-        return project_gates(x, params.w, params.b, 4)
+    def input_weights(self, params: PeepholeLSTMParams) -> tuple[Array, Array]:
+        return params.w, params.b
 
     def recurrent(self, params: PeepholeLSTMParams) -> tuple[Array, None]:
         return params.u, None
