@@ -20,7 +20,7 @@ from jax import lax
 
 from ._errors import check_key, check_size
 from ._struct import node, struct
-from ._types import Array, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
+from ._types import Array, Bias, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
 
 Capability = Literal["plain", "gated"]
 
@@ -105,8 +105,8 @@ class GatedCell(Cell):
 
     capability: Capability = "gated"
 
-    def input_weights(self, params: Params) -> tuple[Array, Array | None] | None:
-        """The input weights w (I, G·H) and their bias (G·H) or None, where `project` is `x @ w + b` and no more."""
+    def input_weights(self, params: Params) -> tuple[Array, Bias] | None:
+        """The input weights w (I, G·H) and their bias, where `project` is `x @ w + b` and no more; else None."""
         return None
 
     def project(self, params: Params, x: Xs, noise: Noise = None) -> Gates:
@@ -117,8 +117,8 @@ class GatedCell(Cell):
         return project_gates(x, w, b, w.shape[-1] // self.hidden_size)
 
     @abc.abstractmethod
-    def recurrent(self, params: Params) -> tuple[Array, Array | None]:
-        """The recurrent weights u (H, G·H) and their bias (G·H), or None."""
+    def recurrent(self, params: Params) -> tuple[Array, Bias]:
+        """The recurrent weights u (H, G·H) and their bias: (G·H), or (H) or None for each gate, or None."""
 
     @abc.abstractmethod
     def update(self, params: Params, state: State, gx: Gates, gh: Gates, noise: Noise = None) -> State:
@@ -139,11 +139,11 @@ class GatedCell(Cell):
 
     def step(self, params: Params, state: State, z: Gates, noise: Noise = None) -> State:
         u, b = self.recurrent(params)
-        gh = split_gates(affine(self.hidden(state, noise), u, b), len(z))
+        gh = recurrent_gates(self.hidden(state, noise), u, split_bias(b, len(z)))
         return self.update(params, state, z, gh, noise)
 
 
-def input_weights(cell: Any, params: Params) -> tuple[Array, Array | None] | None:
+def input_weights(cell: Any, params: Params) -> tuple[Array, Bias] | None:
     """A gated cell's `input_weights`, or None where a subclass has changed `project` since."""
     return cell.input_weights(params) if _in_step(cell, "input_weights", "project") else None
 
@@ -241,10 +241,10 @@ class Wrapper(Cell):
     def readout(self, params: Params, emitted: Any, x: Xs) -> Array:
         return self.cell.readout(self.unwrap(params), emitted, x)
 
-    def input_weights(self, params: Params) -> tuple[Array, Array | None] | None:
+    def input_weights(self, params: Params) -> tuple[Array, Bias] | None:
         return input_weights(self.cell, self.unwrap(params))
 
-    def recurrent(self, params: Params) -> tuple[Array, Array | None]:
+    def recurrent(self, params: Params) -> tuple[Array, Bias]:
         return self.cell.recurrent(self.unwrap(params))
 
     def hidden(self, state: State, noise: Noise = None) -> Array:
@@ -293,14 +293,38 @@ def split_gates(x: Array, gates: int) -> Gates:
     return tuple(jnp.split(x, gates, axis=-1))
 
 
-def project_gates(x: Array, w: Array, b: Array | None, gates: int) -> Gates:
-    """x (T, *B, I) times w (I, G·H) plus b, as one array per gate.
+def split_bias(b: Bias, gates: int) -> tuple[Array | None, ...]:
+    """The bias of each gate: None is none for any, an array (G·H) has a part for each, a tuple says it itself."""
+    if b is None:
+        return (None,) * gates
+    return b if isinstance(b, tuple) else split_gates(b, gates)
 
-    One product a gate: XLA:CPU reads such arrays in the loop at twice the speed of slices of one. There the bias is one
+
+def recurrent_gates(hidden: Array, u: Array, biases: tuple[Array | None, ...]) -> Gates:
+    """hidden (*B, H) times u (H, G·H), one product for all gates, plus the bias of each, as one array per gate."""
+    products = split_gates(dot(hidden, u), len(biases))
+    return tuple(a if b is None else add_bias(a, b) for a, b in zip(products, biases, strict=True))
+
+
+def input_gates(w: Array, b: Bias, gates: int) -> Callable[[Array], Gates]:
+    """The map from x (T, *B, I) to x w + b as one array per gate, with its weights cut up once for all calls.
+
+    One product a gate: XLA:CPU reads such arrays in the loop at twice the speed of slices of one. There a bias is one
     more row of w, because adding it is one more pass over memory; elsewhere the addition fuses with what reads it.
     """
-    if b is not None and b.dtype == w.dtype and jax.default_backend() == "cpu":
-        x = jnp.concatenate([x.astype(w.dtype), jnp.ones_like(x[..., :1], w.dtype)], axis=-1)
-        w, b = jnp.concatenate([w, b[None]], axis=0), None
-    biases = (None,) * gates if b is None else split_gates(b, gates)
-    return tuple(affine(x, wg, bg) for wg, bg in zip(split_gates(w, gates), biases, strict=True))
+    as_row = False
+    if b is not None and not isinstance(b, tuple) and b.dtype == w.dtype and jax.default_backend() == "cpu":
+        as_row, w, b = True, jnp.concatenate([w, b[None]], axis=0), None
+    parts, biases = split_gates(w, gates), split_bias(b, gates)
+
+    def project(x: Array) -> Gates:
+        if as_row:
+            x = jnp.concatenate([x.astype(w.dtype), jnp.ones_like(x[..., :1], w.dtype)], axis=-1)
+        return tuple(affine(x, part, bias) for part, bias in zip(parts, biases, strict=True))
+
+    return project
+
+
+def project_gates(x: Array, w: Array, b: Bias, gates: int) -> Gates:
+    """x (T, *B, I) times w (I, G·H) plus b, as one array per gate."""
+    return input_gates(w, b, gates)(x)

@@ -26,6 +26,7 @@ Xs: TypeAlias = Any  # an array (T, *B, I), or a pytree whose leaves lead with (
 Z: TypeAlias = Any  # what `project` returns: leaves (T, *B, …)
 Noise: TypeAlias = Any  # leaves (T or 1, *B, …), or None
 Gates: TypeAlias = tuple[jax.Array, ...]  # one array (*B, H) per gate
+Bias: TypeAlias = jax.Array | tuple[jax.Array | None, ...] | None  # (G·H), or (H) or None for each gate
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:

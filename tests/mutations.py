@@ -72,8 +72,8 @@ MUTATIONS = (
     Mutation(
         "gru drops b_n",
         "cells/gru.py",
-        "jnp.pad(params.b_n,",
-        "jnp.pad(0 * params.b_n,",
+        "(None, None, params.b_n)",
+        "(None, None, 0 * params.b_n)",
         equation("gru-scan"),
     ),
     Mutation(

@@ -7,6 +7,7 @@ chunk, so neither the projected inputs nor their cotangents ever exist for the w
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -15,8 +16,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from .._cell import affine, input_weights, project_gates, split_gates, update_vjp
-from .._types import Array, Gates, Noise, Params, State, explicit_spec
+from .._cell import (
+    dot,
+    input_gates,
+    input_weights,
+    project_gates,
+    recurrent_gates,
+    split_bias,
+    split_gates,
+    update_vjp,
+)
+from .._types import Array, Bias, Gates, Noise, Params, State, explicit_spec
 from . import chunks
 from .call import Call, Dtypes, Flow, at_step, merge_noise
 from .chunks import Chunks
@@ -99,6 +109,29 @@ class _Fixed(NamedTuple):
     constant_noise: Noise
 
 
+class _Maps(NamedTuple):
+    """The maps of a cell with its weights cast and cut up once, before any loop."""
+
+    params: Params
+    u: Array
+    biases: tuple[Array | None, ...]
+    project: Callable[[Any, Noise], Gates]
+    noise: Noise
+
+    @classmethod
+    def of(cls, plan: _Plan, fixed: _Fixed) -> _Maps:
+        cell, params = fixed.cell, plan.dtypes.cast(fixed.params)
+        u, b = cell.recurrent(params)
+        gates = u.shape[-1] // cell.hidden_size
+        plain = input_weights(cell, params)
+        gates_of = None if plain is None else input_gates(*plain, gates)
+
+        def project(xs: Any, noise: Noise) -> Gates:
+            return cell.project(params, xs, *some(noise)) if gates_of is None else gates_of(xs)
+
+        return cls(params, u, split_bias(b, gates), project, at_step(fixed.constant_noise))
+
+
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _unroll(
     plan: _Plan, cell: Any, params: Params, flow: Flow, state: State, boundary: State | None, constant_noise: Noise
@@ -111,9 +144,10 @@ def _unroll(
 def _forward(plan: _Plan, fixed: _Fixed, flow: Flow, state: State, keep: str | None) -> tuple[Any, Any]:
     steps = jax.tree.leaves(flow.xs)[0].shape[0]
     parts = chunks.split(flow, steps, plan.length, plan.reverse)
+    maps = _Maps.of(plan, fixed)
 
     def chunk(state: State, flow: Flow) -> tuple[State, Any]:
-        new, emitted, kept = _forward_chunk(plan, fixed, flow, state, keep)
+        new, emitted, kept = _forward_chunk(plan, fixed, maps, flow, state, keep)
         return new, (emitted, None if keep is None else (state, kept))
 
     state, outs = chunks.scan(chunk, state, parts, plan.reverse)
@@ -130,19 +164,18 @@ class _Kept(NamedTuple):
 
 
 def _forward_chunk(
-    plan: _Plan, fixed: _Fixed, flow: Flow, state: State, keep: str | None
+    plan: _Plan, fixed: _Fixed, maps: _Maps, flow: Flow, state: State, keep: str | None
 ) -> tuple[State, Any, _Kept | None]:
-    cell, params, constant = fixed.cell, plan.dtypes.cast(fixed.params), at_step(fixed.constant_noise)
-    u, b = cell.recurrent(params)
-    gx = cell.project(params, flow.xs, *some(merge_noise(flow.noise, fixed.constant_noise)))
+    cell = fixed.cell
+    gx = maps.project(flow.xs, merge_noise(flow.noise, fixed.constant_noise))
 
     def body(state: State, inputs: Any) -> tuple[State, Any]:
         gx_t, noise_t, mask_t, reset_t = inputs
-        noise_t = merge_noise(noise_t, constant)
+        noise_t = merge_noise(noise_t, maps.noise)
         old = where(reset_t, fixed.boundary, state)
         hidden = cell.hidden(old, *some(noise_t))
-        gh = split_gates(affine(hidden, u, b), len(gx_t))
-        new, residuals = _update(cell, params, old, gx_t, gh, noise_t)
+        gh = recurrent_gates(hidden, maps.u, maps.biases)
+        new, residuals = _update(cell, maps.params, old, gx_t, gh, noise_t)
         state = hold(mask_t, new, old)
         emitted = cell.emit(state)
         if keep != "residuals":
@@ -189,6 +222,7 @@ def _unroll_bwd(plan: _Plan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
 
     wide = Dtypes(plan.dtypes.state, plan.dtypes.state)
     weights, pull_weights = jax.vjp(lambda cell, params: _weights(cell, wide.cast(params)), fixed.cell, fixed.params)
+    narrow, maps = _weights(fixed.cell, plan.dtypes.cast(fixed.params)), _Maps.of(plan, fixed)
     theta = Theta.of(fixed.cell, fixed.params, plan.dtypes, flow, fixed.constant_noise, d_state)
     totals = _Totals(
         weights=jax.tree.map(jnp.zeros_like, weights),
@@ -196,7 +230,7 @@ def _unroll_bwd(plan: _Plan, saved: Any, cotangents: Any) -> tuple[Any, ...]:
         update=[jnp.zeros_like(leaf) for leaf in theta.update],
         boundary=jax.tree.map(jnp.zeros_like, fixed.boundary),
     )
-    step = partial(_backward_chunk, plan, fixed, theta)
+    step = partial(_backward_chunk, plan, fixed, maps, narrow, theta)
     (d_state, totals), d_xs = chunks.scan(step, (d_state, totals), parts, plan.reverse, undo=True)
 
     d_cell, d_params = theta.gradients(pull_weights(totals.weights), totals.project, totals.update)
@@ -210,8 +244,8 @@ _unroll.defvjp(_unroll_fwd, _unroll_bwd)
 class _Weights(NamedTuple):
     """The weights and biases of the two products; None for the input's where `project` is more than a product."""
 
-    recurrent: tuple[Array, Array | None]
-    input: tuple[Array, Array | None] | None
+    recurrent: tuple[Array, Bias]
+    input: tuple[Array, Bias] | None
 
 
 def _weights(cell: Any, params: Params) -> _Weights:
@@ -229,39 +263,42 @@ class _Totals(NamedTuple):
     boundary: State | None
 
 
-def _backward_chunk(plan: _Plan, fixed: _Fixed, theta: Theta, carry: Any, part: Any) -> tuple[Any, Any]:
+def _backward_chunk(
+    plan: _Plan, fixed: _Fixed, maps: _Maps, weights: _Weights, theta: Theta, carry: Any, part: Any
+) -> tuple[Any, Any]:
     d_state, totals = carry
     flow, emitted, d_emitted, (start, kept) = part
-    cell, params = fixed.cell, plan.dtypes.cast(fixed.params)
-    weights, hand_formed = _weights(cell, params), update_vjp(cell)
-    u, b = weights.recurrent
-    noise = merge_noise(flow.noise, fixed.constant_noise)
+    cell, hand_formed = fixed.cell, update_vjp(fixed.cell)
     if plan.keep == "nothing":
-        _, emitted, kept = _forward_chunk(plan, fixed, flow, start, "residuals")
+        _, emitted, kept = _forward_chunk(plan, fixed, maps, flow, start, "residuals")
     hidden = kept.hidden
     if hidden is None:
         hidden = _shift(cell.hidden(start), emitted, plan.reverse)
 
-    gates = u.shape[-1] // cell.hidden_size
-    project = partial(theta.run_project, noise=noise)
-    gx, pull_project = jax.vjp(project, theta.project, flow.xs)
-    gh = project_gates(hidden, u, b, gates)
-    residuals = _replay(plan, fixed, flow, start, gx, gh) if plan.keep == "hidden" else kept.residuals
+    noise = merge_noise(flow.noise, fixed.constant_noise)
+    pull_project: Any = None
+    if weights.input is None:
+        project = partial(theta.run_project, noise=noise)
+        gx, pull_project = jax.vjp(project, theta.project, flow.xs)
+    else:
+        gx = maps.project(flow.xs, noise)
+    gh = project_gates(hidden, maps.u, maps.biases, len(gx))
+    residuals = _replay(plan, fixed, maps, flow, start, gx, gh) if plan.keep == "hidden" else kept.residuals
     inputs = _Reverse(d_emitted, residuals, None, None, flow.noise, flow.mask, flow.reset)
     if hand_formed is None:
         inputs = inputs._replace(gx=gx, gh=gh)
-    body = partial(_backward_step, fixed, theta, jnp.swapaxes(u, -1, -2), hand_formed)
+    body = partial(_backward_step, fixed, theta, jnp.swapaxes(maps.u, -1, -2), hand_formed)
     (d_state, d_update, d_boundary), (dgh, apart) = lax.scan(
         body, (d_state, totals.update, totals.boundary), inputs, reverse=not plan.reverse
     )
     dgx = _join_gates(dgh, apart)
-    if weights.input is not None:
-        d_input, d_project = _of_weights(flow.xs, dgx, *weights.input), []
-        d_xs = affine(dgx, jnp.swapaxes(weights.input[0], -1, -2), None).astype(flow.xs.dtype)
+    if weights.input is None:
+        d_input, (d_project, d_xs) = None, pull_project(split_gates(dgx, len(gx)))
     else:
-        d_input, (d_project, d_xs) = None, pull_project(split_gates(dgx, gates))
+        d_input, d_project = _of_weights(flow.xs, dgx, *weights.input), []
+        d_xs = dot(dgx, jnp.swapaxes(weights.input[0], -1, -2)).astype(flow.xs.dtype)
     totals = _Totals(
-        weights=_add(totals.weights, _Weights(_of_weights(hidden, dgh, u, b), d_input)),
+        weights=_add(totals.weights, _Weights(_of_weights(hidden, dgh, *weights.recurrent), d_input)),
         project=_add(totals.project, d_project),
         update=d_update,
         boundary=d_boundary,
@@ -278,9 +315,17 @@ def _join_gates(dgh: Array, apart: tuple[Array | None, ...]) -> Array:
     )
 
 
-def _of_weights(rows: Array, cotangents: Array, w: Array, b: Array | None) -> tuple[Array, Array | None]:
+def _of_weights(rows: Array, cotangents: Array, w: Array, b: Bias) -> tuple[Array, Bias]:
     """The cotangents of w and b in `rows @ w + b`."""
-    return _over_rows(rows, cotangents, w), None if b is None else cotangents.sum(tuple(range(cotangents.ndim - 1)))
+
+    def total(a: Array) -> Array:
+        return a.sum(tuple(range(a.ndim - 1)))
+
+    d_w = _over_rows(rows, cotangents, w)
+    if not isinstance(b, tuple):
+        return d_w, None if b is None else total(cotangents)
+    parts = zip(b, split_gates(cotangents, len(b)), strict=True)
+    return d_w, tuple(None if one is None else total(part) for one, part in parts)
 
 
 class _Reverse(NamedTuple):
@@ -312,7 +357,7 @@ def _backward_step(
         d_theta, d_old, dgx, dgh = pull(d_new)
         d_update = [a + b for a, b in zip(d_update, d_theta, strict=True)]
     packed = jnp.concatenate(dgh, axis=-1)
-    dh = affine(packed, ut, None)
+    dh = dot(packed, ut)
     d_old = _add(d_old, jax.vjp(lambda s: cell.hidden(s, *some(noise)), zeros)[1](dh)[0])
     if inputs.mask is not None:
         d_old = _add(d_old, where(inputs.mask, zeros, d_state))
@@ -323,14 +368,13 @@ def _backward_step(
     return (d_old, d_update, d_boundary), (packed, apart)
 
 
-def _replay(plan: _Plan, fixed: _Fixed, flow: Flow, start: State, gx: Gates, gh: Gates) -> Any:
+def _replay(plan: _Plan, fixed: _Fixed, maps: _Maps, flow: Flow, start: State, gx: Gates, gh: Gates) -> Any:
     """The residuals of a chunk whose products are known: a loop without any product."""
-    params, constant = plan.dtypes.cast(fixed.params), at_step(fixed.constant_noise)
 
     def body(state: State, inputs: Any) -> tuple[State, Any]:
         gx_t, gh_t, noise_t, mask_t, reset_t = inputs
         old = where(reset_t, fixed.boundary, state)
-        new, residuals = _update(fixed.cell, params, old, gx_t, gh_t, merge_noise(noise_t, constant))
+        new, residuals = _update(fixed.cell, maps.params, old, gx_t, gh_t, merge_noise(noise_t, maps.noise))
         return hold(mask_t, new, old), residuals
 
     return lax.scan(body, start, (gx, gh, flow.noise, flow.mask, flow.reset), reverse=plan.reverse)[1]

@@ -94,9 +94,8 @@ class GRU(GatedCell):
     def input_weights(self, params: GRUParams) -> tuple[Array, Array]:
         return params.w, params.b
 
-    def recurrent(self, params: GRUParams) -> tuple[Array, Array]:
-        # only the candidate has a recurrent bias of its own
-        return params.u, jnp.pad(params.b_n, (2 * self.hidden_size, 0))
+    def recurrent(self, params: GRUParams) -> tuple[Array, tuple[None, None, Array]]:
+        return params.u, (None, None, params.b_n)
 
     def update(self, params: GRUParams, state: GRUState, gx: Gates, gh: Gates, noise: Noise = None) -> GRUState:
         return self._forward(state, gx, gh)[0]

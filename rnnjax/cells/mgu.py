@@ -93,9 +93,8 @@ class MGU(GatedCell):
     def input_weights(self, params: MGUParams) -> tuple[Array, Array]:
         return params.w, params.b
 
-    def recurrent(self, params: MGUParams) -> tuple[Array, Array]:
-        # only the candidate has a recurrent bias of its own
-        return params.u, jnp.pad(params.b_n, (self.hidden_size, 0))
+    def recurrent(self, params: MGUParams) -> tuple[Array, tuple[None, Array]]:
+        return params.u, (None, params.b_n)
 
     def update(self, params: MGUParams, state: MGUState, gx: Gates, gh: Gates, noise: Noise = None) -> MGUState:
         return self._forward(state, gx, gh)[0]
