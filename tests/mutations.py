@@ -171,8 +171,8 @@ MUTATIONS = (
     Mutation(
         "weight gradient of the last chunk alone",
         "_unroll/fused.py",
-        "weights=_add(totals.weights, _Weights(_of_weights(hidden, dgh, u, b), d_input)),",
-        "weights=_Weights(_of_weights(hidden, dgh, u, b), d_input),",
+        "weights=_add(totals.weights, _Weights(_of_weights(hidden, dgh, *weights.recurrent), d_input)),",
+        "weights=_Weights(_of_weights(hidden, dgh, *weights.recurrent), d_input),",
         law("same_as_scan", "elman-fused"),
     ),
     Mutation(
