@@ -42,3 +42,12 @@ from .layers import VariationalDropout as VariationalDropout
 from .layers import summary as summary
 
 __version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> object:
+    """Rooms that need more than JAX are imported where they are first used."""
+    if name in ("flax", "testing", "training"):
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,33 @@
+"""Training: losses, metrics, recipes of optimizers, `fit`, `evaluate` and `predict`."""
+
+from ._batches import Batch as Batch
+from ._fit import Epoch as Epoch
+from ._fit import Fitted as Fitted
+from ._fit import evaluate as evaluate
+from ._fit import fit as fit
+from ._fit import predict as predict
+from ._step import TrainState as TrainState
+from .loggers import csv_logger as csv_logger
+from .loggers import jsonl_logger as jsonl_logger
+from .losses import binary_cross_entropy as binary_cross_entropy
+from .losses import cross_entropy as cross_entropy
+from .losses import ctc as ctc
+from .losses import huber as huber
+from .losses import mean_absolute_error as mean_absolute_error
+from .losses import mean_squared_error as mean_squared_error
+from .metrics import accuracy as accuracy
+from .metrics import binary_accuracy as binary_accuracy
+from .metrics import bits_per_character as bits_per_character
+from .metrics import f1 as f1
+from .metrics import macro_accuracy as macro_accuracy
+from .metrics import perplexity as perplexity
+from .optimizers import optimizer as optimizer
+from .optimizers import skip_if_nonfinite as skip_if_nonfinite
+from .optimizers import skipped_steps as skipped_steps
+from .totals import F1 as F1
+from .totals import Bits as Bits
+from .totals import CTCMean as CTCMean
+from .totals import MacroAccuracy as MacroAccuracy
+from .totals import Mean as Mean
+from .totals import Perplexity as Perplexity
+from .totals import Total as Total

@@ -1,0 +1,170 @@
+"""Batches: what one holds, how arrays are cut into them, and how any iterator is read."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._errors import describe
+
+
+class Batch(NamedTuple):
+    """Rows of data. Every leaf leads with the rows (B, …); time, where there is any, is the second axis.
+
+    inputs and targets may be pytrees; lengths (B) are valid steps; weights (B) say how much a row counts, 0 for the
+    rows that fill up a batch. A plain tuple (inputs, targets), (inputs, targets, lengths) or (inputs, targets,
+    lengths, weights) is taken for one.
+    """
+
+    inputs: Any
+    targets: Any
+    lengths: Any = None
+    weights: Any = None
+
+
+def as_batch(data: Any) -> Batch:
+    """The `Batch` of a tuple, its leaves as arrays; ValueError or TypeError if it is none."""
+    if not isinstance(data, (tuple, list)) or not 2 <= len(data) <= 4:
+        kind = f"a tuple of {len(data)}" if isinstance(data, (tuple, list)) else type(data).__name__
+        raise TypeError(
+            f"a batch must be (inputs, targets), with `lengths` and `weights` after them or not; got {kind}"
+        )
+    batch = jax.tree.map(_array, Batch(*data))
+    rows = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
+    if len(rows) != 1 or () in rows:
+        shapes = ", ".join(
+            f"{name} {[describe(leaf) for leaf in jax.tree.leaves(value)]}"
+            for name, value in zip(batch._fields, batch, strict=True)
+            if value is not None
+        )
+        raise ValueError(f"all arrays of a batch must have the same number of rows, their first axis; got {shapes}")
+    if batch.lengths is not None and not np.issubdtype(np.asarray(batch.lengths).dtype, np.integer):
+        raise TypeError(f"`lengths` must be integers (B); got {describe(batch.lengths)}")
+    return batch
+
+
+def _array(leaf: Any) -> Any:
+    if isinstance(leaf, (jax.Array, np.ndarray)):
+        return leaf
+    array = np.asarray(leaf)
+    if array.ndim == 0 or array.dtype == object:
+        raise TypeError(
+            f"a batch must hold arrays that lead with the rows; got a {type(leaf).__name__}: make an array of lists "
+            "with `np.array`, and pad rows to one length"
+        )
+    return array
+
+
+def rows_of(batch: Batch) -> int:
+    """B."""
+    return jax.tree.leaves(batch.inputs)[0].shape[0]
+
+
+def take(batch: Batch, rows: Any) -> Batch:
+    """These rows of a batch."""
+    return jax.tree.map(lambda leaf: leaf[rows], batch)
+
+
+def split_rows(batch: Batch, share: float) -> tuple[Batch, Batch]:
+    """The first rows, and the last `share` of them."""
+    if not 0 < share < 1:
+        raise ValueError(f"`validation_split` must lie in (0, 1); got {share}")
+    cut = rows_of(batch) - round(rows_of(batch) * share)
+    return take(batch, slice(None, cut)), take(batch, slice(cut, None))
+
+
+class Cut(NamedTuple):
+    """How the rows of an epoch are cut: batches of B rows, in blocks of S batches that are one compiled loop each.
+
+    The last batch is filled up with row 0 at weight 0, the last block with batches of such rows.
+    """
+
+    rows: int
+    batch_size: int
+    steps: int
+    block: int
+
+    @classmethod
+    def of(cls, rows: int, batch_size: int, longest: int) -> Cut:
+        """Blocks of one length, at most `longest` batches, which divides the epoch if some length near it does."""
+        steps = -(-rows // batch_size)
+        count = -(-steps // longest)
+        count = next((n for n in range(count, 2 * count) if steps % n == 0), count)
+        return cls(rows, batch_size, steps, -(-steps // count))
+
+    @property
+    def skips(self) -> bool:
+        """Whether there are batches without any row."""
+        return self.steps % self.block != 0
+
+    def order(self, seed: int | None, epoch: int) -> list[tuple[np.ndarray, np.ndarray | None]]:
+        """Rows (S, B) of every block, and their weights where some row is missing; shuffled if there is a seed."""
+        indices = np.arange(self.rows) if seed is None else np.random.default_rng((seed, epoch)).permutation(self.rows)
+        blocks = -(-self.steps // self.block)
+        shape = (blocks, self.block, self.batch_size)
+        missing = blocks * self.block * self.batch_size - self.rows
+        rows = np.pad(indices, (0, missing)).astype(np.int32).reshape(shape)
+        if not missing:
+            return [(own, None) for own in rows]
+        weights = np.pad(np.ones(self.rows, np.float32), (0, missing)).reshape(shape)
+        return list(zip(rows, weights, strict=True))
+
+    def first(self, arrays: Batch, rows: np.ndarray, weights: np.ndarray | None) -> Batch:
+        """The first batch of a block."""
+        batch = take(arrays, rows[0])
+        if weights is None:
+            return batch
+        return batch._replace(weights=weights[0] if batch.weights is None else weights[0] * batch.weights)
+
+
+def fill_up(batch: Batch, rows: int) -> Batch:
+    """The batch with that many rows: repetitions of its first one at weight 0."""
+    missing = rows - rows_of(batch)
+    if missing <= 0:
+        return batch
+    weights = np.ones(rows_of(batch), np.float32) if batch.weights is None else np.asarray(batch.weights)
+    more = np.zeros(rows, np.int32)
+    more[: rows_of(batch)] = np.arange(rows_of(batch))
+    return take(batch, more)._replace(weights=np.pad(weights, (0, missing)))
+
+
+def is_arrays(data: Any) -> bool:
+    """Whether `data` is one batch that holds all rows, and no iterable of batches."""
+    return isinstance(data, Batch) or (
+        isinstance(data, tuple) and 2 <= len(data) <= 4 and all(not isinstance(part, (tuple, list)) for part in data)
+    )
+
+
+class Stream:
+    """An iterable of batches, or a function that returns one, read anew for every epoch."""
+
+    def __init__(self, source: Any) -> None:
+        if not callable(source) and not isinstance(source, Iterable):
+            raise TypeError(
+                "data must be a tuple of arrays (inputs, targets), an iterable of such batches, or a function that "
+                f"returns one; got {type(source).__name__}"
+            )
+        self._source: Any = source
+        self._epochs = 0
+
+    def __iter__(self) -> Iterator[Batch]:
+        count, rows = 0, 0
+        for data in self._source() if callable(self._source) else self._source:
+            batch = as_batch(data)
+            rows, count = max(rows, rows_of(batch)), count + 1
+            yield fill_up(batch, rows)
+        if not count:
+            again = " any more: a generator can be read once, so pass a function that makes one" if self._epochs else ""
+            raise ValueError(f"the data hold no batch{again}")
+        self._epochs += 1
+
+
+def first_of(source: Any) -> tuple[Batch, Any]:
+    """The first batch of an iterable, and an iterable that still has it."""
+    batches = iter(Stream(source))
+    first = next(batches)
+    return first, itertools.chain([first], batches) if isinstance(source, Iterator) else source

@@ -1,0 +1,106 @@
+"""Which positions of a batch count: the checks and masks that losses and metrics share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .._errors import describe, is_array
+from .._types import Array, at_least_float32
+from .totals import Mean
+
+
+def floating(name: str, value: Any) -> Array:
+    """`value` in at least float32; TypeError unless it is a floating-point array with a last axis."""
+    if not is_array(value) or not jnp.issubdtype(value.dtype, jnp.floating):
+        raise TypeError(f"`{name}` must be a floating-point array (…, O); got {describe(value)}")
+    if value.ndim == 0:
+        raise ValueError(f"`{name}` must be (…, O), with a last axis of features; got a scalar")
+    return jnp.asarray(value, at_least_float32(value.dtype))
+
+
+def like(name: str, value: Any, other: Array, other_name: str) -> Array:
+    """`value` in the dtype of `other`; ValueError unless it has the same shape."""
+    if not is_array(value):
+        raise TypeError(f"`{name}` must be an array of shape {other.shape}, that of `{other_name}`; got {value!r}")
+    if value.shape != other.shape:
+        raise ValueError(f"`{name}` must have the shape of `{other_name}`, {other.shape}; got {value.shape}")
+    return jnp.asarray(value).astype(other.dtype)
+
+
+def classes(name: str, labels: Any, logits: Array, valid: Array | None) -> Array:
+    """Integer labels (…) for logits (…, K); labels at invalid positions become 0."""
+    rows, count = logits.shape[:-1], logits.shape[-1]
+    if labels.shape != rows:
+        raise ValueError(f"`{name}` must be integers {rows} for `logits` {logits.shape}; got {describe(labels)}")
+    if not isinstance(labels, Tracer) and not isinstance(valid, Tracer):
+        seen = np.asarray(labels) if valid is None else np.asarray(labels)[np.asarray(valid) != 0]
+        if seen.size and (seen.min() < 0 or seen.max() >= count):
+            raise ValueError(
+                f"`{name}` must lie in 0 … {count - 1}, the classes of `logits` {logits.shape}; got values from "
+                f"{seen.min()} to {seen.max()}: mask what is padding"
+            )
+    labels = jnp.asarray(labels).astype(jnp.int32)
+    return labels if valid is None else jnp.where(valid != 0, labels, 0)
+
+
+def weights(
+    shape: tuple[int, ...], mask: Array | None, lengths: Array | None, time_major: bool, dtype: Any
+) -> Array | None:
+    """The weight of every position, 0 where it does not count, or None where all count the same.
+
+    `shape` is that of the positions: (B), or (T, B) with `time_major`, else (B, T).
+    """
+    weight = None
+    batch_axis = 1 if time_major and len(shape) > 1 else 0
+    if mask is not None:
+        mask = jnp.asarray(mask)
+        rows = shape[batch_axis : batch_axis + 1]
+        if mask.shape not in (shape, rows):
+            wanted = f"{shape}" if len(shape) == 1 else f"{shape}, or {rows} for whole rows"
+            raise ValueError(f"`mask` must be {wanted}; got {mask.shape}")
+        weight = mask.astype(dtype)
+        if mask.shape != shape:
+            others = tuple(axis for axis in range(len(shape)) if axis != batch_axis)
+            weight = jnp.broadcast_to(jnp.expand_dims(weight, others), shape)
+    if lengths is not None:
+        inside = within(shape, lengths, time_major).astype(dtype)
+        weight = inside if weight is None else weight * inside
+    return weight
+
+
+def within(shape: tuple[int, ...], lengths: Array, time_major: bool) -> Array:
+    """True at the valid steps of positions of that shape; ValueError unless they have a time axis."""
+    lengths = jnp.asarray(lengths)
+    if len(shape) != 2:
+        raise ValueError(f"`lengths` need a time axis: positions must be (T, B) or (B, T); got {shape}")
+    if not jnp.issubdtype(lengths.dtype, jnp.integer):
+        raise TypeError(f"`lengths` must be integers; got {describe(lengths)}")
+    time, batch = (0, 1) if time_major else (1, 0)
+    if lengths.shape != (shape[batch],):
+        raise ValueError(
+            f"`lengths` must be (B) = ({shape[batch]},), one for each row of {shape}; got {lengths.shape}. "
+            f"Time is taken as axis {time}: pass `time_major={not time_major}` if it is the other one"
+        )
+    steps = jax.lax.broadcasted_iota(lengths.dtype, shape, time)
+    return steps < jnp.broadcast_to(jnp.expand_dims(lengths, time), shape)
+
+
+def mean(loss: Callable[..., Array], weight: Array | None, *arrays: Array) -> Mean:
+    """The weighted mean of `loss`, which maps arrays to one number a position. Positions of weight 0 are not read."""
+    if weight is None:
+        values = loss(*arrays)
+        return Mean(values.sum(), jnp.full((), values.size, values.dtype))
+    values = loss(*(blank(array, weight) for array in arrays))
+    return Mean((jnp.where(weight != 0, values, 0) * weight).sum(), weight.sum())
+
+
+def blank(array: Array, weight: Array) -> Array:
+    """The array with zeros at positions of weight 0."""
+    keep = jnp.expand_dims(weight != 0, tuple(range(weight.ndim, array.ndim)))
+    return jnp.where(jnp.broadcast_to(keep, array.shape), array, jnp.zeros_like(array))

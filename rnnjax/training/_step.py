@@ -1,0 +1,138 @@
+"""The compiled step: gradients of the loss over its count, the optimizer's update, totals of loss and metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._struct import node, struct
+from .._types import Array, Key
+from ._batches import Batch, rows_of
+from ._measure import Measure, is_loss
+from ._model import Model
+
+
+@struct
+class TrainState:
+    """All that changes in training: parameters, the model's other state, the optimizer's, and the count of steps.
+
+    The noise of a step is drawn from `key` and the step's number, so that nothing else needs to be kept to go on.
+    """
+
+    params: Any = node()
+    rest: Any = node()
+    optimizer: Any = node()
+    step: Any = node()
+    key: Any = node()
+
+
+def start(model: Model, optimizer: optax.GradientTransformation, key: Key) -> TrainState:
+    """The state before the first step. Arrays are copied: the step may reuse their memory."""
+    params, rest = jax.tree.map(jnp.array, (model.params, model.rest))
+    return TrainState(
+        params, rest, jax.jit(optimizer.init)(params), jnp.zeros((), jnp.int32), jnp.array(key, copy=True)
+    )
+
+
+Step = Callable[[TrainState, Batch], tuple[TrainState, Any]]
+
+
+def make_step(
+    model: Model, measures: tuple[Measure, ...], optimizer: optax.GradientTransformation, accumulate: int
+) -> Step:
+    """A function from a state and a batch to the next state and the totals of that batch, not compiled yet."""
+    update = optax.with_extra_args_support(optimizer).update
+
+    def loss(params: Any, rest: Any, batch: Batch, key: Key) -> tuple[Array, Any]:
+        outputs, rest = model.apply(params, rest, batch.inputs, batch.lengths, key, True)
+        totals = tuple(measure(outputs, batch) for measure in measures)
+        return is_loss(totals[0]).total, (totals, rest)
+
+    def gradients(state: TrainState, batch: Batch, key: Key) -> tuple[Any, Any, Any]:
+        if accumulate == 1:
+            (_, (totals, rest)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, state.rest, batch, key)
+            return gradient, totals, rest
+
+        def micro(carry: Any, part: Any) -> tuple[Any, Any]:
+            rest, gradient, index = carry
+            (_, (totals, rest)), more = jax.value_and_grad(loss, has_aux=True)(
+                state.params, rest, part, jax.random.fold_in(key, index)
+            )
+            return (rest, jax.tree.map(jnp.add, gradient, more), index + 1), totals
+
+        parts = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), batch)
+        nothing = jax.tree.map(jnp.zeros_like, state.params)
+        (rest, gradient, _), totals = jax.lax.scan(micro, (state.rest, nothing, jnp.int32(0)), parts)
+        return gradient, jax.tree.map(lambda leaf: leaf.sum(0), totals), rest
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
+        if rows_of(batch) % accumulate:
+            raise ValueError(f"`accumulate` must divide the rows of a batch, {rows_of(batch)}; got {accumulate}")
+        gradient, totals, rest = gradients(state, batch, jax.random.fold_in(state.key, state.step))
+        mean = totals[0]
+        scale = 1 / jnp.where(mean.count > 0, mean.count, 1)
+        gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
+        # optax mixes dtypes inside, which the strict promotion of a user's own settings would refuse
+        with jax.numpy_dtype_promotion("standard"):
+            change, inner = update(gradient, state.optimizer, state.params, value=mean.value)
+        params = optax.apply_updates(state.params, change)
+        return TrainState(params, rest, inner, state.step + 1, state.key), totals
+
+    return step
+
+
+def make_block(step: Step, skips: bool) -> Callable[..., tuple[TrainState, Any]]:
+    """Many steps as one compiled loop over rows of data that lie on the device.
+
+    block(state, totals, data, rows (S, B), weights (S, B) or None) -> (state, totals). With `skips`, steps without any
+    row that counts are left out, so that the last block of an epoch has the shape of the others.
+    """
+
+    def block(state: TrainState, totals: Any, data: Batch, rows: Array, weights: Array | None) -> Any:
+        def one(carry: Any, index: Any) -> tuple[Any, None]:
+            rows, weight = index
+            batch = jax.tree.map(lambda leaf: leaf[rows], data)
+            if weight is None:
+                return _add(step, carry, batch), None
+            own = weight if batch.weights is None else weight * batch.weights
+            batch = batch._replace(weights=own)
+            if not skips:
+                return _add(step, carry, batch), None
+            return jax.lax.cond(
+                (weight == 0).all(), lambda carry: carry, lambda carry: _add(step, carry, batch), carry
+            ), None
+
+        return jax.lax.scan(one, (state, totals), (rows, weights))[0]
+
+    return jax.jit(block, donate_argnums=(0, 1))
+
+
+def make_single(step: Step) -> Callable[..., tuple[TrainState, Any]]:
+    """One step, compiled: single(state, totals, batch) -> (state, totals)."""
+    return jax.jit(lambda state, totals, batch: _add(step, (state, totals), batch), donate_argnums=(0, 1))
+
+
+def _add(step: Step, carry: Any, batch: Batch) -> Any:
+    state, totals = carry
+    state, more = step(state, batch)
+    return state, jax.tree.map(jnp.add, totals, more)
+
+
+def totals_of(step: Step, state: TrainState, batch: Any) -> Callable[[], Any]:
+    """A function that makes zeros in the form of the totals of such a batch. The step is traced once."""
+    shapes = jax.eval_shape(lambda state, batch: step(state, batch)[1], state, batch)
+    return lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+
+def make_evaluation(model: Model, measures: tuple[Measure, ...]) -> Callable[..., Any]:
+    """A function from parameters, other state and a batch to the totals of that batch."""
+
+    def evaluate(params: Any, rest: Any, batch: Batch) -> Any:
+        outputs, _ = model.apply(params, rest, batch.inputs, batch.lengths, None, False)
+        return tuple(measure(outputs, batch) for measure in measures)
+
+    return evaluate

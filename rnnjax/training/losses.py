@@ -1,0 +1,210 @@
+"""Losses over rows or steps, with masks: each returns a total whose `value` is the loss.
+
+Logits and predictions are (B, O), or (T, B, O), or with `time_major=False` (B, T, O); positions are all axes but the
+last. A mask, weights or lengths choose what counts; the other positions are never read, so that NaN there is harmless.
+All is computed in at least float32. The value over no position at all is 0, and so is its gradient.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from .._errors import check_unit_interval, describe, is_array
+from .._types import Array
+from . import _positions
+from .totals import CTCMean, Mean
+
+
+def cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+    label_smoothing: float | Array = 0.0,
+) -> Mean:
+    """Softmax cross-entropy in nats, −Σ_k p_k log softmax(logits)_k.
+
+    Args:
+        logits: unnormalised log probabilities (…, K).
+        labels: classes 0 … K−1, integers (…), or probabilities (…, K).
+        mask: True at the positions that count, or their weights, (…) or one a row, (B).
+        lengths: valid steps of each row, integers (B).
+        time_major: whether time is axis 0, as everywhere in the functional form, or axis 1.
+        label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1].
+
+    Returns:
+        a `Mean` over the positions that count.
+
+    Raises:
+        ValueError, TypeError: for shapes and dtypes that do not fit, and for concrete labels that are no class.
+
+    >>> import jax.numpy as jnp
+    >>> from rnnjax.training import cross_entropy
+    >>> loss = cross_entropy(jnp.zeros((3, 2)), jnp.array([0, 1, 9]), mask=jnp.array([True, True, False]))
+    >>> print(f"{loss.value:.4f} over {loss.count:.0f} rows")
+    0.6931 over 2 rows
+    """
+    logits = _positions.floating("logits", logits)
+    weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
+    check_unit_interval("label_smoothing", label_smoothing)
+    if is_array(labels) and jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = _positions.classes("labels", labels, logits, weight)
+        if not is_array(label_smoothing) and label_smoothing == 0:
+            return _positions.mean(optax.losses.softmax_cross_entropy_with_integer_labels, weight, logits, labels)
+        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
+    labels = optax.losses.smooth_labels(_positions.like("labels", labels, logits, "logits"), label_smoothing)
+    return _positions.mean(optax.losses.softmax_cross_entropy, weight, logits, labels)
+
+
+def binary_cross_entropy(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> Mean:
+    """Sigmoid cross-entropy in nats, averaged over the O independent yes-or-no questions of a position.
+
+    Args:
+        logits: log odds (…, O).
+        labels: 0 and 1, booleans, or probabilities, (…, O).
+        mask, lengths, time_major: what counts, as for `cross_entropy`.
+    """
+    loss = optax.losses.sigmoid_binary_cross_entropy
+    return _over_features(loss, "logits", logits, "labels", labels, mask, lengths, time_major)
+
+
+def mean_squared_error(
+    predictions: Array,
+    targets: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> Mean:
+    """(prediction − target)², averaged over the O features of a position; arguments as for `cross_entropy`."""
+    loss = optax.losses.squared_error
+    return _over_features(loss, "predictions", predictions, "targets", targets, mask, lengths, time_major)
+
+
+def mean_absolute_error(
+    predictions: Array,
+    targets: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> Mean:
+    """|prediction − target|, averaged over the O features of a position; arguments as for `cross_entropy`."""
+
+    def loss(a: Array, b: Array) -> Array:
+        return jnp.abs(a - b)
+
+    return _over_features(loss, "predictions", predictions, "targets", targets, mask, lengths, time_major)
+
+
+def huber(
+    predictions: Array,
+    targets: Array,
+    *,
+    delta: float | Array = 1.0,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> Mean:
+    """½ e² up to |e| = δ and δ (|e| − ½ δ) beyond, averaged over the O features; arguments as for `cross_entropy`.
+
+    References:
+        Huber 1964, Robust estimation of a location parameter, doi:10.1214/aoms/1177703732.
+    """
+
+    def loss(a: Array, b: Array) -> Array:
+        return optax.losses.huber_loss(a, b, delta=delta)
+
+    return _over_features(loss, "predictions", predictions, "targets", targets, mask, lengths, time_major)
+
+
+def _over_features(
+    loss: Any,
+    name: str,
+    predictions: Any,
+    target_name: str,
+    targets: Any,
+    mask: Array | None,
+    lengths: Array | None,
+    time_major: bool,
+) -> Mean:
+    predictions = _positions.floating(name, predictions)
+    targets = _positions.like(target_name, targets, predictions, name)
+    weight = _positions.weights(predictions.shape[:-1], mask, lengths, time_major, predictions.dtype)
+    return _positions.mean(lambda a, b: loss(a, b).mean(-1), weight, predictions, targets)
+
+
+def ctc(
+    logits: Array,
+    labels: Array,
+    *,
+    label_lengths: Array | None = None,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+    blank: int = 0,
+) -> CTCMean:
+    """Connectionist temporal classification: −log of the probability, over all alignments, of the labels of a row.
+
+    Labels that need more steps than the row has (one each, and one between equal neighbours) have no alignment. Such
+    rows are left out of the mean and its gradient and counted in `impossible`, instead of a finite number that means
+    nothing.
+
+    Args:
+        logits: unnormalised log probabilities (T, B, K), or (B, T, K) without `time_major`.
+        labels: classes without the blank, integers (B, N), filled up with negative numbers, or with any after
+            `label_lengths`.
+        label_lengths: labels of each row, integers (B); None counts those that are not negative.
+        mask: True for the rows that count, or their weights, (B).
+        lengths: valid steps of each row, integers (B).
+        time_major: whether time is axis 0 or axis 1.
+        blank: the class that stands for no label.
+
+    Returns:
+        a `CTCMean` of nats a row.
+
+    References:
+        Graves, Fernández, Gomez, Schmidhuber 2006, Connectionist temporal classification, doi:10.1145/1143844.1143891.
+    """
+    logits = _positions.floating("logits", logits)
+    if logits.ndim != 3:
+        raise ValueError(f"`logits` must be (T, B, K), or (B, T, K) without `time_major`; got {logits.shape}")
+    logits = jnp.swapaxes(logits, 0, 1) if time_major else logits
+    rows, steps, _ = logits.shape
+    if not is_array(labels) or labels.ndim != 2 or labels.shape[0] != rows:
+        raise ValueError(f"`labels` must be integers (B, N) with B = {rows}; got {describe(labels)}")
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"`labels` must be integers (B, N); got {describe(labels)}")
+    labels = jnp.asarray(labels)
+    given = labels >= 0 if label_lengths is None else _positions.within(labels.shape, label_lengths, False)
+    inside = jnp.full((rows, steps), True) if lengths is None else _positions.within((rows, steps), lengths, False)
+    weight = _positions.weights((rows,), mask, None, False, logits.dtype)
+    weight = jnp.ones((rows,), logits.dtype) if weight is None else weight
+
+    repeats = (labels[:, 1:] == labels[:, :-1]) & given[:, 1:]
+    possible = given.sum(1) + repeats.sum(1) <= inside.sum(1)
+    impossible = (~possible & (weight != 0)).sum()
+    weight = jnp.where(possible, weight, 0)
+
+    def loss(logits: Array, outside: Array, labels: Array, missing: Array) -> Array:
+        # optax mixes dtypes inside, which the strict promotion of a user's own settings would refuse
+        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+            return optax.losses.ctc_loss(logits, outside, labels, missing, blank_id=blank)
+
+    logits = _positions.blank(logits, inside.astype(logits.dtype))
+    paddings = ((~inside).astype(logits.dtype), jnp.where(given, labels, 0), (~given).astype(logits.dtype))
+    mean = _positions.mean(loss, weight, logits, *paddings)
+    return CTCMean(mean.total, mean.count, impossible)

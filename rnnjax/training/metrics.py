@@ -1,0 +1,138 @@
+"""Metrics over rows or steps, with masks: totals that add up over batches. Arguments are those of `losses`."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Array
+from . import _positions
+from .losses import cross_entropy
+from .totals import F1, Bits, MacroAccuracy, Mean, Perplexity
+
+
+def accuracy(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> Mean:
+    """The share of positions whose largest logit (…, K) is that of the label (…), or of the likeliest label (…, K)."""
+    logits, labels, weight = _checked(logits, labels, mask, lengths, time_major)
+
+    def hit(logits: Array, labels: Array) -> Array:
+        return (_guesses(logits) == labels).astype(logits.dtype)
+
+    return _positions.mean(hit, weight, logits, labels)
+
+
+def binary_accuracy(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> Mean:
+    """The share of yes-or-no questions (…, O) whose log odds are positive where the label (…, O) is above ½."""
+    logits = _positions.floating("logits", logits)
+    labels = _positions.like("labels", labels, logits, "logits")
+    weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
+
+    def hit(logits: Array, labels: Array) -> Array:
+        return ((logits > 0) == (labels > 0.5)).astype(logits.dtype).mean(-1)
+
+    return _positions.mean(hit, weight, logits, labels)
+
+
+def macro_accuracy(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> MacroAccuracy:
+    """The accuracy of each class, averaged over the classes that occur: a frequent class counts no more than others."""
+    hits, _, actual = _by_class(logits, labels, mask, lengths, time_major)
+    return MacroAccuracy(hits, actual)
+
+
+def f1(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+    average: Literal["macro", "micro", "binary"] = "macro",
+) -> F1:
+    """The harmonic mean of precision and recall: of each class, averaged (`macro`), of all together (`micro`), or of
+    class 1 (`binary`)."""
+    if average not in ("macro", "micro", "binary"):
+        raise ValueError(f'`average` must be "macro", "micro" or "binary"; got {average!r}')
+    return F1(*_by_class(logits, labels, mask, lengths, time_major), average=average)
+
+
+def perplexity(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> Perplexity:
+    """e to the cross-entropy."""
+    mean = cross_entropy(logits, labels, mask=mask, lengths=lengths, time_major=time_major)
+    return Perplexity(mean.total, mean.count)
+
+
+def bits_per_character(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> Bits:
+    """The cross-entropy in bits."""
+    mean = cross_entropy(logits, labels, mask=mask, lengths=lengths, time_major=time_major)
+    return Bits(mean.total, mean.count)
+
+
+def _checked(
+    logits: Array, labels: Array, mask: Array | None, lengths: Array | None, time_major: bool
+) -> tuple[Array, Array, Array | None]:
+    """Logits, integer labels and weights."""
+    logits = _positions.floating("logits", logits)
+    weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        labels = _guesses(_positions.like("labels", labels, logits, "logits"))
+    return logits, _positions.classes("labels", labels, logits, weight), weight
+
+
+def _guesses(logits: Array) -> Array:
+    return jax.lax.argmax(logits, logits.ndim - 1, jnp.int32)
+
+
+def _by_class(
+    logits: Array, labels: Array, mask: Array | None, lengths: Array | None, time_major: bool
+) -> tuple[Array, Array, Array]:
+    """Hits, predictions and labels of every class, (K) each."""
+    logits, labels, weight = _checked(logits, labels, mask, lengths, time_major)
+    guesses = _guesses(logits)
+    weight = jnp.ones(labels.shape, logits.dtype) if weight is None else weight
+
+    def count(values: Array, weight: Array) -> Array:
+        one_hot = jax.nn.one_hot(values.reshape(-1), logits.shape[-1], dtype=weight.dtype)
+        return weight.reshape(-1) @ one_hot
+
+    return (
+        count(labels, weight * (guesses == labels).astype(weight.dtype)),
+        count(guesses, weight),
+        count(labels, weight),
+    )

@@ -1,0 +1,173 @@
+"""Recipes of optimizers: Optax chains in the right order, with the guards that recurrent networks need."""
+
+from __future__ import annotations
+
+import functools
+import numbers
+import operator
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from .._errors import is_array
+from .._types import Array, Params
+
+ALGORITHMS: dict[str, Callable[[], Any]] = {
+    "adam": optax.scale_by_adam,
+    "adabelief": optax.scale_by_belief,
+    "lion": optax.scale_by_lion,
+    "momentum": functools.partial(optax.trace, decay=0.9),
+    "rmsprop": optax.scale_by_rms,
+    "sgd": optax.identity,
+}
+Number = float | Array
+
+
+def optimizer(
+    learning_rate: Number | optax.Schedule = 1e-3,
+    *,
+    algorithm: str | optax.GradientTransformation = "adam",
+    clip_norm: Number | None = None,
+    clip_value: Number | None = None,
+    clip_block_rms: Number | None = None,
+    clip_adaptive: Number | None = None,
+    weight_decay: Number = 0.0,
+    recurrent_decay: Number | None = None,
+    schedule: optax.Schedule | None = None,
+    skip_nonfinite: bool = True,
+) -> optax.GradientTransformation:
+    """Clips, rescales by the algorithm, decays the weights and takes a step, in this order.
+
+    Numbers may be traced: under `vmap` each member has its own.
+
+    Args:
+        learning_rate: the length of a step, a number or an Optax schedule.
+        algorithm: "adam", "adabelief", "lion", "momentum", "rmsprop", "sgd", or Optax's own `scale_by_…`.
+        clip_norm: bound of the norm of the whole gradient; None does not clip, here and below.
+        clip_value: bound of each entry's magnitude.
+        clip_block_rms: bound of the root mean square of each array.
+        clip_adaptive: bound of the ratio of gradient to weights, unit by unit.
+        weight_decay: decoupled decay of every array with two axes or more; biases and gains are spared.
+        recurrent_decay: that of the recurrent weights `u`; None takes `weight_decay`.
+        schedule: a function of the step that multiplies the learning rate, such as
+            `optax.cosine_decay_schedule(1.0, 1000)`.
+        skip_nonfinite: whether a step whose gradient is not finite is left out, as `skip_if_nonfinite` does.
+
+    References:
+        Pascanu, Mikolov, Bengio 2013, On the difficulty of training recurrent neural networks, arXiv:1211.5063.
+        Brock, De, Smith, Simonyan 2021, High-performance large-scale image recognition without normalization,
+        arXiv:2102.06171, for `clip_adaptive`.
+        Loshchilov, Hutter 2019, Decoupled weight decay regularization, arXiv:1711.05101.
+
+    >>> import optax, rnnjax as rj
+    >>> recipe = rj.training.optimizer(1e-3, clip_norm=1.0, schedule=optax.cosine_decay_schedule(1.0, 500))
+    """
+    check_positive("learning_rate", learning_rate)
+    clippings = (
+        ("clip_value", clip_value, optax.clip),
+        ("clip_block_rms", clip_block_rms, optax.clip_by_block_rms),
+        ("clip_adaptive", clip_adaptive, optax.adaptive_grad_clip),
+        ("clip_norm", clip_norm, optax.clip_by_global_norm),
+    )
+    for name, bound, _ in clippings:
+        check_positive(name, bound)
+    check_not_negative("weight_decay", weight_decay)
+    check_not_negative("recurrent_decay", recurrent_decay)
+    if isinstance(algorithm, str) and algorithm in ALGORITHMS:
+        algorithm = ALGORITHMS[algorithm]()
+    elif not isinstance(algorithm, optax.GradientTransformation):
+        raise ValueError(f"`algorithm` must be one of {', '.join(ALGORITHMS)}, or made by Optax; got {algorithm!r}")
+    parts = [make(bound) for _, bound, make in clippings if bound is not None]
+    parts.append(algorithm)
+    if recurrent_decay is None:
+        parts += _decay(weight_decay, decays)
+    else:
+        parts += _decay(weight_decay, lambda params: jax.tree.map(operator.gt, decays(params), recurrent(params)))
+        parts += _decay(recurrent_decay, recurrent)
+    if schedule is not None:
+        parts.append(optax.scale_by_schedule(schedule))
+    parts.append(optax.scale_by_learning_rate(learning_rate))
+    chain = optax.chain(*parts)
+    return skip_if_nonfinite(chain) if skip_nonfinite else chain
+
+
+def _decay(rate: Any, which: Callable[[Params], Any]) -> list[optax.GradientTransformation]:
+    none = not is_array(rate) and rate == 0
+    return [] if none else [optax.add_decayed_weights(rate, mask=which)]
+
+
+def decays(params: Params) -> Any:
+    """True for the arrays that weight decay is for, those with two axes or more."""
+    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
+
+
+def recurrent(params: Params) -> Any:
+    """True for recurrent weights: arrays with two axes or more in a field named `u`."""
+
+    def is_recurrent(path: Any, leaf: Any) -> bool:
+        names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+        return jnp.ndim(leaf) >= 2 and "u" in names[-2:]
+
+    return jax.tree_util.tree_map_with_path(is_recurrent, params)
+
+
+class SkipState(NamedTuple):
+    """The state of the inner transformation, and how many steps were left out."""
+
+    inner: Any
+    skipped: Array
+
+
+def skip_if_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTransformation:
+    """Leaves out the steps whose gradient is not finite, and counts them.
+
+    Such a gradient reaches neither parameters nor moments: the update is zero and the inner state stays as it was. A
+    gradient whose squared norm overflows counts as not finite, because squares are what adaptive algorithms keep.
+    """
+
+    def init(params: Params) -> SkipState:
+        return SkipState(inner.init(params), jnp.zeros((), jnp.int32))
+
+    def update(updates: Any, state: SkipState, params: Params | None = None, **extra: Any) -> tuple[Any, SkipState]:
+        squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(updates)]
+        finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, squares), jnp.asarray(True))
+        sane = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), updates)
+        new, inner_state = optax.with_extra_args_support(inner).update(sane, state.inner, params, **extra)
+        new = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), new)
+        kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), inner_state, state.inner)
+        return new, SkipState(kept, state.skipped + (1 - finite.astype(jnp.int32)))
+
+    return optax.GradientTransformationExtraArgs(init, update)
+
+
+def skipped_steps(state: Any) -> int:
+    """How many steps `skip_nonfinite` left out, from the optimizer's state; 0 without it."""
+    found = [node for node in jax.tree.leaves(state, is_leaf=_is_skip) if _is_skip(node)]
+    return sum(int(np.sum(node.skipped)) for node in found)
+
+
+def _is_skip(node: Any) -> bool:
+    return isinstance(node, SkipState)
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises if a Python number is not positive; None, arrays and schedules pass."""
+    _check_number(name, value, "positive", lambda number: number > 0)
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raises if a Python number is negative; None and arrays pass."""
+    _check_number(name, value, "zero or positive", lambda number: number >= 0)
+
+
+def _check_number(name: str, value: Any, what: str, holds: Callable[[float], bool]) -> None:
+    if value is None or callable(value) or isinstance(value, jax.Array):
+        return
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.ndarray, np.generic)):
+        raise TypeError(f"`{name}` must be a number; got {value!r}")
+    if np.ndim(value) == 0 and not holds(float(value)):
+        raise ValueError(f"`{name}` must be {what}; got {value}")

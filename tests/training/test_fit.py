@@ -1,0 +1,422 @@
+"""`fit`, `evaluate` and `predict` against a loop written out in full, for every kind of model and of data."""
+
+from __future__ import annotations
+
+import csv
+import itertools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import rnnjax as rj
+from rnnjax import training
+from rnnjax.flax import linen as rlinen
+from rnnjax.flax import nnx as rnnx
+from rnnjax.training import _batches
+from rnnjax.training import _fit as fit_module
+
+N, B, T, I, H, K = 10, 4, 5, 2, 3, 2  # noqa: E741
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, T, I)).astype(np.float32)
+Y = (X.sum((1, 2)) > 0).astype(np.int32)
+LENGTHS = RNG.integers(1, T + 1, N)
+LAYER = rj.Stack([rj.RNN(rj.GRU(H)), rj.Last(), rj.Dense(K)])
+PARAMS = LAYER.init(jax.random.key(7), I)
+TX = optax.adam(0.05)
+fit = fit_module.fit
+OPTIONS: dict[str, Any] = {"optimizer": TX, "batch_size": B, "shuffle": False, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion() -> Iterator[None]:
+    """Optax and Flax mix dtypes, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def logits_of(params: Any, x: Any, lengths: Any = None) -> Any:
+    return LAYER(params, jnp.swapaxes(x, 0, 1), lengths=lengths)[0]
+
+
+def written_out(epochs: int, lengths: Any = None, order: Any = None) -> tuple[Any, list[float]]:
+    """Parameters and the mean loss of each epoch; the last batch of an epoch has two rows."""
+
+    def loss(params: Any, x: Any, y: Any, n: Any) -> Any:
+        logits = logits_of(params, x, n)
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits), y[:, None], 1).mean()
+
+    step = jax.jit(jax.value_and_grad(loss))
+    params, state, losses = PARAMS, TX.init(PARAMS), []
+    for epoch in range(epochs):
+        rows, total = np.arange(N) if order is None else order[epoch], 0.0
+        for i in range(0, N, B):
+            part = rows[i : i + B]
+            value, gradient = step(params, X[part], Y[part], None if lengths is None else lengths[part])
+            updates, state = TX.update(gradient, state, params)
+            params = optax.apply_updates(params, updates)
+            total += float(value) * len(part)
+        losses.append(total / N)
+    return params, losses
+
+
+def assert_close(got: Any, wanted: Any, tolerance: float = 2e-5) -> None:
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+class NnxModel(nnx.Module):
+    """The same network of rnnjax's nnx modules."""
+
+    def __init__(self) -> None:
+        self.body = rnnx.Layer(LAYER, I, rngs=nnx.Rngs(0))
+
+    def __call__(self, x: Any, lengths: Any = None) -> Any:
+        return self.body(x, lengths=lengths)
+
+
+def nnx_model() -> NnxModel:
+    model = NnxModel()
+    mine, wanted = jax.tree.leaves(nnx.state(model, nnx.Param)), jax.tree.leaves(PARAMS)
+    assert sorted(a.shape for a in mine) == sorted(b.shape for b in wanted)
+    by_name = {
+        ("layer_0", "w"): PARAMS[0].w,
+        ("layer_0", "u"): PARAMS[0].u,
+        ("layer_0", "b"): PARAMS[0].b,
+        ("layer_0", "b_n"): PARAMS[0].b_n,
+        ("layer_1", "w"): PARAMS[2].w,
+        ("layer_1", "b"): PARAMS[2].b,
+    }
+    state = nnx.state(model, nnx.Param)
+    for path, variable in nnx.to_flat_state(state):
+        (value,) = [array for name, array in by_name.items() if path[-2:] == name]
+        variable[...] = value
+    nnx.update(model, state)
+    return model
+
+
+def linen_model() -> Any:
+    module = rlinen.Layer(LAYER)
+    return module.bind({}).to_variables(PARAMS), module
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "layer": lambda: (PARAMS, LAYER),
+    "function": lambda: (PARAMS, logits_of),
+    "nnx": nnx_model,
+    "linen": linen_model,
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize("ragged", [False, True])
+def test_trains_as_the_loop_that_is_written_out(kind: str, ragged: bool) -> None:
+    lengths = LENGTHS if ragged else None
+    wanted, losses = written_out(3, lengths)
+    data = (X, Y, LENGTHS) if ragged else (X, Y)
+    fitted = fit(MODELS[kind](), data, epochs=3, **OPTIONS)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+    outputs = training.predict(fitted.model, X, lengths=lengths, batch_size=3)
+    np.testing.assert_allclose(outputs, logits_of(wanted, X, lengths), atol=1e-5)
+    assert sorted(leaf.shape for leaf in jax.tree.leaves(fitted.params)) == sorted(
+        leaf.shape for leaf in jax.tree.leaves(wanted)
+    )
+
+
+def test_nnx_module_is_updated_in_place_and_learns_statistics() -> None:
+    class Normal(nnx.Module):
+        def __init__(self, rngs: nnx.Rngs) -> None:
+            self.rnn = rnnx.RNN(rj.GRU(H), I, rngs=rngs)
+            self.norm = nnx.BatchNorm(H, rngs=rngs, momentum=0.5)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+            self.out = nnx.Linear(H, K, rngs=rngs)
+
+        def __call__(self, x: Any) -> Any:
+            return self.out(self.drop(self.norm(self.rnn(x)[:, -1])))
+
+    model = Normal(nnx.Rngs(0))
+    before = np.array(model.norm.mean[...])
+    fitted = fit(model, (X[:8], Y[:8]), epochs=2, **OPTIONS)
+    assert fitted.model is model
+    assert not np.allclose(model.norm.mean[...], before)
+    np.testing.assert_array_equal(training.predict(model, X), training.predict(model, X))  # no noise, no statistics
+    assert fitted.history["loss"][0] != pytest.approx(training.evaluate(model, (X, Y))["loss"])
+
+
+STREAMS: dict[str, Callable[[], Any]] = {
+    "list": lambda: [(X[i : i + B], Y[i : i + B]) for i in range(0, N, B)],
+    "function": lambda: lambda: ((X[i : i + B], Y[i : i + B]) for i in range(0, N, B)),
+}
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_iterables_train_as_arrays(kind: str) -> None:
+    wanted, losses = written_out(2)
+    fitted = fit((PARAMS, LAYER), STREAMS[kind](), epochs=2, **OPTIONS)
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+
+
+def test_generator_is_read_once() -> None:
+    wanted, _ = written_out(1)
+    batches = ((X[i : i + B], Y[i : i + B]) for i in range(0, N, B))
+    assert_close(fit((PARAMS, LAYER), batches, **OPTIONS).params, wanted)
+    batches = ((X[i : i + B], Y[i : i + B]) for i in range(0, N, B))
+    with pytest.raises(ValueError, match="a generator can be read once, so pass a function that makes one"):
+        fit((PARAMS, LAYER), batches, epochs=2, **OPTIONS)
+
+
+def test_shuffles_anew_every_epoch_and_reads_every_row_once() -> None:
+    order = [np.random.default_rng((3, epoch)).permutation(N) for epoch in range(2)]
+    wanted, losses = written_out(2, order=order)
+    fitted = fit((PARAMS, LAYER), (X, Y), epochs=2, seed=3, **(OPTIONS | {"shuffle": True}))
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+
+
+@pytest.mark.parametrize("longest", [1, 2])
+def test_blocks_train_as_one_loop(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three batches in blocks of two leave a batch without rows, which must not move the parameters."""
+    monkeypatch.setattr(fit_module, "_LONGEST_BLOCK", longest)
+    wanted, losses = written_out(2)
+    fitted = fit((PARAMS, LAYER), (X, Y), epochs=2, **OPTIONS)
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+    assert int(fitted.state.step) == 6
+
+
+@pytest.mark.parametrize(("rows", "batch", "longest"), [(10, 4, 512), (10, 4, 2), (7, 7, 3), (100, 1, 9), (97, 3, 8)])
+def test_every_row_is_in_one_batch(rows: int, batch: int, longest: int) -> None:
+    cut = _batches.Cut.of(rows, batch, longest)
+    assert cut.block <= longest
+    blocks = cut.order(0, 5)
+    assert {own.shape for own, _ in blocks} == {(cut.block, batch)}
+    seen = [own[np.ones(own.shape, bool) if weight is None else weight > 0] for own, weight in blocks]
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(rows))
+    assert cut.skips == any(weight is not None and (weight.sum(1) == 0).any() for _, weight in blocks)
+
+
+def test_accumulated_gradient_is_that_of_the_batch() -> None:
+    """Rows that fill up a batch all lie in its second part: a mean of means would be wrong."""
+    wanted, losses = written_out(2, LENGTHS)
+    fitted = fit((PARAMS, LAYER), (X, Y, LENGTHS), epochs=2, accumulate=2, **OPTIONS)
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+
+
+def test_compiles_as_often_for_many_epochs_as_for_one() -> None:
+    def traces(epochs: int, data: Any) -> int:
+        count = 0
+
+        def apply(params: Any, x: Any) -> Any:
+            nonlocal count
+            count += 1
+            return logits_of(params, x)
+
+        fit((PARAMS, apply), data, epochs=epochs, validation=(X, Y), **OPTIONS)
+        return count
+
+    for data in ((X, Y), STREAMS["list"]()):
+        assert traces(1, data) == traces(4, data)
+
+
+def test_validation_split_is_the_end_of_the_arrays() -> None:
+    fitted = fit((PARAMS, LAYER), (X, Y), metrics=["accuracy"], validation_split=0.3, epochs=2, **OPTIONS)
+    expected = training.evaluate(fitted, (X[7:], Y[7:]), metrics=["accuracy"])
+    assert sorted(fitted.history) == ["accuracy", "loss", "val_accuracy", "val_loss"]
+    assert fitted.history["val_loss"][-1] == pytest.approx(expected["loss"])
+    assert fitted.history["val_accuracy"][-1] == pytest.approx(expected["accuracy"])
+    alone = fit((PARAMS, LAYER), (X[:7], Y[:7]), epochs=2, **OPTIONS)
+    assert_close(fitted.params, alone.params, 1e-7)
+
+
+def test_evaluation_does_not_depend_on_the_batches() -> None:
+    logits = np.asarray(logits_of(PARAMS, X, LENGTHS), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = {"loss": -log_p[np.arange(N), Y].mean(), "accuracy": (logits.argmax(-1) == Y).mean()}
+    whole = (X, Y, LENGTHS)
+    parts = [(X[i : i + 3], Y[i : i + 3], LENGTHS[i : i + 3]) for i in range(0, N, 3)]
+    for data, batch_size in ((whole, 128), (whole, 3), (parts, 1)):
+        got = training.evaluate((PARAMS, LAYER), data, metrics=["accuracy"], batch_size=batch_size)
+        assert got == pytest.approx(expected, rel=1e-5)
+
+
+def test_patience_and_best_parameters() -> None:
+    """A rate so high that the loss rises: training stops, and the parameters of the best epoch come back."""
+    states = []
+    options = OPTIONS | {"optimizer": optax.sgd(20.0), "epochs": 9, "validation": (X, Y)}
+    keep = lambda event: states.append(jax.tree.map(np.array, event.state.params)) and None  # noqa: E731
+    fitted = fit((PARAMS, LAYER), (X, Y), patience=2, restore_best=True, callbacks=[keep], **options)
+    losses = fitted.history["val_loss"]
+    best = int(np.argmin(losses))
+    assert len(losses) == best + 3 < 9
+    assert_close(fitted.params, states[best], 0)
+
+
+def test_metric_that_should_rise_is_monitored_upwards() -> None:
+    fitted = fit((PARAMS, LAYER), (X, Y), metrics=["accuracy"], monitor="accuracy", patience=1, epochs=30, **OPTIONS)
+    accuracy = fitted.history["accuracy"]
+    assert len(accuracy) < 30
+    assert accuracy[-1] <= max(accuracy[:-1])
+    assert all(b > a for a, b in itertools.pairwise(accuracy[:-1]))
+
+
+def test_callback_stops_and_logs_are_written(tmp_path: Path) -> None:
+    events = []
+
+    def stop(event: Any) -> bool:
+        events.append(event)
+        return event.epoch == 1
+
+    loggers = [training.csv_logger(tmp_path / "a" / "log.csv"), training.jsonl_logger(tmp_path / "log.jsonl")]
+    fitted = fit((PARAMS, LAYER), (X, Y), epochs=5, callbacks=[stop], log=loggers, **OPTIONS)
+    assert [event.step for event in events] == [3, 6]
+    with (tmp_path / "a" / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [float(row["loss"]) for row in rows] == fitted.history["loss"]
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [3, 6]
+    loggers[1](7, {"loss": float("nan")})
+    assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["loss"] is None
+    with pytest.raises(ValueError, match="has the columns step, loss; other came later"):
+        loggers[0](9, {"loss": 1.0, "other": 2.0})
+
+
+def test_nonfinite_batch_is_skipped_and_counted() -> None:
+    spoilt = X.copy()
+    spoilt[5] = np.nan
+    recipe = training.optimizer(0.05, clip_norm=1.0)
+    fitted = fit((PARAMS, LAYER), (spoilt, Y), epochs=2, **(OPTIONS | {"optimizer": recipe}))
+    assert fitted.history["skipped_steps"] == [1, 2]
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fitted.params))
+
+
+def test_noise_follows_the_seed() -> None:
+    layer = rj.Stack([rj.RNN(rj.GRU(H)), rj.Dropout(0.5), rj.Last(), rj.Dense(K)])
+    first, again, other = (fit(layer, (X, Y), seed=seed, **OPTIONS).params for seed in (0, 0, 1))
+    assert_close(first, again, 0)
+    assert any(not np.allclose(a, b) for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(other), strict=True))
+
+
+def test_parameters_of_the_user_survive() -> None:
+    """The compiled loop reuses the memory of its arguments, but not that of the user's arrays."""
+    copies = jax.tree.map(np.array, PARAMS)
+    fit((PARAMS, LAYER), (X, Y), **OPTIONS)
+    assert_close(PARAMS, copies, 0)
+
+
+def test_own_loss_is_a_scalar_or_a_mean() -> None:
+    def scalar(outputs: Any, targets: Any, mask: Any = None) -> Any:
+        weights = jnp.ones(len(targets)) if mask is None else mask
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        return (weights * losses).sum() / weights.sum()
+
+    wanted, losses = written_out(2)
+    fitted = fit((PARAMS, LAYER), (X, Y), loss=scalar, metrics=[("own", scalar)], epochs=2, **OPTIONS)
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+    np.testing.assert_allclose(fitted.history["own"], losses, rtol=1e-5)
+
+
+def test_labels_for_every_step_with_lengths() -> None:
+    layer = rj.Stack([rj.RNN(rj.GRU(H)), rj.Dense(K)])
+    params, labels = layer.init(jax.random.key(0), I), np.cumsum(X.sum(-1), 1) > 0
+    got = training.evaluate((params, layer), (X, labels.astype(np.int32), LENGTHS), metrics=["accuracy"], batch_size=4)
+    ys, _ = layer(params, X.swapaxes(0, 1), lengths=LENGTHS)
+    logits = np.asarray(ys, np.float64).swapaxes(0, 1)
+    valid = np.arange(T) < LENGTHS[:, None]
+    assert got["accuracy"] == pytest.approx(((logits.argmax(-1) == labels)[valid]).mean())
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    picked = np.where(labels, log_p[..., 1], log_p[..., 0])
+    assert got["loss"] == pytest.approx(-picked[valid].mean(), rel=1e-5)
+
+
+def test_embedding_reads_integers() -> None:
+    layer = rj.Stack([rj.Embedding(7, 4), rj.RNN(rj.GRU(H)), rj.Last(), rj.Dense(K)])
+    tokens = RNG.integers(0, 7, (N, T)).astype(np.int32)
+    fitted = fit(layer, (tokens, Y), epochs=1, **OPTIONS)
+    assert training.predict(fitted, tokens).shape == (N, K)
+
+
+class Plain(nn.Module):
+    """A linen module that takes no lengths."""
+
+    @nn.compact
+    def __call__(self, x: Any) -> Any:
+        return nn.Dense(K)(x[:, -1])
+
+
+BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "not a model": (lambda: fit(3, (X, Y), **OPTIONS), TypeError, "`model` must be an nnx.Module, a layer"),
+    "rows differ": (lambda: fit(LAYER, (X, Y[:3]), **OPTIONS), ValueError, "same number of rows"),
+    "one array": (lambda: fit(LAYER, X, **OPTIONS), TypeError, "a batch must be"),
+    "a number": (lambda: fit(LAYER, 3, **OPTIONS), TypeError, "data must be a tuple of arrays"),
+    "ragged lists": (
+        lambda: fit(LAYER, [([[1.0], [1.0, 2.0]], [0, 1])], **OPTIONS),
+        TypeError,
+        "got a float: make an array",
+    ),
+    "no rows": (lambda: fit((PARAMS, LAYER), (X[:0], Y[:0]), **OPTIONS), ValueError, "hold no row"),
+    "no batches": (lambda: fit((PARAMS, LAYER), [], **OPTIONS), ValueError, "hold no batch"),
+    "unknown loss": (lambda: fit(LAYER, (X, Y), loss="mse", **OPTIONS), ValueError, "`loss` must be a function or one"),
+    "a metric as loss": (lambda: fit(LAYER, (X, Y), loss="f1", **OPTIONS), TypeError, "a loss must be a mean"),
+    "one metric": (lambda: fit(LAYER, (X, Y), metrics="f1", **OPTIONS), TypeError, "`metrics` must be a sequence"),
+    "metrics of one name": (
+        lambda: fit(LAYER, (X, Y), metrics=["f1", "f1"], **OPTIONS),
+        ValueError,
+        "names of metrics must differ",
+    ),
+    "no epochs": (lambda: fit(LAYER, (X, Y), epochs=0, **OPTIONS), ValueError, "`epochs` must be at least 1"),
+    "unknown monitor": (
+        lambda: fit((PARAMS, LAYER), (X, Y), monitor="val_loss", patience=1, **OPTIONS),
+        ValueError,
+        "`monitor` must be one of loss; got 'val_loss'",
+    ),
+    "split of a stream": (
+        lambda: fit(LAYER, [(X, Y)], validation_split=0.5, **OPTIONS),
+        ValueError,
+        "`validation_split` needs arrays",
+    ),
+    "split of all": (
+        lambda: fit(LAYER, (X, Y), validation_split=1.0, **OPTIONS),
+        ValueError,
+        r"`validation_split` must lie in \(0, 1\)",
+    ),
+    "accumulate": (
+        lambda: fit((PARAMS, LAYER), (X, Y), accumulate=3, **OPTIONS),
+        ValueError,
+        "`accumulate` must divide the rows of a batch, 4; got 3",
+    ),
+    "lengths for a model without": (
+        lambda: fit((Plain().init(jax.random.key(0), X), Plain()), (X, Y, LENGTHS), **OPTIONS),
+        TypeError,
+        "the batch has `lengths`, which Plain does not take",
+    ),
+    "a loss without mask": (
+        lambda: fit((PARAMS, LAYER), (X, Y), loss=lambda outputs, targets: outputs.sum(), **OPTIONS),
+        TypeError,
+        "does not take a `mask`",
+    ),
+    "a loss of many numbers": (
+        lambda: fit((PARAMS, LAYER), (X[:8], Y[:8]), loss=lambda outputs, targets: outputs, **OPTIONS),
+        TypeError,
+        "must return a scalar or a total",
+    ),
+    "linen without params": (lambda: fit(({}, Plain()), (X, Y), **OPTIONS), ValueError, "must hold 'params'"),
+    "float lengths": (lambda: fit(LAYER, (X, Y, LENGTHS / 2), **OPTIONS), TypeError, "`lengths` must be integers"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str) -> None:
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,283 @@
+"""Losses against their formulas in NumPy, position by position; masks, lengths and layouts; gradients; bad input."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnjax import training
+
+T, B, K = 5, 3, 4
+LENGTHS = np.array([5, 2, 0])
+VALID = np.arange(T)[:, None] < LENGTHS  # (T, B)
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(T, B, K)) * 2
+LABELS = RNG.integers(0, K, (T, B))
+SOFT = RNG.dirichlet(np.ones(K), (T, B))
+TARGETS = RNG.normal(size=(T, B, K)) * 2
+BINARY = RNG.integers(0, 2, (T, B, K)).astype(float)
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    return np.log(np.exp(x) / np.exp(x).sum(-1, keepdims=True))
+
+
+def reference(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """One number a position."""
+    if name == "cross_entropy":
+        return -np.take_along_axis(log_softmax(a), b[..., None], -1)[..., 0]
+    if name == "soft":
+        return -(b * log_softmax(a)).sum(-1)
+    if name == "binary_cross_entropy":
+        p = 1 / (1 + np.exp(-a))
+        return -(b * np.log(p) + (1 - b) * np.log(1 - p)).mean(-1)
+    e = a - b
+    if name == "mean_squared_error":
+        return (e**2).mean(-1)
+    if name == "mean_absolute_error":
+        return np.abs(e).mean(-1)
+    return np.where(np.abs(e) <= 1, e**2 / 2, np.abs(e) - 0.5).mean(-1)
+
+
+CASES = {
+    "cross_entropy": (training.cross_entropy, LABELS),
+    "soft": (training.cross_entropy, SOFT),
+    "binary_cross_entropy": (training.binary_cross_entropy, BINARY),
+    "mean_squared_error": (training.mean_squared_error, TARGETS),
+    "mean_absolute_error": (training.mean_absolute_error, TARGETS),
+    "huber": (training.huber, TARGETS),
+}
+each_loss = pytest.mark.parametrize("name", CASES)
+
+
+@each_loss
+def test_follows_its_formula(name: str) -> None:
+    loss, targets = CASES[name]
+    expected = reference(name, LOGITS, targets)
+    total = loss(LOGITS, targets)
+    np.testing.assert_allclose(total.value, expected.mean(), rtol=1e-12)
+    assert float(total.count) == T * B
+
+
+@each_loss
+def test_lengths_are_the_mask_in_both_layouts(name: str) -> None:
+    loss, targets = CASES[name]
+    expected = reference(name, LOGITS, targets)[VALID].mean()
+    swapped = LOGITS.swapaxes(0, 1), targets.swapaxes(0, 1)
+    for total in (
+        loss(LOGITS, targets, lengths=LENGTHS),
+        loss(LOGITS, targets, mask=VALID),
+        loss(LOGITS, targets, mask=np.array([True, True, False]), lengths=LENGTHS),
+        loss(*swapped, lengths=LENGTHS, time_major=False),
+        loss(*swapped, mask=VALID.T, time_major=False),
+    ):
+        np.testing.assert_allclose(total.value, expected, rtol=1e-12)
+        assert float(total.count) == VALID.sum()
+
+
+@each_loss
+def test_weights_weigh(name: str) -> None:
+    loss, targets = CASES[name]
+    weights = RNG.uniform(size=(T, B))
+    expected = (weights * reference(name, LOGITS, targets)).sum() / weights.sum()
+    np.testing.assert_allclose(loss(LOGITS, targets, mask=weights).value, expected, rtol=1e-12)
+    rows = weights[0]
+    expected = (rows * reference(name, LOGITS, targets)).sum() / (T * rows.sum())
+    np.testing.assert_allclose(loss(LOGITS, targets, mask=rows).value, expected, rtol=1e-12)
+
+
+@each_loss
+def test_what_is_masked_is_never_read(name: str) -> None:
+    loss, targets = CASES[name]
+    spoilt = np.where(VALID[..., None], LOGITS, np.where(np.arange(K) == 0, np.nan, np.inf))
+    wrong = np.where(VALID if targets.ndim == 2 else VALID[..., None], targets, -99 if targets.ndim == 2 else np.nan)
+
+    def run(logits: Any, targets: Any) -> Any:
+        return jax.value_and_grad(lambda logits: loss(logits, targets, lengths=LENGTHS).value)(logits)
+
+    value, gradient = run(jnp.asarray(spoilt), wrong)
+    clean_value, clean_gradient = run(jnp.asarray(LOGITS), targets)
+    np.testing.assert_array_equal(value, clean_value)
+    np.testing.assert_array_equal(gradient, clean_gradient)
+    np.testing.assert_array_equal(gradient[~VALID], 0)
+
+
+@each_loss
+def test_nothing_valid_is_zero_with_zero_gradient(name: str) -> None:
+    loss, targets = CASES[name]
+    value, gradient = jax.value_and_grad(lambda x: loss(x, targets, lengths=np.zeros(B, int)).value)(
+        jnp.asarray(LOGITS)
+    )
+    assert float(value) == 0
+    np.testing.assert_array_equal(gradient, 0)
+
+
+@each_loss
+def test_gradient_is_that_of_differences(name: str) -> None:
+    loss, targets = CASES[name]
+
+    def value(x: Any) -> Any:
+        return loss(x, targets, lengths=LENGTHS).value
+
+    direction, step = RNG.normal(size=LOGITS.shape), 1e-6
+    numeric = (value(LOGITS + step * direction) - value(LOGITS - step * direction)) / (2 * step)
+    np.testing.assert_allclose((jax.grad(value)(jnp.asarray(LOGITS)) * direction).sum(), numeric, rtol=1e-7)
+
+
+@each_loss
+def test_parts_add_up(name: str) -> None:
+    loss, targets = CASES[name]
+    parts = [loss(LOGITS[:, i : i + 1], targets[:, i : i + 1], lengths=LENGTHS[i : i + 1]) for i in range(B)]
+    np.testing.assert_allclose((parts[0] + parts[1] + parts[2]).value, loss(LOGITS, targets, lengths=LENGTHS).value)
+
+
+def test_half_precision_is_summed_in_float32() -> None:
+    logits = jnp.zeros((4096, 2), jnp.bfloat16)
+    total = training.cross_entropy(logits, np.zeros(4096, int))
+    assert total.total.dtype == jnp.float32
+    np.testing.assert_allclose(total.value, np.log(2), rtol=1e-6)
+
+
+def test_label_smoothing_spreads_the_label() -> None:
+    smooth = 0.9 * np.eye(K)[LABELS] + 0.1 / K
+    expected = reference("soft", LOGITS, smooth).mean()
+    np.testing.assert_allclose(training.cross_entropy(LOGITS, LABELS, label_smoothing=0.1).value, expected, rtol=1e-12)
+    np.testing.assert_allclose(
+        training.cross_entropy(LOGITS, np.eye(K)[LABELS], label_smoothing=0.1).value, expected, rtol=1e-12
+    )
+    traced = jax.jit(lambda s: training.cross_entropy(LOGITS, LABELS, label_smoothing=s).value)(0.1)
+    np.testing.assert_allclose(traced, expected, rtol=1e-12)
+
+
+def test_huber_takes_delta() -> None:
+    e = np.abs(LOGITS - TARGETS)
+    expected = np.where(e <= 0.3, e**2 / 2, 0.3 * (e - 0.15)).mean()
+    np.testing.assert_allclose(training.huber(LOGITS, TARGETS, delta=0.3).value, expected, rtol=1e-12)
+
+
+def ctc_reference(probabilities: np.ndarray, labels: list[int], blank: int) -> float:
+    """−log Σ over all paths that collapse to the labels, by counting all of them: probabilities (T, K)."""
+    steps, classes = probabilities.shape
+    found = 0.0
+    for path in itertools.product(range(classes), repeat=steps):
+        collapsed = [k for k, _ in itertools.groupby(path) if k != blank]
+        if collapsed == labels:
+            found += np.prod(probabilities[np.arange(steps), path])
+    return -np.log(found)
+
+
+@pytest.mark.parametrize("blank", [0, 2])
+def test_ctc_counts_all_alignments(blank: int) -> None:
+    classes = [k for k in range(K) if k != blank]
+    rows = [[classes[0], classes[0]], [classes[1]], []]
+    lengths = np.array([5, 4, 3])
+    labels = np.full((B, 3), -1)
+    for row, own in zip(labels, rows, strict=True):
+        row[: len(own)] = own
+    probabilities = np.exp(log_softmax(LOGITS))
+    expected = [ctc_reference(probabilities[:n, b], rows[b], blank) for b, n in enumerate(lengths)]
+    total = training.ctc(LOGITS, labels, lengths=lengths, blank=blank)
+    np.testing.assert_allclose(total.value, np.mean(expected), rtol=1e-6)
+    assert int(total.impossible) == 0
+    swapped = training.ctc(
+        LOGITS.swapaxes(0, 1),
+        np.abs(labels),
+        label_lengths=np.array([2, 1, 0]),
+        lengths=lengths,
+        mask=np.array([1.0, 0.0, 3.0]),
+        time_major=False,
+        blank=blank,
+    )
+    np.testing.assert_allclose(swapped.value, (expected[0] + 3 * expected[2]) / 4, rtol=1e-6)
+
+
+def test_ctc_leaves_out_what_cannot_be_aligned() -> None:
+    """Three steps are too few for 1 1 1, which needs a blank between neighbours; optax gives 1e5 and a gradient."""
+    labels = np.array([[1, 1, 1], [1, 2, 3], [1, -1, -1]])
+    lengths = np.array([4, 3, 5])
+
+    def value(logits: Any) -> Any:
+        total = training.ctc(logits, labels, lengths=lengths)
+        return total.value, total
+
+    (got, total), gradient = jax.value_and_grad(value, has_aux=True)(jnp.asarray(LOGITS))
+    assert int(total.impossible) == 1
+    assert float(total.count) == 2
+    np.testing.assert_array_equal(gradient[:, 0], 0)
+    probabilities = np.exp(log_softmax(LOGITS))
+    expected = (ctc_reference(probabilities[:3, 1], [1, 2, 3], 0) + ctc_reference(probabilities[:, 2], [1], 0)) / 2
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+
+
+CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "labels of another shape": (
+        lambda: training.cross_entropy(LOGITS, LABELS[0]),
+        ValueError,
+        r"`labels` must be integers \(5, 3\)",
+    ),
+    "soft labels of another shape": (
+        lambda: training.cross_entropy(LOGITS, SOFT[0]),
+        ValueError,
+        r"`labels` must have the shape of `logits`",
+    ),
+    "a label that is no class": (
+        lambda: training.cross_entropy(LOGITS, LABELS + 1),
+        ValueError,
+        r"must lie in 0 … 3",
+    ),
+    "integer logits": (lambda: training.cross_entropy(LABELS, LABELS), TypeError, "`logits` must be a floating-point"),
+    "a mask of another shape": (
+        lambda: training.cross_entropy(LOGITS, LABELS, mask=VALID.T),
+        ValueError,
+        r"`mask` must be \(5, 3\), or \(3,\) for whole rows; got \(3, 5\)",
+    ),
+    "lengths for time first": (
+        lambda: training.cross_entropy(LOGITS, LABELS, lengths=LENGTHS, time_major=False),
+        ValueError,
+        r"`lengths` must be \(B\) = \(5,\).*time_major=True",
+    ),
+    "lengths without time": (
+        lambda: training.cross_entropy(LOGITS[0], LABELS[0], lengths=LENGTHS),
+        ValueError,
+        "`lengths` need a time axis",
+    ),
+    "float lengths": (
+        lambda: training.cross_entropy(LOGITS, LABELS, lengths=LENGTHS * 1.0),
+        TypeError,
+        "`lengths` must be integers",
+    ),
+    "smoothing": (
+        lambda: training.cross_entropy(LOGITS, LABELS, label_smoothing=1.5),
+        ValueError,
+        r"`label_smoothing` must lie in \[0, 1\]",
+    ),
+    "targets of another shape": (
+        lambda: training.mean_squared_error(LOGITS, TARGETS[..., :1]),
+        ValueError,
+        r"`targets` must have the shape of `predictions`, \(5, 3, 4\); got \(5, 3, 1\)",
+    ),
+    "ctc without time": (lambda: training.ctc(LOGITS[0], LABELS), ValueError, r"`logits` must be \(T, B, K\)"),
+    "ctc with float labels": (
+        lambda: training.ctc(LOGITS, TARGETS[0]),
+        TypeError,
+        r"`labels` must be integers \(B, N\)",
+    ),
+    "totals of two kinds": (
+        lambda: training.accuracy(LOGITS, LABELS) + training.perplexity(LOGITS, LABELS),
+        TypeError,
+        "totals of one kind add up; got Mean and Perplexity",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CALLS)
+def test_bad_input(case: str) -> None:
+    call, error, message = CALLS[case]
+    with pytest.raises(error, match=message):
+        call()

@@ -1,0 +1,79 @@
+"""Metrics against counting in plain Python, also when the data come in parts."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from rnnjax import training
+
+T, B, K = 7, 4, 5
+RNG = np.random.default_rng(1)
+LOGITS = RNG.normal(size=(T, B, K))
+LABELS = RNG.integers(0, K - 1, (T, B))  # the last class never occurs
+LABELS = np.where(RNG.uniform(size=(T, B)) < 0.5, LOGITS.argmax(-1), LABELS)
+LABELS[LABELS == K - 1] = 0
+LENGTHS = np.array([7, 3, 1, 5])
+VALID = np.arange(T)[:, None] < LENGTHS
+PAIRS = [
+    (int(LABELS[t, b]), int(LOGITS[t, b].argmax())) for t in range(T) for b in range(B) if t < LENGTHS[b]
+]  # label, guess
+
+
+def class_f1(k: int) -> float | None:
+    hits = sum(label == guess == k for label, guess in PAIRS)
+    guessed, actual = sum(guess == k for _, guess in PAIRS), sum(label == k for label, _ in PAIRS)
+    if not guessed and not actual:
+        return None
+    precision = hits / guessed if guessed else 0.0
+    recall = hits / actual if actual else 0.0
+    return 2 * precision * recall / (precision + recall) if hits else 0.0
+
+
+def test_accuracy() -> None:
+    expected = np.mean([label == guess for label, guess in PAIRS])
+    np.testing.assert_allclose(training.accuracy(LOGITS, LABELS, lengths=LENGTHS).value, expected)
+    np.testing.assert_allclose(training.accuracy(LOGITS, np.eye(K)[LABELS], mask=VALID).value, expected)
+
+
+def test_macro_accuracy_is_the_mean_over_classes_that_occur() -> None:
+    present = sorted({label for label, _ in PAIRS})
+    expected = np.mean([np.mean([guess == k for label, guess in PAIRS if label == k]) for k in present])
+    assert len(present) < K
+    np.testing.assert_allclose(training.macro_accuracy(LOGITS, LABELS, lengths=LENGTHS).value, expected, rtol=1e-6)
+
+
+def test_f1() -> None:
+    scores = [class_f1(k) for k in range(K)]
+    expected = {
+        "macro": np.mean([score for score in scores if score is not None]),
+        "micro": np.mean([label == guess for label, guess in PAIRS]),  # of one label a position
+        "binary": scores[1],
+    }
+    for average, value in expected.items():
+        total = training.f1(LOGITS, LABELS, lengths=LENGTHS, average=average)  # type: ignore[arg-type]
+        np.testing.assert_allclose(total.value, value, rtol=1e-6)
+    with pytest.raises(ValueError, match="`average` must be"):
+        training.f1(LOGITS, LABELS, average="weighted")  # type: ignore[arg-type]
+
+
+def test_binary_accuracy() -> None:
+    answers = RNG.integers(0, 2, LOGITS.shape).astype(float)
+    expected = ((LOGITS > 0) == (answers > 0.5))[VALID].mean()
+    np.testing.assert_allclose(training.binary_accuracy(LOGITS, answers, lengths=LENGTHS).value, expected)
+
+
+def test_perplexity_and_bits() -> None:
+    uniform = np.zeros((T, B, K))
+    np.testing.assert_allclose(training.perplexity(uniform, LABELS, lengths=LENGTHS).value, K)
+    np.testing.assert_allclose(training.bits_per_character(uniform, LABELS, lengths=LENGTHS).value, np.log2(K))
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_accuracy", "f1", "perplexity", "bits_per_character"])
+def test_parts_add_up(name: str) -> None:
+    metric = getattr(training, name)
+    first = metric(LOGITS[:, :1], LABELS[:, :1], lengths=LENGTHS[:1])
+    rest = metric(LOGITS[:, 1:], LABELS[:, 1:], lengths=LENGTHS[1:])
+    whole = metric(LOGITS, LABELS, lengths=LENGTHS)
+    np.testing.assert_allclose((first + rest).value, whole.value, rtol=1e-12)
+    assert float(whole) == float(whole.value)

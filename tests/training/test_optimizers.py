@@ -1,0 +1,134 @@
+"""Recipes of optimizers: the order of the chain, what decays, and what a gradient that is not finite does."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rnnjax as rj
+from rnnjax.training import optimizer, skip_if_nonfinite, skipped_steps
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion() -> Iterator[None]:
+    """Optax mixes dtypes, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
+CELL = rj.LSTM(3)
+PARAMS = CELL.init(jax.random.key(0), 2)
+GRADIENT = jax.tree.map(lambda leaf: jnp.arange(1.0, leaf.size + 1, dtype=leaf.dtype).reshape(leaf.shape), PARAMS)
+NORM = np.sqrt(sum(float((np.asarray(leaf) ** 2).sum()) for leaf in GRADIENT))
+
+
+def change(recipe: optax.GradientTransformation, gradient: Any = GRADIENT, params: Any = PARAMS) -> Any:
+    return recipe.update(gradient, recipe.init(params), params)[0]
+
+
+def close(got: Any, wanted: Any, tolerance: float = 1e-6) -> None:
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance)
+
+
+def test_clips_the_gradient_and_then_decays_the_weights() -> None:
+    """Decay that was clipped with the gradient would be 1 / NORM of itself."""
+    got = change(optimizer(0.1, algorithm="sgd", clip_norm=1.0, weight_decay=0.5))
+    close(got.w, -0.1 * (GRADIENT.w / NORM + 0.5 * PARAMS.w))
+    close(got.u, -0.1 * (GRADIENT.u / NORM + 0.5 * PARAMS.u))
+    close(got.b, -0.1 * GRADIENT.b / NORM)
+
+
+def test_clips_before_adam_rescales() -> None:
+    """Adam's first step is the sign of the gradient: it must see the clipped one."""
+    recipe = optimizer(0.1, clip_value=2.0)
+    state = recipe.init(PARAMS)
+    _, state = recipe.update(GRADIENT, state, PARAMS)
+    (moments,) = (node for node in jax.tree.leaves(state, is_leaf=_is_adam) if _is_adam(node))
+    close(moments.mu, jax.tree.map(lambda leaf: 0.1 * np.minimum(leaf, 2), GRADIENT))
+
+
+def _is_adam(node: Any) -> bool:
+    return isinstance(node, optax.ScaleByAdamState)
+
+
+def test_clippings() -> None:
+    by_value = change(optimizer(1.0, algorithm="sgd", clip_value=5.0))
+    close(by_value, jax.tree.map(lambda leaf: -np.clip(leaf, -5, 5), GRADIENT))
+    by_block = change(optimizer(1.0, algorithm="sgd", clip_block_rms=0.5))
+    close(by_block, jax.tree.map(lambda leaf: -leaf * 0.5 / np.sqrt(np.mean(np.square(leaf))), GRADIENT))
+    adaptive = change(optimizer(1.0, algorithm="sgd", clip_adaptive=0.01))
+    columns = np.linalg.norm(adaptive.w, axis=0) / np.linalg.norm(PARAMS.w, axis=0)
+    np.testing.assert_allclose(columns, 0.01, rtol=1e-5)
+
+
+def test_recurrent_weights_decay_apart() -> None:
+    zero = jax.tree.map(jnp.zeros_like, GRADIENT)
+    got = change(optimizer(1.0, algorithm="sgd", weight_decay=0.5, recurrent_decay=0.25), zero)
+    close(got, PARAMS._replace(w=-0.5 * PARAMS.w, u=-0.25 * PARAMS.u, b=0 * PARAMS.b))
+
+
+def test_schedule_multiplies() -> None:
+    recipe = optimizer(0.5, algorithm="sgd", schedule=optax.linear_schedule(1.0, 0.0, 4))
+    state, rates = recipe.init(PARAMS), []
+    for _ in range(5):
+        updates, state = recipe.update(GRADIENT, state, PARAMS)
+        rates.append(float(-updates.b[0]))
+    np.testing.assert_allclose(rates, [0.5, 0.375, 0.25, 0.125, 0])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, 1e30])
+@pytest.mark.parametrize("algorithm", ["adam", "momentum"])
+def test_nonfinite_gradient_touches_nothing(bad: float, algorithm: str) -> None:
+    """1e30 is finite and its square is not: Adam's second moment would be infinite for good."""
+    recipe = optimizer(0.1, algorithm=algorithm, clip_norm=1.0, weight_decay=0.1)
+    params, state = PARAMS, recipe.init(PARAMS)
+    update = jax.jit(recipe.update)
+    for gradient in (GRADIENT, GRADIENT._replace(b=GRADIENT.b.at[3].set(bad)), GRADIENT):
+        updates, state = update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    wanted, clean = PARAMS, recipe.init(PARAMS)
+    for _ in range(2):
+        updates, clean = update(GRADIENT, clean, wanted)
+        wanted = optax.apply_updates(wanted, updates)
+    close(params, wanted, 1e-6)
+    close(state.inner, clean.inner, 1e-6)
+    assert (skipped_steps(state), skipped_steps(clean)) == (1, 0)
+
+
+def test_bare_transformation_is_guarded_and_others_count_nothing() -> None:
+    guarded = skip_if_nonfinite(optax.sgd(1.0))
+    nan = jax.tree.map(lambda leaf: leaf * jnp.nan, GRADIENT)
+    updates, state = guarded.update(nan, guarded.init(PARAMS))
+    close(updates, jax.tree.map(jnp.zeros_like, PARAMS))
+    assert skipped_steps(state) == 1
+    assert skipped_steps(optax.adam(1.0).init(PARAMS)) == 0
+
+
+def test_numbers_may_be_mapped_over() -> None:
+    rates, norms = jnp.array([0.1, 1.0], jnp.float32), jnp.array([1.0, 1e9], jnp.float32)
+    got = jax.vmap(lambda rate, norm: change(optimizer(rate, algorithm="sgd", clip_norm=norm)))(rates, norms)
+    close(got.b[0], -0.1 * GRADIENT.b / NORM)
+    close(got.b[1], -1.0 * GRADIENT.b)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be positive; got 0.0"),
+        ({"clip_norm": 0}, ValueError, "`clip_norm` must be positive; got 0"),
+        ({"clip_value": -1}, ValueError, "`clip_value` must be positive; got -1"),
+        ({"weight_decay": -1}, ValueError, "`weight_decay` must be zero or positive"),
+        ({"clip_norm": "1"}, TypeError, "`clip_norm` must be a number; got '1'"),
+        ({"algorithm": "adamw"}, ValueError, "`algorithm` must be one of adam, .* got 'adamw'"),
+    ],
+)
+def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        optimizer(**arguments)
