@@ -153,7 +153,8 @@ class Stream:
 
     def __iter__(self) -> Iterator[Batch]:
         count, rows = 0, 0
-        for data in self._source() if callable(self._source) else self._source:
+        source: Any = self._source() if callable(self._source) else self._source
+        for data in source:
             batch = as_batch(data)
             rows, count = max(rows, rows_of(batch)), count + 1
             yield fill_up(batch, rows)
