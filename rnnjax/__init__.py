@@ -1,5 +1,7 @@
 """Recurrent neural networks in JAX: pure cells, one driver for time, layers that compose."""
 
+from typing import Any
+
 from ._cell import Cell as Cell
 from ._cell import GatedCell as GatedCell
 from ._cell import Wrapper as Wrapper
@@ -13,6 +15,7 @@ from .cells import MGU as MGU
 from .cells import ConvLSTM as ConvLSTM
 from .cells import CoupledLSTM as CoupledLSTM
 from .cells import Elman as Elman
+from .cells import GradientClip as GradientClip
 from .cells import IndRNN as IndRNN
 from .cells import LayerNormGRU as LayerNormGRU
 from .cells import LayerNormLSTM as LayerNormLSTM
@@ -44,7 +47,7 @@ from .layers import summary as summary
 __version__ = "0.1.0"
 
 
-def __getattr__(name: str) -> object:
+def __getattr__(name: str) -> Any:
     """Rooms that need more than JAX are imported where they are first used."""
     if name in ("flax", "testing", "training"):
         import importlib

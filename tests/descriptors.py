@@ -58,6 +58,8 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4))),
     Descriptor("zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate")),
     Descriptor("recurrent_dropout", rj.RecurrentDropout(rj.GRU(4), rate=0.3)),
+    Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3)),
+    Descriptor("gradient_clip_norm", rj.GradientClip(rj.Zoneout(rj.GRU(4)), bound=1e3, by="norm")),
     Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3)),
     Descriptor("nested", rj.Zoneout(rj.RecurrentDropout(rj.LearnedInitialState(rj.LSTM(4)))), live_leaves=("rate",)),
 )

@@ -319,3 +319,47 @@ def test_wrappers_of_convolutions() -> None:
 def test_bad_wrappers_are_refused(make: Callable[[], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize("implementation", ["scan", "fused"])
+@pytest.mark.parametrize("by", ["value", "norm"])
+@pytest.mark.parametrize(
+    "inner", [rj.Elman(3), rj.LSTM(3), rj.Zoneout(rj.GRU(3), rate=0.2)], ids=["elman", "lstm", "zoneout"]
+)
+def test_gradient_clip_bounds_what_flows_back(inner: rj.Cell, by: str, implementation: str) -> None:
+    """Against back-propagation written as a loop over steps, each differentiated alone, with NumPy's clip between."""
+    bound, steps = 0.3, 6
+    cell = rj.GradientClip(inner, bound=bound, by=by)  # type: ignore[arg-type]
+    params = jax.tree.map(lambda leaf: 2 * leaf, cell.init(jax.random.key(0), 2, jnp.float64))
+    xs = jax.random.normal(jax.random.key(1), (steps, 2, 2), jnp.float64)
+    start = cell.initial_state(params, (2,), jnp.float64)
+
+    def loss(params: Any, xs: Any, state: Any) -> Any:
+        return 3 * rj.unroll(cell, params, xs, state, implementation=implementation)[0].sum()
+
+    got = jax.jit(jax.grad(loss, argnums=(0, 1, 2)))(params, xs, start)
+
+    def one(params: Any, x: Any, state: Any) -> Any:
+        return inner.step(params, state, jax.tree.map(lambda leaf: leaf[0], inner.project(params, x[None])))
+
+    states = [start]
+    for x in xs:
+        states.append(one(params, x, states[-1]))
+    d_state = jax.tree.map(jnp.zeros_like, start)
+    d_params, d_xs, clipped = jax.tree.map(jnp.zeros_like, params), [], 0
+    for t in reversed(range(steps)):
+        d_state = d_state._replace(h=d_state.h + 3)
+        before = d_state
+        if by == "value":
+            d_state = jax.tree.map(lambda leaf: np.clip(leaf, -bound, bound), d_state)
+        else:
+            norms = [np.maximum(np.linalg.norm(leaf, axis=-1, keepdims=True), bound) for leaf in d_state]
+            d_state = type(d_state)(*(leaf * (bound / norm) for leaf, norm in zip(d_state, norms, strict=True)))
+        clipped += any(not np.allclose(a, b) for a, b in zip(before, d_state, strict=True))
+        _, pull = jax.vjp(one, params, xs[t], states[t])
+        more, d_x, d_state = pull(jax.tree.map(jnp.asarray, d_state))
+        d_params = jax.tree.map(jnp.add, d_params, more)
+        d_xs.insert(0, d_x)
+    assert clipped == steps
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves((d_params, jnp.stack(d_xs), d_state)), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)

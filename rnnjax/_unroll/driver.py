@@ -89,7 +89,7 @@ def unroll(
             implementation=implementation,
         )
     except TypeError as error:
-        if "forward-mode" not in str(error):
+        if "forward-mode" not in str(error) or implementation == "scan":
             raise
         raise TypeError(
             "the fast implementations have a hand-formed reverse mode and no forward mode (`jvp`, `jacfwd`); pass "

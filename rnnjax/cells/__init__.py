@@ -9,6 +9,7 @@ from .coupled_lstm import CoupledLSTMState as CoupledLSTMState
 from .elman import Elman as Elman
 from .elman import ElmanParams as ElmanParams
 from .elman import ElmanState as ElmanState
+from .gradient_clip import GradientClip as GradientClip
 from .gru import GRU as GRU
 from .gru import GRUParams as GRUParams
 from .gru import GRUState as GRUState
