@@ -31,3 +31,6 @@ from .totals import MacroAccuracy as MacroAccuracy
 from .totals import Mean as Mean
 from .totals import Perplexity as Perplexity
 from .totals import Total as Total
+from .truncation import TBPTT as TBPTT
+from .truncation import streams as streams
+from .truncation import tbptt as tbptt

@@ -16,22 +16,23 @@ class Batch(NamedTuple):
     """Rows of data. Every leaf leads with the rows (B, …); time, where there is any, is the second axis.
 
     inputs and targets may be pytrees; lengths (B) are valid steps; weights (B) say how much a row counts, 0 for the
-    rows that fill up a batch. A plain tuple (inputs, targets), (inputs, targets, lengths) or (inputs, targets,
-    lengths, weights) is taken for one.
+    rows that fill up a batch; reset (B, T) is True where a new sequence begins. A plain tuple (inputs, targets),
+    (inputs, targets, lengths), … is taken for one.
     """
 
     inputs: Any
     targets: Any
     lengths: Any = None
     weights: Any = None
+    reset: Any = None
 
 
 def as_batch(data: Any) -> Batch:
     """The `Batch` of a tuple, its leaves as arrays; ValueError or TypeError if it is none."""
-    if not isinstance(data, (tuple, list)) or not 2 <= len(data) <= 4:
+    if not isinstance(data, (tuple, list)) or not 2 <= len(data) <= 5:
         kind = f"a tuple of {len(data)}" if isinstance(data, (tuple, list)) else type(data).__name__
         raise TypeError(
-            f"a batch must be (inputs, targets), with `lengths` and `weights` after them or not; got {kind}"
+            f"a batch must be (inputs, targets), with `lengths`, `weights` and `reset` after them or not; got {kind}"
         )
     batch = jax.tree.map(_array, Batch(*data))
     rows = {np.shape(leaf)[:1] for leaf in jax.tree.leaves(batch)}
@@ -113,12 +114,13 @@ class Cut(NamedTuple):
         weights = np.pad(np.ones(self.rows, np.float32), (0, missing)).reshape(shape)
         return list(zip(rows, weights, strict=True))
 
-    def first(self, arrays: Batch, rows: np.ndarray, weights: np.ndarray | None) -> Batch:
-        """The first batch of a block."""
-        batch = take(arrays, rows[0])
-        if weights is None:
-            return batch
-        return batch._replace(weights=weights[0] if batch.weights is None else weights[0] * batch.weights)
+
+def gather(arrays: Batch, rows: Any, weights: Any) -> Batch:
+    """These rows as a batch, with these weights where there are any."""
+    batch = take(arrays, rows)
+    if weights is None:
+        return batch
+    return batch._replace(weights=weights if batch.weights is None else weights * batch.weights)
 
 
 def fill_up(batch: Batch, rows: int) -> Batch:
@@ -135,7 +137,7 @@ def fill_up(batch: Batch, rows: int) -> Batch:
 def is_arrays(data: Any) -> bool:
     """Whether `data` is one batch that holds all rows, and no iterable of batches."""
     return isinstance(data, Batch) or (
-        isinstance(data, tuple) and 2 <= len(data) <= 4 and all(not isinstance(part, (tuple, list)) for part in data)
+        isinstance(data, tuple) and 2 <= len(data) <= 5 and all(not isinstance(part, (tuple, list)) for part in data)
     )
 
 

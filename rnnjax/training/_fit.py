@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,14 +14,15 @@ import numpy as np
 import optax
 
 from .._errors import check_size
-from ._batches import Batch, Cut, Stream, as_batch, fill_up, first_of, is_arrays, rows_of, split_rows, take
+from ._batches import Batch, Cut, Stream, as_batch, fill_up, first_of, gather, is_arrays, rows_of, split_rows, take
 from ._measure import Measure, measures, rises, values
 from ._model import Model, adapt
 from ._progress import Bar
-from ._step import Step, TrainState, make_block, make_evaluation, make_single, make_step, start, totals_of
+from ._step import Gather, Step, TrainState, make_block, make_evaluation, make_single, make_step, start, totals_of
 from .loggers import Log
 from .optimizers import optimizer as default_optimizer
 from .optimizers import skipped_steps
+from .truncation import TBPTT, Windows, begin, windowed
 
 _LONGEST_BLOCK = 512
 
@@ -63,6 +65,7 @@ def fit(
     epochs: int = 1,
     batch_size: int = 32,
     accumulate: int = 1,
+    truncate: TBPTT | None = None,
     shuffle: bool = True,
     seed: int = 0,
     validation: Any = None,
@@ -94,6 +97,10 @@ def fit(
         epochs: how often the data are read.
         batch_size: rows of one update, for arrays. A smaller last batch is filled up with rows that do not count.
         accumulate: parts in which the gradient of a batch is formed, one after another, to save memory.
+        truncate: `tbptt(window, overlap)` for long streams: inputs and targets are (B, L, …), an update is made for
+            every window of all rows, and the model carries its state from one to the next. It must then be able to
+            take a state: a layer that is causal, a module with `unroll` and `initial_state`, or a function that is
+            given `state`, `mask` and `reset` and returns (outputs, state).
         shuffle: whether the rows of arrays are drawn in a new order every epoch.
         seed: of the parameters of a bare layer, of the order and of the noise.
         validation: data of the same kinds, evaluated after every epoch.
@@ -130,11 +137,20 @@ def fit(
 
     init_key, noise_key = jax.random.split(jax.random.key(seed))
     adapted = adapt(model, first.inputs, init_key)
+    if truncate is not None:
+        if arrays is None or accumulate != 1:
+            raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
+        adapted = windowed(adapted, truncate)
     chain = default_optimizer(1e-3, clip_norm=1.0) if optimizer is None else optimizer
     step = make_step(adapted, used, chain, accumulate)
     state = start(adapted, chain, noise_key)
-    run = _over_stream(step, data) if arrays is None else _over_arrays(step, arrays, batch_size, seed, shuffle)
-    validate = None if validation is None else _evaluation(adapted, used, validation, batch_size)
+    if arrays is None:
+        run = _over_stream(step, data)
+    elif truncate is None:
+        run = _over_arrays(step, arrays, batch_size, seed, shuffle)
+    else:
+        run = _over_windows(step, adapted, Windows.of(arrays, truncate))
+    validate = None if validation is None else _evaluation(adapted, used, validation, batch_size, truncate)
     judge = _Judge(monitor or ("loss" if validation is None else "val_loss"), patience, restore_best)
     history: dict[str, list[float]] = {}
     loggers = (log,) if callable(log) else tuple(log)
@@ -197,21 +213,44 @@ def _over_arrays(step: Step, arrays: Batch, batch_size: int, seed: int, shuffle:
     if not rows:
         raise ValueError("the data hold no row")
     cut = Cut.of(rows, batch_size, _LONGEST_BLOCK)
-    block, arrays = make_block(step, cut.skips), jax.device_put(arrays)
-    zeros: Any = None
+    blocks = _Blocks(step, cut, gather, jax.device_put(arrays))
+    return lambda state, epoch, bar: blocks.run(state, cut.order(seed if shuffle else None, epoch), epoch, bar)
+
+
+def _over_windows(step: Step, model: Model, windows: Windows) -> Run:
+    """Epochs over the windows of long streams, in their order, from the initial state."""
+    cut = Cut.of(windows.count, 1, _LONGEST_BLOCK)
+
+    def one(data: Any, rows: Any, weights: Any) -> Batch:
+        return windows.at(data, rows[0])
+
+    blocks = _Blocks(step, cut, one, jax.device_put((windows.batch, windows.mask)))
 
     def run(state: TrainState, epoch: int, bar: Bar) -> tuple[TrainState, Any]:
-        nonlocal zeros
-        order = cut.order(seed if shuffle else None, epoch)
-        if zeros is None:
-            zeros = totals_of(step, state, cut.first(arrays, *order[0]))
-        totals = zeros()
-        for done, (rows, weights) in enumerate(order, 1):
-            state, totals = block(state, totals, arrays, rows, weights)
-            bar.part(epoch, done / len(order))
-        return state, totals
+        state = dataclasses.replace(state, rest=begin(model, state.params, state.rest, windows))
+        return blocks.run(state, cut.order(None, epoch), epoch, bar)
 
     return run
+
+
+class _Blocks:
+    """The compiled loops of an epoch over data on the device, one after another."""
+
+    def __init__(self, step: Step, cut: Cut, gather: Gather, data: Any) -> None:
+        self.step, self.gather, self.data = step, gather, data
+        self.block, self.zeros = make_block(step, gather, cut.skips), None
+
+    def run(self, state: TrainState, order: Sequence[Any], epoch: int, bar: Bar) -> tuple[TrainState, Any]:
+        """One epoch: its state at the end, and its totals."""
+        if self.zeros is None:
+            rows, weights = order[0]
+            first = self.gather(self.data, rows[0], None if weights is None else weights[0])
+            self.zeros = totals_of(self.step, state, first)
+        totals = self.zeros()
+        for done, (rows, weights) in enumerate(order, 1):
+            state, totals = self.block(state, totals, self.data, rows, weights)
+            bar.part(epoch, done / len(order))
+        return state, totals
 
 
 def _over_stream(step: Step, data: Any) -> Run:
@@ -234,36 +273,44 @@ def _over_stream(step: Step, data: Any) -> Run:
 
 
 def _evaluation(
-    model: Model, used: tuple[Measure, ...], data: Any, batch_size: int
+    model: Model, used: tuple[Measure, ...], data: Any, batch_size: int, truncate: TBPTT | None = None
 ) -> Callable[[Any, Any], tuple[Any, ...]]:
     """The totals over all data, as a function of parameters and other state."""
     one = make_evaluation(model, used)
 
     if not is_arrays(data):
+        if truncate is not None:
+            raise ValueError("`truncate` needs arrays (B, L, …) for validation too")
         stream, single = Stream(data), jax.jit(one)
 
         def over_stream(params: Any, rest: Any) -> tuple[Any, ...]:
-            totals = [single(params, rest, jax.device_put(batch)) for batch in stream]
+            totals = [single(params, rest, jax.device_put(batch))[0] for batch in stream]
             return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
 
         return over_stream
 
     arrays = as_batch(data)
-    rows = rows_of(arrays)
-    if not rows:
+    if not rows_of(arrays):
         raise ValueError("the data hold no row")
-    size = min(batch_size, rows)
-    batches = jax.device_put(_stacked(arrays, size))
+    if truncate is None:
+        parts, at = jax.device_put(_stacked(arrays, min(batch_size, rows_of(arrays)))), take
+        count, start = rows_of(parts), lambda params, rest: rest
+    else:
+        windows = Windows.of(arrays, truncate)
+        parts, at = jax.device_put((windows.batch, windows.mask)), windows.at
+        count, start = windows.count, lambda params, rest: begin(model, params, rest, windows)
 
     @jax.jit
-    def over_arrays(params: Any, rest: Any, batches: Batch) -> tuple[Any, ...]:
-        def body(totals: Any, batch: Batch) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, totals, one(params, rest, batch)), None
+    def over_arrays(params: Any, rest: Any, parts: Any) -> tuple[Any, ...]:
+        def body(carry: Any, index: Any) -> tuple[Any, None]:
+            totals, rest = carry
+            more, rest = one(params, rest, at(parts, index))
+            return (jax.tree.map(jnp.add, totals, more), rest), None
 
-        first, later = take(batches, 0), take(batches, slice(1, None))
-        return jax.lax.scan(body, one(params, rest, first), later)[0]
+        first = one(params, start(params, rest), at(parts, 0))
+        return jax.lax.scan(body, first, jnp.arange(1, count))[0][0]
 
-    return lambda params, rest: over_arrays(params, rest, batches)
+    return lambda params, rest: over_arrays(params, rest, parts)
 
 
 def _stacked(arrays: Batch, size: int) -> Batch:
@@ -280,6 +327,7 @@ def evaluate(
     loss: Any = "cross_entropy",
     metrics: Sequence[Any] = (),
     batch_size: int = 128,
+    truncate: TBPTT | None = None,
 ) -> dict[str, float]:
     """Loss and metrics of a model over all data, without noise.
 
@@ -287,6 +335,7 @@ def evaluate(
         model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
         data, loss, metrics: as for `fit`.
         batch_size: rows that are evaluated at a time, for arrays.
+        truncate: for long streams, as for `fit`.
 
     Returns:
         the values by name, the loss under "loss".
@@ -295,7 +344,8 @@ def evaluate(
     used = measures(loss, metrics)
     first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
     adapted = adapt(_model_of(model), first.inputs, jax.random.key(0))
-    return values(used, _evaluation(adapted, used, data, batch_size)(adapted.params, adapted.rest))
+    adapted = adapted if truncate is None else windowed(adapted, truncate)
+    return values(used, _evaluation(adapted, used, data, batch_size, truncate)(adapted.params, adapted.rest))
 
 
 def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 128) -> Any:
@@ -318,7 +368,7 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
 
     @jax.jit
     def apply(params: Any, rest: Any, batch: Batch) -> Any:
-        return adapted.apply(params, rest, batch.inputs, batch.lengths, None, False)[0]
+        return adapted.apply(params, rest, batch, None, False)[0]
 
     size = min(batch_size, rows)
     parts = [fill_up(take(batch, slice(i, i + size)), size) for i in range(0, rows, size)]

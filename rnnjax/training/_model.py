@@ -1,4 +1,4 @@
-"""One form for every kind of model: parameters, the rest of its state, and a pure function of both."""
+"""One form for every kind of model: parameters, the rest of its state, and pure functions of both."""
 
 from __future__ import annotations
 
@@ -13,14 +13,27 @@ import jax.numpy as jnp
 from .. import layers
 from .._errors import check_key
 from .._types import Array, Key
+from ._batches import Batch, rows_of
 
 KINDS = "an nnx.Module, a layer of rnnjax, or a pair: (params, apply), (params, layer) or (variables, linen module)"
+
+
+class Streamed(NamedTuple):
+    """What a model is given to go on with a sequence: the inputs (B, W, …), which of their steps are valid and which
+    begin a new sequence, (B, W), and the state before the first of them."""
+
+    inputs: Any
+    mask: Array
+    reset: Array | None
+    state: Any
 
 
 class Model(NamedTuple):
     """A model in pure form.
 
-    apply(params, rest, inputs, lengths, key, train) -> (outputs, rest)
+    apply(params, rest, batch, key, train) -> (outputs, rest)
+    stream(params, rest, streamed, key, train) -> (outputs, state, rest)
+    initial_state(params, rest, inputs) -> state
 
     params are trained. rest changes without a gradient, as batch statistics and streams of random numbers do. Inputs
     and outputs are batch-major: (B, T, I) -> (B, T, O) or (B, O). publish(params, rest) is what the user gets back.
@@ -29,6 +42,8 @@ class Model(NamedTuple):
     params: Any
     rest: Any
     apply: Callable[..., tuple[Any, Any]]
+    stream: Callable[..., tuple[Any, Any, Any]]
+    initial_state: Callable[..., Any]
     publish: Callable[[Any, Any], Any]
 
 
@@ -57,66 +72,126 @@ def _is_instance(value: Any, module: str, name: str) -> bool:
     return loaded is not None and isinstance(value, getattr(loaded, name))
 
 
-def _from_layer(params: Any, layer: layers.Layer) -> Model:
-    def apply(params: Any, rest: Any, inputs: Any, lengths: Array | None, key: Key, train: bool) -> tuple[Any, Any]:
-        xs = jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), inputs)
-        ys, _ = layer(params, xs, lengths=lengths, key=key if train else None)
-        return jnp.swapaxes(ys, 0, 1) if layer.keeps_time else ys, rest
+def _time_first(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)
 
-    return Model(params, (), apply, lambda params, rest: (params, layer))
+
+def _from_layer(params: Any, layer: layers.Layer) -> Model:
+    def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
+        xs, reset = _time_first((batch.inputs, batch.reset))
+        ys, _ = layer(params, xs, lengths=batch.lengths, reset=reset, key=key if train else None)
+        return _time_first(ys) if layer.keeps_time else ys, rest
+
+    def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
+        xs, mask, reset = _time_first(streamed[:3])
+        ys, state = layer(params, xs, streamed.state, mask=mask, reset=reset, key=key if train else None)
+        return _time_first(ys), state, rest
+
+    def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
+        return layer.initial_state(params, (rows_of(Batch(inputs, None)),))
+
+    return Model(params, (), apply, stream, initial_state, lambda params, rest: (params, layer))
 
 
 def _from_function(params: Any, function: Callable[..., Any]) -> Model:
     takes = accepted(function)
 
-    def apply(params: Any, rest: Any, inputs: Any, lengths: Array | None, key: Key, train: bool) -> tuple[Any, Any]:
-        given = {"lengths": lengths, "key": key if train else None, "train": train, "deterministic": not train}
-        return function(params, inputs, **_chosen(given, takes, lengths, function)), rest
+    def noise(key: Key, train: bool) -> dict[str, Any]:
+        return {"key": key if train else None, "train": train, "deterministic": not train}
 
-    return Model(params, (), apply, lambda params, rest: (params, function))
+    def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
+        return function(params, batch.inputs, **_chosen(function, takes, _marks(batch), noise(key, train))), rest
+
+    def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
+        inputs, mask, reset, state = streamed
+        arguments = _chosen(function, takes, {"state": state, "mask": mask, "reset": reset}, noise(key, train))
+        return *_pair(function(params, inputs, **arguments), function), rest
+
+    def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
+        nothing = jax.tree.map(lambda leaf: leaf[:, :0], inputs)
+        mask = jnp.zeros(jax.tree.leaves(nothing)[0].shape[:2], bool)
+        arguments = _chosen(function, takes, {"mask": mask}, {"state": None} | noise(None, False))
+        return _pair(function(params, nothing, **arguments), function)[1]
+
+    return Model(params, (), apply, stream, initial_state, lambda params, rest: (params, function))
+
+
+def _pair(found: Any, function: Any) -> tuple[Any, Any]:
+    if not isinstance(found, tuple) or len(found) != 2:
+        raise TypeError(
+            f"{_name(function)} must return (outputs, state) where it is given a `state`; got {type(found)}"
+        )
+    return found
 
 
 def _from_linen(variables: Any, module: Any) -> Model:
     if "params" not in variables:
         raise ValueError(f"the variables of a linen module must hold 'params'; got {sorted(variables)}")
-    takes = accepted(module.__call__)
     rest = {name: value for name, value in variables.items() if name != "params"}
 
-    def apply(params: Any, rest: Any, inputs: Any, lengths: Array | None, key: Key, train: bool) -> tuple[Any, Any]:
-        given = {"lengths": lengths, "train": train, "training": train, "deterministic": not train}
-        arguments = _chosen(given, takes, lengths, module)
+    def run(params: Any, rest: Any, key: Key, train: bool, method: str, *inputs: Any, **marks: Any) -> tuple[Any, Any]:
+        noise = {"train": train, "training": train, "deterministic": not train}
+        arguments = _chosen(module, accepted(getattr(module, method)), marks, noise)
         rngs = {"dropout": key} if train else None
         variables = {"params": params, **rest}
         if not train or not rest:
-            return module.apply(variables, inputs, rngs=rngs, **arguments), rest
-        outputs, changed = module.apply(variables, inputs, rngs=rngs, mutable=list(rest), **arguments)
+            return module.apply(variables, *inputs, rngs=rngs, method=method, **arguments), rest
+        outputs, changed = module.apply(variables, *inputs, rngs=rngs, method=method, mutable=list(rest), **arguments)
         return outputs, {**rest, **changed}
 
-    return Model(variables["params"], rest, apply, lambda params, rest: ({"params": params, **rest}, module))
+    def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
+        return run(params, rest, key, train, "__call__", batch.inputs, **_marks(batch))
+
+    def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
+        inputs, mask, reset, state = streamed
+        found, rest = run(params, rest, key, train, "unroll", inputs, state, mask=mask, reset=reset)
+        return *found, rest
+
+    def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
+        return module.bind({"params": params, **rest}).initial_state((rows_of(Batch(inputs, None)),))
+
+    def publish(params: Any, rest: Any) -> Any:
+        return {"params": params, **rest}, module
+
+    return Model(variables["params"], rest, apply, stream, initial_state, publish)
 
 
 def _from_nnx(module: Any) -> Model:
     from flax import nnx
 
-    takes = accepted(module.__call__)
     training, evaluation = nnx.clone(module), nnx.clone(module)
     training.train()
     evaluation.eval()
     train_graph, params, rest = nnx.split(training, nnx.Param, ...)
     eval_graph, _, _ = nnx.split(evaluation, nnx.Param, ...)
 
-    def apply(params: Any, rest: Any, inputs: Any, lengths: Array | None, key: Key, train: bool) -> tuple[Any, Any]:
+    def alive(params: Any, rest: Any, train: bool) -> Any:
         # rebuilt, because variables can only be written in the trace that made them
         params, rest = jax.tree.map(lambda leaf: leaf, (params, rest))
-        live = nnx.merge(train_graph if train else eval_graph, params, rest)
-        outputs = live(inputs, **_chosen({"lengths": lengths}, takes, lengths, module))
-        return outputs, nnx.split(live, nnx.Param, ...)[2] if train else rest
+        return nnx.merge(train_graph if train else eval_graph, params, rest)
+
+    def rest_of(live: Any, rest: Any, train: bool) -> Any:
+        return nnx.split(live, nnx.Param, ...)[2] if train else rest
+
+    def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
+        live = alive(params, rest, train)
+        outputs = live(batch.inputs, **_chosen(module, accepted(module.__call__), _marks(batch), {}))
+        return outputs, rest_of(live, rest, train)
+
+    def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
+        inputs, mask, reset, state = streamed
+        live = alive(params, rest, train)
+        outputs, state = live.unroll(inputs, state, mask=mask, reset=reset)
+        return outputs, state, rest_of(live, rest, train)
+
+    def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
+        return alive(params, rest, False).initial_state((rows_of(Batch(inputs, None)),))
 
     def publish(params: Any, rest: Any) -> Any:
         nnx.update(module, params, rest)
         return module
 
-    return Model(params, rest, apply, publish)
+    return Model(params, rest, apply, stream, initial_state, publish)
 
 
 def accepted(function: Callable[..., Any]) -> frozenset[str] | None:
@@ -127,14 +202,23 @@ def accepted(function: Callable[..., Any]) -> frozenset[str] | None:
     return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
 
 
-def _chosen(given: dict[str, Any], takes: frozenset[str] | None, lengths: Any, model: Any) -> dict[str, Any]:
-    """The arguments that the model takes; TypeError if the batch has lengths and the model has no use for them."""
-    if lengths is not None and takes is not None and "lengths" not in takes:
-        name = getattr(model, "__name__", type(model).__name__)
-        raise TypeError(
-            f"the batch has `lengths`, which {name} does not take: give it a parameter of that name, or leave them out "
-            "and mask the loss"
-        )
+def _marks(batch: Batch) -> dict[str, Any]:
+    return {"lengths": batch.lengths, "reset": batch.reset}
+
+
+def _chosen(model: Any, takes: frozenset[str] | None, marks: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The marks that the batch has and the options that the model takes; TypeError for a mark that it does not take."""
+    present = {name: value for name, value in marks.items() if value is not None}
     if takes is None:
-        return {} if lengths is None else {"lengths": lengths}
-    return {name: value for name, value in given.items() if name in takes}
+        return present
+    for name in present:
+        if name not in takes:
+            raise TypeError(
+                f"the batch has `{name}`, which {_name(model)} does not take: give it a parameter of that name, or "
+                "leave it out and mask the loss"
+            )
+    return present | {name: value for name, value in options.items() if name in takes}
+
+
+def _name(model: Any) -> str:
+    return getattr(model, "__name__", type(model).__name__)

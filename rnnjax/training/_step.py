@@ -48,7 +48,7 @@ def make_step(
     update = optax.with_extra_args_support(optimizer).update
 
     def loss(params: Any, rest: Any, batch: Batch, key: Key) -> tuple[Array, Any]:
-        outputs, rest = model.apply(params, rest, batch.inputs, batch.lengths, key, True)
+        outputs, rest = model.apply(params, rest, batch, key, True)
         totals = tuple(measure(outputs, batch) for measure in measures)
         return is_loss(totals[0]).total, (totals, rest)
 
@@ -85,21 +85,21 @@ def make_step(
     return step
 
 
-def make_block(step: Step, skips: bool) -> Callable[..., tuple[TrainState, Any]]:
-    """Many steps as one compiled loop over rows of data that lie on the device.
+Gather = Callable[[Any, Any, Any], Batch]
 
-    block(state, totals, data, rows (S, B), weights (S, B) or None) -> (state, totals). With `skips`, steps without any
-    row that counts are left out, so that the last block of an epoch has the shape of the others.
+
+def make_block(step: Step, gather: Gather, skips: bool) -> Callable[..., tuple[TrainState, Any]]:
+    """Many steps as one compiled loop over data that lie on the device.
+
+    block(state, totals, data, rows (S, B), weights (S, B) or None) -> (state, totals), where `gather` takes the rows of
+    one batch and their weights from the data. With `skips`, steps without any row that counts are left out, so that the
+    last block of an epoch has the shape of the others.
     """
 
-    def block(state: TrainState, totals: Any, data: Batch, rows: Array, weights: Array | None) -> Any:
+    def block(state: TrainState, totals: Any, data: Any, rows: Array, weights: Array | None) -> Any:
         def one(carry: Any, index: Any) -> tuple[Any, None]:
             rows, weight = index
-            batch = jax.tree.map(lambda leaf: leaf[rows], data)
-            if weight is None:
-                return _add(step, carry, batch), None
-            own = weight if batch.weights is None else weight * batch.weights
-            batch = batch._replace(weights=own)
+            batch = gather(data, rows, weight)
             if not skips:
                 return _add(step, carry, batch), None
             return jax.lax.cond(
@@ -129,10 +129,10 @@ def totals_of(step: Step, state: TrainState, batch: Any) -> Callable[[], Any]:
 
 
 def make_evaluation(model: Model, measures: tuple[Measure, ...]) -> Callable[..., Any]:
-    """A function from parameters, other state and a batch to the totals of that batch."""
+    """A function from parameters, other state and a batch to the totals of that batch, and the other state."""
 
     def evaluate(params: Any, rest: Any, batch: Batch) -> Any:
-        outputs, _ = model.apply(params, rest, batch.inputs, batch.lengths, None, False)
-        return tuple(measure(outputs, batch) for measure in measures)
+        outputs, rest = model.apply(params, rest, batch, None, False)
+        return tuple(measure(outputs, batch) for measure in measures), rest
 
     return evaluate

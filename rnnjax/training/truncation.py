@@ -1,0 +1,149 @@
+"""Truncated back-propagation through time: long sequences in windows, with the state carried from one to the next."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import check_size
+from .._types import Key
+from ._batches import Batch
+from ._model import Model, Streamed
+
+
+class TBPTT(NamedTuple):
+    """How a long sequence is cut: gradients reach back over `window` steps, and each window takes up `overlap` steps of
+    the one before again. Made by `tbptt`."""
+
+    window: int
+    overlap: int
+
+    @property
+    def stride(self) -> int:
+        """Steps from one window to the next, whose loss it counts."""
+        return self.window - self.overlap
+
+
+def tbptt(window: int, overlap: int = 0) -> TBPTT:
+    """Truncated back-propagation through time, for `fit` and `evaluate` on long streams.
+
+    Every `window - overlap` steps the parameters are updated, from a gradient that reaches back over at least `overlap`
+    and at most `window` steps; the state is carried on, the gradient is not. Every step's loss counts once. A window as
+    long as the sequence is the whole back-propagation, but that a learned initial state is trained only where `reset`
+    begins a sequence.
+
+    References:
+        Williams, Peng 1990, An efficient gradient-based algorithm for on-line training of recurrent network
+        trajectories, doi:10.1162/neco.1990.2.4.490.
+
+    >>> from rnnjax.training import tbptt
+    >>> tbptt(100, overlap=20).stride
+    80
+    """
+    check_size("window", window)
+    if overlap:
+        check_size("overlap", overlap)
+    if overlap >= window:
+        raise ValueError(f"`overlap` must be smaller than `window`, {window}; got {overlap}")
+    return TBPTT(int(window), int(overlap))
+
+
+def streams(sequence: Any, rows: int) -> Any:
+    """One long sequence (N, …) as `rows` streams (rows, N // rows, …) that lie one after another in it.
+
+    Raises:
+        ValueError: if the sequence has fewer steps than rows.
+    """
+    check_size("rows", rows)
+    steps = len(jax.tree.leaves(sequence)[0]) // rows
+    if not steps:
+        raise ValueError(
+            f"`sequence` must have at least {rows} steps, one a row; got {len(jax.tree.leaves(sequence)[0])}"
+        )
+    return jax.tree.map(lambda leaf: leaf[: rows * steps].reshape(rows, steps, *leaf.shape[1:]), sequence)
+
+
+class Windows(NamedTuple):
+    """Streams that are padded to whole windows: `overlap` steps before, and what the last one lacks after."""
+
+    batch: Batch
+    mask: Any
+    count: int
+    cut: TBPTT
+
+    @classmethod
+    def of(cls, batch: Batch, cut: TBPTT) -> Windows:
+        """Pads inputs (B, L, …) and targets (B, L, …); lengths and weights become a mask and weights of steps."""
+        shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves((batch.inputs, batch.targets, batch.reset))}
+        if len(shapes) != 1 or len(next(iter(shapes))) != 2:
+            raise ValueError(
+                "truncated back-propagation needs inputs and targets for every step, (B, L, …) with the same B and L; "
+                f"got {', '.join(map(str, sorted(shapes)))}"
+            )
+        ((rows, steps),) = shapes
+        count = -(-steps // cut.stride)
+        before, after = cut.overlap, count * cut.stride - steps
+        lengths = np.full(rows, steps) if batch.lengths is None else np.asarray(batch.lengths)
+        inside = np.arange(steps) < lengths[:, None]
+        weights = np.ones(rows, np.float32) if batch.weights is None else np.asarray(batch.weights)
+
+        def pad(leaf: Any) -> Any:
+            return jnp.pad(leaf, [(0, 0), (before, after), *[(0, 0)] * (np.ndim(leaf) - 2)])
+
+        padded = Batch(
+            jax.tree.map(pad, batch.inputs),
+            jax.tree.map(pad, batch.targets),
+            None,
+            pad(inside * weights[:, None].astype(np.float32)),
+            None if batch.reset is None else pad(batch.reset),
+        )
+        return cls(padded, pad(inside), count, cut)
+
+    def at(self, data: tuple[Batch, Any], index: Any) -> Batch:
+        """The window of that number, from batch and mask, as the batch that `windowed` takes: targets and weights are
+        those of the steps whose loss counts."""
+        (batch, mask), cut = data, self.cut
+
+        def part(leaf: Any, skipped: int) -> Any:
+            return jax.lax.dynamic_slice_in_dim(leaf, index * cut.stride + skipped, cut.window - skipped, 1)
+
+        inputs, mask, reset = jax.tree.map(lambda leaf: part(leaf, 0), (batch.inputs, mask, batch.reset))
+        targets, weights = jax.tree.map(lambda leaf: part(leaf, cut.overlap), (batch.targets, batch.weights))
+        return Batch((inputs, mask), targets, None, weights, reset)
+
+
+def windowed(model: Model, cut: TBPTT) -> Model:
+    """The model on one window: its other state is (rest, the state before the window), its inputs carry the mask.
+
+    The state that the next window starts from is the one after `stride` steps, without its gradient; outputs are those
+    of the last `stride` steps, whose loss has not been counted yet.
+    """
+
+    def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
+        rest, state = rest
+        inputs, mask = batch.inputs
+        whole = Streamed(inputs, mask, batch.reset, state)
+        if not cut.overlap:
+            outputs, state, rest = model.stream(params, rest, whole, key, train)
+            return outputs, (rest, jax.lax.stop_gradient(state))
+        first_key, then_key = (None, None) if key is None else jax.random.split(key)
+        marks = whole._replace(state=None)
+        first = jax.tree.map(lambda leaf: leaf[:, : cut.stride], marks)._replace(state=state)
+        head, middle, rest = model.stream(params, rest, first, first_key, train)
+        then = jax.tree.map(lambda leaf: leaf[:, cut.stride :], marks)._replace(state=middle)
+        tail, _, rest = model.stream(params, rest, then, then_key, train)
+        outputs = jax.tree.map(lambda a, b: jnp.concatenate([a, b], 1)[:, -cut.stride :], head, tail)
+        return outputs, (rest, jax.lax.stop_gradient(middle))
+
+    def publish(params: Any, rest: Any) -> Any:
+        return model.publish(params, rest[0])
+
+    return model._replace(rest=(model.rest, None), apply=apply, publish=publish)
+
+
+def begin(model: Model, params: Any, rest: Any, windows: Windows) -> tuple[Any, Any]:
+    """The other state before the first window: every row starts from the initial state."""
+    return rest[0], model.initial_state(params, rest[0], windows.batch.inputs)

@@ -1,0 +1,168 @@
+"""Truncated back-propagation against a loop over windows that is written out, and against the whole of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import rnnjax as rj
+from rnnjax import training
+from rnnjax.flax import linen as rlinen
+from rnnjax.flax import nnx as rnnx
+from rnnjax.training import fit, tbptt
+
+B, L, I, K, H = 3, 11, 2, 3, 4  # noqa: E741
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(B, L, I)).astype(np.float32)
+Y = RNG.integers(0, K, (B, L)).astype(np.int32)
+LENGTHS = np.array([11, 4, 8])
+CELL = rj.GRU(H)
+LAYER = rj.Stack([rj.RNN(CELL), rj.Dense(K)])
+PARAMS = LAYER.init(jax.random.key(3), I)
+TX = optax.sgd(0.5)
+OPTIONS: dict[str, Any] = {"optimizer": TX, "progress": False}
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion() -> Iterator[None]:
+    """Optax and Flax mix dtypes, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def steps(params: Any, state: Any, start: int, stop: int, resets: Any) -> tuple[list[Any], Any]:
+    """Logits (B, K) of the steps from `start` to `stop`, one call of the cell's step each; none before step 0."""
+    logits = []
+    for t in range(max(start, 0), stop):
+        keep = jnp.ones((B, 1)) if resets is None else 1 - jnp.asarray(resets[:, t : t + 1], jnp.float32)
+        state = jax.tree.map(lambda leaf, keep=keep: leaf * keep, state)
+        z = CELL.project(params[0], jnp.asarray(X[None, :, t]))
+        state = CELL.step(params[0], state, jax.tree.map(lambda leaf: leaf[0], z))
+        logits.append(state.h @ params[1].w + params[1].b)
+    return logits, state
+
+
+def written_out(window: int, overlap: int, epochs: int = 1, lengths: Any = None, resets: Any = None) -> Any:
+    stride, params = window - overlap, PARAMS
+    lengths = np.full(B, L) if lengths is None else lengths
+    for _ in range(epochs):
+        state = CELL.initial_state(params[0], (B,))
+        for first in range(0, L, stride):
+            last = min(first + stride, L)
+
+            def loss(params: Any, state: Any, first: int = first, last: int = last) -> tuple[Any, Any]:
+                _, middle = steps(params, state, first - overlap, last - overlap, resets)
+                logits, _ = steps(params, state, first - overlap, last, resets)
+                total, count = jnp.zeros(()), 0
+                for t, own in zip(range(first, last), logits[-(last - first) :], strict=True):
+                    for b in range(B):
+                        if t < lengths[b]:
+                            total -= jax.nn.log_softmax(own[b])[Y[b, t]]
+                            count += 1
+                return total / max(count, 1), middle
+
+            (_, middle), gradient = jax.value_and_grad(loss, has_aux=True)(params, state)
+            params = jax.tree.map(lambda p, g: p - 0.5 * g, params, gradient)
+            state = jax.tree.map(jax.lax.stop_gradient, middle)
+    return params
+
+
+def assert_close(got: Any, wanted: Any, tolerance: float = 1e-5) -> None:
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize(("window", "overlap"), [(4, 0), (5, 2), (20, 0)])
+def test_windows_train_as_the_loop_that_is_written_out(window: int, overlap: int) -> None:
+    fitted = fit((PARAMS, LAYER), (X, Y), truncate=tbptt(window, overlap), epochs=2, **OPTIONS)
+    assert_close(fitted.params, written_out(window, overlap, epochs=2))
+
+
+def test_lengths_and_resets() -> None:
+    """Document ends reset their row alone; what lies behind a row's length is neither read nor counted."""
+    resets = np.zeros((B, L), bool)
+    resets[0, 5] = resets[2, 4] = resets[2, 6] = True
+    spoilt = np.where(np.arange(L)[:, None] < LENGTHS[:, None, None], X, np.nan)
+    data = training.Batch(spoilt, Y, LENGTHS, None, resets)
+    fitted = fit((PARAMS, LAYER), data, truncate=tbptt(5, 1), **OPTIONS)
+    wanted = written_out(5, 1, lengths=LENGTHS, resets=resets)
+    assert_close(fitted.params, wanted)
+
+
+def test_window_over_everything_is_the_whole_back_propagation() -> None:
+    whole = fit((PARAMS, LAYER), (X, Y, LENGTHS), batch_size=B, shuffle=False, epochs=3, **OPTIONS)
+    for cut in (tbptt(L), tbptt(L + 5)):
+        windows = fit((PARAMS, LAYER), (X, Y, LENGTHS), truncate=cut, epochs=3, **OPTIONS)
+        assert_close(windows.params, whole.params, 1e-6)
+        np.testing.assert_allclose(windows.history["loss"], whole.history["loss"], rtol=1e-6)
+
+
+def function(params: Any, x: Any, state: Any = None, mask: Any = None, reset: Any = None) -> Any:
+    swap = lambda leaf: None if leaf is None else jnp.swapaxes(leaf, 0, 1)  # noqa: E731
+    ys, state = LAYER(params, swap(x), state, mask=swap(mask), reset=swap(reset))
+    return swap(ys), state
+
+
+def nnx_module() -> Any:
+    return rnnx.Layer(LAYER, I, rngs=rnnx.nnx.Rngs(0))
+
+
+def linen_module() -> Any:
+    module = rlinen.Layer(LAYER)
+    return module.bind({}).to_variables(PARAMS), module
+
+
+MODELS: dict[str, Callable[[], Any]] = {
+    "layer": lambda: (PARAMS, LAYER),
+    "function": lambda: (PARAMS, function),
+    "nnx": nnx_module,
+    "linen": linen_module,
+}
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_windows_evaluate_as_the_whole_sequence(kind: str) -> None:
+    model = MODELS[kind]()
+    params = PARAMS if kind != "nnx" else model.params
+    ys, _ = LAYER(params, X.swapaxes(0, 1), lengths=LENGTHS)
+    logits = np.asarray(ys, np.float64).swapaxes(0, 1)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    valid = np.arange(L) < LENGTHS[:, None]
+    expected = -np.take_along_axis(log_p, Y[..., None], -1)[..., 0][valid].mean()
+    for cut in (tbptt(4), tbptt(5, 3)):
+        got = training.evaluate(model, (X, Y, LENGTHS), metrics=["accuracy"], truncate=cut)
+        assert got["loss"] == pytest.approx(expected, rel=1e-5)
+        assert got["accuracy"] == pytest.approx((logits.argmax(-1) == Y)[valid].mean())
+    data = (X, Y, LENGTHS)
+    fitted = fit(model, data, truncate=tbptt(4, 1), validation=data, **OPTIONS)
+    assert np.isfinite(fitted.history["val_loss"]).all()
+
+
+def test_streams_lie_one_after_another() -> None:
+    np.testing.assert_array_equal(training.streams(np.arange(11), 3), [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
+    with pytest.raises(ValueError, match="`sequence` must have at least 3 steps, one a row; got 2"):
+        training.streams(np.arange(2), 3)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: tbptt(4, 4), "`overlap` must be smaller than `window`, 4; got 4"),
+        (lambda: tbptt(0), "`window` must be at least 1"),
+        (lambda: fit((PARAMS, LAYER), [(X, Y)], truncate=tbptt(4), **OPTIONS), "`truncate` needs arrays"),
+        (lambda: fit((PARAMS, LAYER), (X, Y[:, 0]), truncate=tbptt(4), **OPTIONS), "targets for every step"),
+        (
+            lambda: fit(rj.Bidirectional(CELL), (X, Y), truncate=tbptt(4), **OPTIONS),
+            "is not causal",
+        ),
+    ],
+)
+def test_bad_input(call: Callable[[], Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        call()
