@@ -12,6 +12,7 @@ from ._unroll import unroll as unroll
 from .cells import GRU as GRU
 from .cells import LSTM as LSTM
 from .cells import MGU as MGU
+from .cells import ActiveUnits as ActiveUnits
 from .cells import ConvLSTM as ConvLSTM
 from .cells import CoupledLSTM as CoupledLSTM
 from .cells import Elman as Elman

@@ -58,6 +58,7 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4))),
     Descriptor("zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate")),
     Descriptor("recurrent_dropout", rj.RecurrentDropout(rj.GRU(4), rate=0.3)),
+    Descriptor("active_units", rj.ActiveUnits(rj.LSTM(4), units=3)),
     Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3)),
     Descriptor("gradient_clip_norm", rj.GradientClip(rj.Zoneout(rj.GRU(4)), bound=1e3, by="norm")),
     Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3)),

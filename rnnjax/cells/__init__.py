@@ -1,5 +1,6 @@
 """One file a cell."""
 
+from .active_units import ActiveUnits as ActiveUnits
 from .conv_lstm import ConvLSTM as ConvLSTM
 from .conv_lstm import ConvLSTMParams as ConvLSTMParams
 from .conv_lstm import ConvLSTMState as ConvLSTMState

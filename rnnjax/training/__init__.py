@@ -7,6 +7,8 @@ from ._fit import evaluate as evaluate
 from ._fit import fit as fit
 from ._fit import predict as predict
 from ._step import TrainState as TrainState
+from ._sweep import Swept as Swept
+from ._sweep import sweep as sweep
 from .loggers import csv_logger as csv_logger
 from .loggers import jsonl_logger as jsonl_logger
 from .losses import binary_cross_entropy as binary_cross_entropy

@@ -293,7 +293,7 @@ def _evaluation(
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
     if truncate is None:
-        parts, at = jax.device_put(_stacked(arrays, min(batch_size, rows_of(arrays)))), take
+        parts, at = jax.device_put(stacked(arrays, min(batch_size, rows_of(arrays)))), take
         count, start = rows_of(parts), lambda params, rest: rest
     else:
         windows = Windows.of(arrays, truncate)
@@ -313,7 +313,7 @@ def _evaluation(
     return lambda params, rest: over_arrays(params, rest, parts)
 
 
-def _stacked(arrays: Batch, size: int) -> Batch:
+def stacked(arrays: Batch, size: int) -> Batch:
     """Rows as batches (S, B, …), the last one filled up at weight 0."""
     rows = rows_of(arrays)
     arrays = fill_up(arrays, -(-rows // size) * size)

@@ -111,6 +111,16 @@ def make_block(step: Step, gather: Gather, skips: bool) -> Callable[..., tuple[T
     return jax.jit(block, donate_argnums=(0, 1))
 
 
+def scan_batches(step: Step, gather: Gather, state: TrainState, data: Any, rows: Array, weights: Array | None) -> Any:
+    """All batches of an epoch in one loop: the last state and the totals."""
+
+    def one(state: TrainState, index: Any) -> tuple[TrainState, Any]:
+        return step(state, gather(data, *index))
+
+    state, totals = jax.lax.scan(one, state, (rows, weights))
+    return state, jax.tree.map(lambda leaf: leaf.sum(0), totals)
+
+
 def make_single(step: Step) -> Callable[..., tuple[TrainState, Any]]:
     """One step, compiled: single(state, totals, batch) -> (state, totals)."""
     return jax.jit(lambda state, totals, batch: _add(step, (state, totals), batch), donate_argnums=(0, 1))
@@ -125,7 +135,7 @@ def _add(step: Step, carry: Any, batch: Batch) -> Any:
 def totals_of(step: Step, state: TrainState, batch: Any) -> Callable[[], Any]:
     """A function that makes zeros in the form of the totals of such a batch. The step is traced once."""
     shapes = jax.eval_shape(lambda state, batch: step(state, batch)[1], state, batch)
-    return lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
 
 
 def make_evaluation(model: Model, measures: tuple[Measure, ...]) -> Callable[..., Any]:

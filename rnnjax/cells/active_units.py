@@ -1,0 +1,54 @@
+"""A cell that uses the first of its units only."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import Wrapper
+from .._errors import is_array
+from .._struct import node, set_field, struct
+from .._types import Array, Noise, Params, State
+from ._common import check_positive, settle_number
+
+
+@struct
+class ActiveUnits(Wrapper):
+    """A cell whose first `units` units work and whose others stay zero: a hidden size that `vmap` can run over.
+
+    s_t = m ⊙ cell(s_{t-1}, x_t),    m = 1 for the first `units` features, else 0
+
+    What is zero feeds nothing back and reaches no later layer, and its weights get no gradient. Parameters, state,
+    output and implementations are the inner cell's. The weights are drawn for the full size.
+
+    Args:
+        cell: the inner cell, of the largest size.
+        units: how many units work, a leaf.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.ActiveUnits(rj.GRU(hidden_size=4), units=3)
+    >>> params = cell.init(jax.random.key(0), in_size=2)
+    >>> ys, state = rj.unroll(cell, params, jnp.ones((5, 7, 2)))
+    >>> bool((ys[..., 3] == 0).all())
+    True
+    """
+
+    units: float | Array = node(default=1.0)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        settle_number(self, "units")
+        if is_array(self.units):
+            set_field(self, "units", jnp.asarray(self.units, jnp.float32))  # integers have no gradient, not even zero
+            return
+        check_positive("units", self.units)
+        if self.units > self.cell.hidden_size:
+            raise ValueError(f"`units` must be at most the cell's {self.cell.hidden_size}; got {self.units:g}")
+
+    def finish(self, params: Params, old: State, new: State, noise: Noise) -> State:
+        return jax.tree.map(self._masked, new)
+
+    def _masked(self, leaf: Array) -> Array:
+        at = jax.lax.broadcasted_iota(jnp.float32, leaf.shape, leaf.ndim - 1)
+        # between two units, so that rounding cannot move the border
+        return jnp.where(at + 0.5 < jnp.asarray(self.units, jnp.float32), leaf, jnp.zeros_like(leaf))

@@ -1,0 +1,298 @@
+"""Many configurations trained at once: one compiled program with an axis for the configurations."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .. import layers
+from .._errors import check_size
+from ._batches import Batch, Cut, as_batch, gather, is_arrays, rows_of, split_rows, take
+from ._fit import stacked
+from ._measure import Measure, measures, rises
+from ._model import adapt
+from ._step import TrainState, make_evaluation, make_step, scan_batches, start
+from .optimizers import optimizer as default_optimizer
+
+Config = Mapping[str, Any]
+Make = Callable[[dict[str, Any]], Any]
+
+
+class Swept(NamedTuple):
+    """What `sweep` returns, the best configuration first.
+
+    configs: the configurations, one dictionary each.
+    table: one row a configuration: its numbers, the last value of every measure, and the epochs that it was trained.
+    history: measures by name, (N, epochs), NaN after a configuration was dropped.
+    params: the parameters of the best configuration.
+    model: the best model, a pair (params, layer).
+    """
+
+    configs: list[dict[str, float]]
+    table: list[dict[str, float]]
+    history: dict[str, np.ndarray]
+    params: Any
+    model: tuple[Any, Any]
+
+    def __str__(self) -> str:
+        names = list(self.table[0])
+        rows = [names, *([_cell(row[name]) for name in names] for row in self.table)]
+        widths = [max(len(row[i]) for row in rows) for i in range(len(names))]
+        return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
+def _cell(value: float) -> str:
+    return f"{value:.4g}"
+
+
+def sweep(
+    make: Make,
+    space: Mapping[str, Sequence[Any]] | Sequence[Config],
+    data: Any,
+    *,
+    loss: Any = "cross_entropy",
+    metrics: Sequence[Any] = (),
+    epochs: int = 1,
+    batch_size: int = 32,
+    shuffle: bool = True,
+    seed: int = 0,
+    validation: Any = None,
+    validation_split: float | None = None,
+    monitor: str | None = None,
+    halve_after: Sequence[int] = (),
+    group: int | None = None,
+) -> Swept:
+    """Trains one model for each configuration, all in one compiled program.
+
+    Every configuration ends where `fit` would bring it alone, with the same seed. Values are numbers that the program
+    maps over: rates, norms, biases, scales, the leaves of cells, and "seed", which is that of the parameters, of the
+    order and of the noise. What changes shapes, such as a hidden size, cannot be mapped over: take the largest and
+    leave units out with `rnnjax.ActiveUnits`.
+
+    Args:
+        make: a function of a configuration, a dictionary of scalars, that returns a layer of rnnjax, or a pair of a
+            layer and an Optax transformation. It is traced: it may compute with the scalars, but not branch on them.
+        space: a list of values for each name, of which all combinations are taken, or a list of configurations.
+        data, loss, metrics, epochs, batch_size, shuffle, seed, validation, validation_split: as for `fit`, of arrays.
+        monitor: the measure that sorts, by default "val_loss", or "loss" without validation.
+        halve_after: epochs after which the worse half of the configurations is dropped.
+        group: how many configurations are computed side by side, the groups one after another; None chooses.
+            Where there are several devices the configurations are spread over them.
+
+    References:
+        Jamieson, Talwalkar 2016, Non-stochastic best arm identification and hyperparameter optimization,
+        arXiv:1502.07943, for the halving.
+
+    >>> import numpy as np, rnnjax as rj
+    >>> x, y = np.random.default_rng(0).normal(size=(64, 5, 2)).astype("float32"), np.arange(64) % 2
+    >>> def make(config):
+    ...     layer = rj.Stack([rj.RNN(rj.GRU(4)), rj.Last(), rj.Dense(2)])
+    ...     return layer, rj.training.optimizer(config["learning_rate"], clip_norm=1.0)
+    >>> swept = rj.training.sweep(make, {"learning_rate": [1e-3, 1e-2, 1e-1]}, (x, y), epochs=2)
+    >>> len(swept.table), sorted(swept.table[0])
+    (3, ['epochs', 'learning_rate', 'loss'])
+    """
+    check_size("epochs", epochs)
+    check_size("batch_size", batch_size)
+    if group is not None:
+        check_size("group", group)
+    configs = configurations(space)
+    used = measures(loss, metrics)
+    if not is_arrays(data):
+        raise TypeError("a sweep needs arrays (inputs, targets), which all configurations share; got an iterable")
+    arrays = as_batch(data)
+    if validation_split is not None:
+        if validation is not None:
+            raise ValueError("`validation_split` needs no `validation` beside it")
+        arrays, validation = split_rows(arrays, validation_split)
+    names = [measure.name for measure in used]
+    names += [] if validation is None else [f"val_{name}" for name in names]
+    monitor = monitor or ("loss" if validation is None else "val_loss")
+    if monitor not in names:
+        raise ValueError(f"`monitor` must be one of {', '.join(names)}; got {monitor!r}")
+    cuts = sorted({int(epoch) for epoch in halve_after if 0 < epoch < epochs})
+
+    run = _Program(make, used, arrays, None if validation is None else as_batch(validation), batch_size, group)
+    alive = np.arange(len(configs))
+    seeds = np.array([int(config.get("seed", seed)) for config in configs])
+    values = {name: _numbers([config[name] for config in configs]) for name in configs[0]}
+    states = run.start(values, seeds)
+    history = {name: np.full((len(configs), epochs), np.nan) for name in names}
+    finished: dict[int, Any] = {}
+    for epoch in range(epochs):
+        own = {name: value[alive] for name, value in values.items()}
+        states, found = run.epoch(own, states, seeds[alive] if shuffle else None, epoch)
+        for name, curve in zip(names, found, strict=True):
+            history[name][alive, epoch] = curve
+        if epoch + 1 in cuts and len(alive) > 1:
+            kept = np.sort(_order(history[monitor][alive, epoch], monitor)[: -(-len(alive) // 2)])
+            alive, states = alive[kept], jax.tree.map(lambda leaf, kept=kept: leaf[kept], states)
+    for place, index in enumerate(alive):
+        finished[int(index)] = place
+
+    trained = (~np.isnan(history[names[0]])).sum(1)
+    last = {name: curve[np.arange(len(configs)), trained - 1] for name, curve in history.items()}
+    ranks = sorted(range(len(configs)), key=lambda i: (-trained[i], _badness(last[monitor][i], monitor)))
+    table = [{**configs[i], **{name: float(last[name][i]) for name in names}, "epochs": int(trained[i])} for i in ranks]
+    best = jax.tree.map(lambda leaf: leaf[finished[ranks[0]]], states.params)
+    layer, _ = _made(make, {name: value[ranks[0]] for name, value in values.items()})
+    return Swept(
+        [dict(configs[i]) for i in ranks],
+        table,
+        {name: curve[ranks] for name, curve in history.items()},
+        best,
+        (best, layer),
+    )
+
+
+def _numbers(values: list[Any]) -> np.ndarray:
+    """One value for each configuration: integers as int32, others as float32, which Optax's clipping asks for."""
+    found = np.array(values)
+    return found.astype(np.int32 if np.issubdtype(found.dtype, np.integer) else np.float32)
+
+
+def configurations(space: Any) -> list[dict[str, Any]]:
+    """One dictionary of numbers for each configuration; errors say which value is none."""
+    if isinstance(space, Mapping):
+        for name, values in space.items():
+            if isinstance(values, str) or not np.ndim(values) == 1 or not len(values):
+                raise TypeError(f"`space[{name!r}]` must be a list of numbers; got {values!r}")
+        configs = [dict(zip(space, values, strict=True)) for values in itertools.product(*space.values())]
+    else:
+        configs = [dict(config) for config in space]
+    if not configs or not configs[0]:
+        raise ValueError(f"`space` must name at least one value to try; got {space!r}")
+    for config in configs:
+        if config.keys() != configs[0].keys():
+            raise ValueError(f"all configurations must have the same names; got {list(configs[0])} and {list(config)}")
+        for name, value in config.items():
+            if isinstance(value, str) or np.ndim(value) != 0 or not np.issubdtype(np.asarray(value).dtype, np.number):
+                raise TypeError(
+                    f"`{name}` must be a number, because all configurations are one program; got {value!r}: sweep over "
+                    "anything else in a loop of your own"
+                )
+    return configs
+
+
+def _badness(value: float, monitor: str) -> float:
+    value = -value if rises(monitor) else value
+    return np.inf if np.isnan(value) else value
+
+
+def _order(values: np.ndarray, monitor: str) -> np.ndarray:
+    """From the best to the worst, NaN last."""
+    return np.argsort([_badness(value, monitor) for value in values], kind="stable")
+
+
+def _made(make: Make, config: dict[str, Any]) -> tuple[layers.Layer, optax.GradientTransformation]:
+    made = make(config)
+    layer, chain = (
+        made if isinstance(made, tuple) and len(made) == 2 else (made, default_optimizer(1e-3, clip_norm=1.0))
+    )
+    if not isinstance(layer, layers.Layer):
+        raise TypeError(
+            f"`make` must return a layer of rnnjax, or a pair of it and an optimizer; got {type(layer).__name__}"
+        )
+    return layer, chain
+
+
+class _Program:
+    """The compiled parts of a sweep, each with a leading axis for the configurations."""
+
+    def __init__(
+        self,
+        make: Make,
+        used: tuple[Measure, ...],
+        arrays: Batch,
+        validation: Batch | None,
+        batch_size: int,
+        group: int | None,
+    ) -> None:
+        self.make, self.used, self.group = make, used, group
+        self.arrays = jax.device_put(arrays)
+        self.validation = None
+        if validation is not None:
+            self.validation = jax.device_put(stacked(validation, min(128, rows_of(validation))))
+        self.cut = Cut.of(rows_of(arrays), batch_size, -(-rows_of(arrays) // batch_size))
+        self._starts = jax.jit(jax.vmap(self._start))
+        self._epochs = jax.jit(self._all, donate_argnums=1)
+
+    def start(self, values: Any, seeds: np.ndarray) -> TrainState:
+        """The states before the first step, with the keys that `fit` would draw."""
+        keys = jnp.stack([jax.random.split(jax.random.key(seed)) for seed in seeds])
+        return self._starts(*_spread((values, keys)))
+
+    def _start(self, config: Any, keys: Any) -> TrainState:
+        layer, chain = _made(self.make, config)
+        return start(adapt(layer, self.arrays.inputs, keys[0]), chain, keys[1])
+
+    def epoch(self, values: Any, states: Any, seeds: np.ndarray | None, epoch: int) -> tuple[Any, list[np.ndarray]]:
+        """One epoch of all: their states and the value of every measure for each."""
+        if seeds is None or len(set(seeds)) == 1:
+            ((rows, weights),) = self.cut.order(None if seeds is None else int(seeds[0]), epoch)
+        else:
+            orders = [self.cut.order(int(seed), epoch)[0] for seed in seeds]
+            rows = np.stack([rows for rows, _ in orders])
+            weights = orders[0][1]  # the last batch lacks as many rows in every order
+        values, states = _spread((values, states))
+        states, totals = self._epochs(values, states, rows, weights)
+        return states, [np.asarray(value) for value in totals]
+
+    def _all(self, values: Any, states: Any, rows: Any, weights: Any) -> Any:
+        shared = rows.ndim == 2
+        count = states.step.shape[0]
+        group = self.group or _group(states, count)
+        if group >= count:
+            return jax.vmap(self._one, in_axes=(0, 0, None if shared else 0, None))(values, states, rows, weights)
+
+        def one(own: tuple[Any, TrainState, Any]) -> Any:
+            config, state, order = own
+            return self._one(config, state, rows if order is None else order, weights)
+
+        return jax.lax.map(one, (values, states, None if shared else rows), batch_size=group)
+
+    def _one(self, config: Any, state: TrainState, rows: Any, weights: Any) -> tuple[TrainState, list[Any]]:
+        layer, chain = _made(self.make, config)
+        model = adapt((state.params, layer), self.arrays.inputs, state.key)
+        step = make_step(model, self.used, chain, 1)
+        state, totals = scan_batches(step, gather, state, self.arrays, rows, weights)
+        found = [total.value for total in totals]
+        if self.validation is not None:
+            evaluate = make_evaluation(model, self.used)
+
+            def body(totals: Any, batch: Batch) -> tuple[Any, None]:
+                return jax.tree.map(jnp.add, totals, evaluate(state.params, state.rest, batch)[0]), None
+
+            first, _ = evaluate(state.params, state.rest, take(self.validation, 0))
+            totals, _ = jax.lax.scan(body, first, take(self.validation, slice(1, None)))
+            found += [total.value for total in totals]
+        return state, found
+
+
+def _spread(tree: Any) -> Any:
+    """The configurations over all devices, where they can be dealt evenly."""
+    devices = jax.devices()
+    count = jax.tree.leaves(tree)[0].shape[0]
+    if len(devices) == 1 or count % len(devices):
+        return tree
+    mesh = Mesh(np.array(devices), ("configurations",))
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("configurations")))
+
+
+_SIDE_BY_SIDE = 16
+"""The hidden size up to which `vmap` is faster than one after another on a CPU; benchmarks/sweep.py measures it."""
+
+
+def _group(states: TrainState, count: int) -> int:
+    """How many configurations to compute side by side: all on an accelerator, and on a CPU all of the small ones."""
+    if jax.default_backend() != "cpu" or len(jax.devices()) > 1:
+        return count
+    widest = max(leaf.shape[-2] for leaf in jax.tree.leaves(states.params) if leaf.ndim >= 3)
+    return count if widest <= _SIDE_BY_SIDE else 1

@@ -1,0 +1,138 @@
+"""Every member of a sweep ends where `fit` brings it alone; halving, grouping, devices, bad input."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import rnnjax as rj
+from rnnjax import training
+from rnnjax.training import fit, optimizer, sweep
+
+N, T, I, K = 22, 5, 2, 2  # noqa: E741
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, T, I)).astype(np.float32)
+Y = (X.sum((1, 2)) > 0).astype(np.int32)
+OPTIONS: dict[str, Any] = {"epochs": 2, "batch_size": 8, "metrics": ["accuracy"], "validation_split": 0.3}
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion() -> Iterator[None]:
+    """Optax mixes dtypes, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def make(config: dict[str, Any]) -> Any:
+    """Everything that a sweep can map over: leaves of cells and layers, rates, norms, decays, sizes."""
+    cell = rj.ActiveUnits(rj.LSTM(4, forget_bias=config.get("forget_bias", 1.0)), units=config.get("units", 4))
+    layer = rj.Stack([rj.RNN(cell), rj.Dropout(config.get("dropout", 0.0)), rj.Last(), rj.Dense(K)])
+    rate, norm = config.get("learning_rate", 0.05), config.get("clip_norm", 1.0)
+    return layer, optimizer(rate, clip_norm=norm, weight_decay=config.get("weight_decay", 0.0))
+
+
+SPACES: dict[str, Any] = {
+    "rates": {"learning_rate": [0.01, 0.1], "clip_norm": [0.1, 10.0]},
+    "decay and dropout": [{"weight_decay": 0.1, "dropout": 0.0}, {"weight_decay": 0.0, "dropout": 0.4}],
+    "leaves of cells": {"forget_bias": [0.0, 3.0]},
+    "sizes and seeds": {"units": [2, 4], "seed": [0, 1]},
+}
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("group", [1, 3, 100])
+def test_members_are_trained_as_alone(space: str, group: int) -> None:
+    if group != 100 and space not in ("rates", "sizes and seeds"):
+        pytest.skip("two spaces are enough for the groups")
+    swept = sweep(make, SPACES[space], (X, Y), group=group, **OPTIONS)
+    for place, (config, row) in enumerate(zip(swept.configs, swept.table, strict=True)):
+        layer, recipe = make(config)
+        alone = fit(layer, (X, Y), optimizer=recipe, seed=config.get("seed", 0), progress=False, **OPTIONS)
+        for name, curve in alone.history.items():
+            if name != "skipped_steps":
+                np.testing.assert_allclose(swept.history[name][place], curve, rtol=2e-4, atol=1e-6)
+                assert row[name] == pytest.approx(curve[-1], rel=2e-4)
+        if place == 0:
+            for a, b in zip(jax.tree.leaves(swept.params), jax.tree.leaves(alone.params), strict=True):
+                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+    losses = [row["val_loss"] for row in swept.table]
+    assert losses == sorted(losses)
+
+
+def test_best_model_predicts_and_the_table_prints() -> None:
+    swept = sweep(make, {"learning_rate": [0.001, 0.1]}, (X, Y), monitor="val_accuracy", **OPTIONS)
+    accuracy = [row["val_accuracy"] for row in swept.table]
+    assert accuracy == sorted(accuracy, reverse=True)
+    cut = N - round(0.3 * N)
+    got = training.evaluate(swept.model, (X[cut:], Y[cut:]), metrics=["accuracy"])
+    assert got["loss"] == pytest.approx(swept.table[0]["val_loss"], rel=1e-5)
+    assert str(swept).splitlines()[0].split() == [*swept.table[0]]
+
+
+def test_halving_drops_the_worse_half() -> None:
+    space = {"learning_rate": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]}
+    options = OPTIONS | {"epochs": 4}
+    whole = sweep(make, space, (X, Y), **options)
+    halved = sweep(make, space, (X, Y), halve_after=[1, 3], **options)
+    assert [row["epochs"] for row in halved.table] == [4, 4, 3, 1, 1]
+    by_rate = {config["learning_rate"]: i for i, config in enumerate(whole.configs)}
+    first = [whole.history["val_loss"][by_rate[config["learning_rate"]], 0] for config in halved.configs]
+    assert max(first[:3]) <= min(first[3:])
+    for i, config in enumerate(halved.configs):
+        epochs = int(halved.table[i]["epochs"])
+        np.testing.assert_allclose(
+            halved.history["loss"][i, :epochs],
+            whole.history["loss"][by_rate[config["learning_rate"]], :epochs],
+            rtol=1e-4,
+        )
+        assert np.isnan(halved.history["loss"][i, epochs:]).all()
+
+
+def test_diverged_members_are_last() -> None:
+    swept = sweep(make, {"learning_rate": [1e-2, 1e30]}, (X, Y), **OPTIONS)
+    assert swept.configs[0]["learning_rate"] == 1e-2
+
+
+@pytest.mark.slow
+def test_members_are_spread_over_devices() -> None:
+    """On eight devices of one host, in a process of its own."""
+    code = f"""
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+import jax, numpy as np, test_sweep as own
+assert len(jax.devices()) == 8
+space = {{"learning_rate": list(np.geomspace(1e-3, 1e-1, 8))}}
+swept = own.sweep(own.make, space, (own.X, own.Y), **own.OPTIONS)
+for i in (0, 7):
+    layer, recipe = own.make(swept.configs[i])
+    alone = own.fit(layer, (own.X, own.Y), optimizer=recipe, progress=False, **own.OPTIONS)
+    np.testing.assert_allclose(swept.history["val_loss"][i], alone.history["val_loss"], rtol=1e-3)
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
+    "no values": (lambda: sweep(make, {}, (X, Y)), ValueError, "`space` must name at least one value"),
+    "a scalar": (lambda: sweep(make, {"a": 1.0}, (X, Y)), TypeError, r"`space\['a'\]` must be a list of numbers"),
+    "words": (lambda: sweep(make, {"a": ["x"]}, (X, Y)), TypeError, "`a` must be a number, because all"),
+    "other names": (lambda: sweep(make, [{"a": 1}, {"b": 1}], (X, Y)), ValueError, "must have the same names"),
+    "a stream": (lambda: sweep(make, {"a": [1]}, [(X, Y)]), TypeError, "a sweep needs arrays"),
+    "no layer": (lambda: sweep(lambda config: 3, {"a": [1]}, (X, Y)), TypeError, "`make` must return a layer"),
+    "monitor": (lambda: sweep(make, {"a": [1]}, (X, Y), monitor="f1"), ValueError, "`monitor` must be one of loss"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case: str) -> None:
+    call, error, message = BAD[case]
+    with pytest.raises(error, match=message):
+        call()
