@@ -30,7 +30,7 @@ import quickstart
 from core import RESULTS, machine
 
 import rnnjax as rj
-from rnnjax.training import _batches, _fit, _model, _step
+from rnnjax.training import _batches, _model, _runs, _step
 from rnnjax.training._measure import measures
 
 BATCH = 32
@@ -123,7 +123,7 @@ def own_loop(x: np.ndarray, y: np.ndarray, recipe: optax.GradientTransformation)
     used, batch = measures("cross_entropy", ["accuracy"]), _batches.as_batch((x, y))
     model = _model.adapt(network(), x, jax.random.key(0))
     step = _step.make_step(model, used, recipe, 1)
-    cut = _batches.Cut.of(len(x), BATCH, _fit._LONGEST_BLOCK)
+    cut = _batches.Cut.of(len(x), BATCH, _runs.LONGEST_BLOCK)
     block, arrays = _step.make_block(step, _batches.gather, cut.skips), jax.device_put(batch)
     ((rows, weights),) = cut.order(0, 0)
     state = _step.start(model, recipe, jax.random.key(0))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import math
+import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,17 +15,17 @@ import numpy as np
 import optax
 
 from .._errors import check_size
-from ._batches import Batch, Cut, Stream, as_batch, fill_up, first_of, gather, is_arrays, rows_of, split_rows, take
-from ._measure import Measure, measures, rises, values
-from ._model import Model, adapt
+from . import _runs
+from ._batches import Batch, as_batch, fill_up, first_of, is_arrays, rows_of, split_rows, take
+from ._checkpoint import Checkpoints, filled
+from ._measure import measures, rises, values
+from ._model import adapt
 from ._progress import Bar
-from ._step import Gather, Step, TrainState, make_block, make_evaluation, make_single, make_step, start, totals_of
+from ._step import TrainState, make_step, start
 from .loggers import Log
 from .optimizers import optimizer as default_optimizer
 from .optimizers import skipped_steps
-from .truncation import TBPTT, Windows, begin, windowed
-
-_LONGEST_BLOCK = 512
+from .truncation import TBPTT, Windows, windowed
 
 
 class Epoch(NamedTuple):
@@ -75,6 +76,8 @@ def fit(
     restore_best: bool = False,
     callbacks: Sequence[Callable[..., Any]] = (),
     log: Log | Sequence[Log] = (),
+    checkpoint_dir: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 1,
     progress: bool = True,
 ) -> Fitted:
     """Trains a model.
@@ -110,6 +113,10 @@ def fit(
         restore_best: whether the parameters of the best epoch are returned, rather than those of the last.
         callbacks: functions of an `Epoch`, called after every epoch; one that returns True stops the training.
         log: functions of the step and the values of an epoch, such as `csv_logger("run.csv")`.
+        checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
+            there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted. At SIGTERM
+            a checkpoint is written before the process ends.
+        checkpoint_every: epochs from one checkpoint to the next.
         progress: whether a bar is shown.
 
     Raises:
@@ -125,6 +132,7 @@ def fit(
     check_size("epochs", epochs)
     check_size("batch_size", batch_size)
     check_size("accumulate", accumulate)
+    check_size("checkpoint_every", checkpoint_every)
     if patience is not None:
         check_size("patience", patience)
     used = measures(loss, metrics)
@@ -145,20 +153,36 @@ def fit(
     step = make_step(adapted, used, chain, accumulate)
     state = start(adapted, chain, noise_key)
     if arrays is None:
-        run = _over_stream(step, data)
+        run = _runs.StreamRun(step, first, data)
     elif truncate is None:
-        run = _over_arrays(step, arrays, batch_size, seed, shuffle)
+        run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None)
     else:
-        run = _over_windows(step, adapted, Windows.of(arrays, truncate))
-    validate = None if validation is None else _evaluation(adapted, used, validation, batch_size, truncate)
+        run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate))
+    validate = None if validation is None else _runs.evaluation(adapted, used, validation, batch_size, truncate)
     judge = _Judge(monitor or ("loss" if validation is None else "val_loss"), patience, restore_best)
-    history: dict[str, list[float]] = {}
+    state = run.begin(state)
+    record, zeros = _Record.new(state, judge), run.zeros(state)
+    record = record._replace(totals=zeros())
+    described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
+    described |= {"rows": None if arrays is None else rows_of(arrays), "window": truncate and list(truncate)}
     loggers = (log,) if callable(log) else tuple(log)
 
-    with Bar(epochs, progress) as bar:
-        for epoch in range(epochs):
+    with Bar(epochs, progress) as bar, _checkpoints(checkpoint_dir, described) as saver:
+        if saver is not None:
+            record = record.restored(saver)
+            judge.recall(record)
+        history, state, totals = record.history, record.state, record.totals
+        epoch, done = record.epoch, record.done
+        while epoch < epochs and not judge.ended:
             began = time.perf_counter()
-            state, totals = run(state, epoch, bar)
+            if not done:
+                state, totals = run.begin(state), zeros()
+            for part in run.parts(state, epoch, done, totals):
+                state, totals, done, share = part
+                bar.part(epoch, share)
+                if saver is not None and saver.stopping:
+                    saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
+                    saver.stop()
             logs = values(used, totals)
             if validate is not None:
                 logs |= values(used, validate(state.params, state.rest), "val_")
@@ -171,8 +195,14 @@ def fit(
                 logger(event.step, logs)
             stop = [callback(event) for callback in callbacks]
             bar.epoch(epoch, logs)
-            if judge.stops(logs, state) or any(answer is True for answer in stop):
-                break
+            judge.see(logs, state)
+            judge.ended |= any(answer is True for answer in stop)
+            epoch, done = epoch + 1, 0
+            last = epoch == epochs or judge.ended
+            if saver is not None and (last or saver.stopping or epoch % checkpoint_every == 0):
+                saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
+                if saver.stopping:
+                    saver.stop()
     params, rest = judge.chosen(state)
     return Fitted(adapted.publish(params, rest), params, history, state)
 
@@ -182,12 +212,13 @@ class _Judge:
 
     def __init__(self, monitor: str, patience: int | None, restore: bool) -> None:
         self.monitor, self.patience, self.restore = monitor, patience, restore
-        self.best, self.waited, self.kept = math.inf, 0, None
+        self.best, self.waited, self.ended = math.inf, 0, False
+        self.kept: Any = None
 
-    def stops(self, logs: Mapping[str, float], state: TrainState) -> bool:
-        """Whether the epochs without improvement have reached the patience."""
+    def see(self, logs: Mapping[str, float], state: TrainState) -> None:
+        """Takes note of an epoch; `ended` once the epochs without improvement have reached the patience."""
         if self.patience is None and not self.restore:
-            return False
+            return
         if self.monitor not in logs:
             raise ValueError(f"`monitor` must be one of {', '.join(logs)}; got {self.monitor!r}")
         value = -logs[self.monitor] if rises(self.monitor) else logs[self.monitor]
@@ -195,129 +226,70 @@ class _Judge:
             self.best, self.waited = value, 0
             if self.restore:
                 self.kept = jax.tree.map(jnp.copy, (state.params, state.rest))
-            return False
+            return
         self.waited += 1
-        return self.patience is not None and self.waited >= self.patience
+        self.ended = self.patience is not None and self.waited >= self.patience
+
+    def recall(self, record: _Record) -> None:
+        """Goes on from what a checkpoint says."""
+        _, _, self.waited, ended = (int(number) for number in record.place)
+        self.best, self.ended = float(record.best), bool(ended)
+        if self.restore and np.isfinite(self.best):
+            self.kept = record.kept
 
     def chosen(self, state: TrainState) -> tuple[Any, Any]:
         """The best parameters and other state if they are to be restored, else the last."""
         return (state.params, state.rest) if self.kept is None else self.kept
 
 
-Run = Callable[[TrainState, int, Bar], tuple[TrainState, Any]]
+class _Record(NamedTuple):
+    """What a checkpoint holds. place: the epoch, loops done in it, epochs without improvement, whether it has ended."""
+
+    state: TrainState
+    totals: Any
+    kept: Any
+    place: np.ndarray
+    best: np.ndarray
+    history: dict[str, Any]
+
+    @classmethod
+    def new(cls, state: TrainState, judge: _Judge) -> _Record:
+        """Before the first step."""
+        return cls.of(state, (), {}, judge, 0, 0)
+
+    @classmethod
+    def of(cls, state: TrainState, totals: Any, history: Any, judge: _Judge, epoch: int, done: int) -> _Record:
+        """At some place of some epoch."""
+        kept = (state.params, state.rest) if judge.restore and judge.kept is None else judge.kept
+        place = np.array([epoch, done, judge.waited, judge.ended], np.int64)
+        curves = {name: np.array(curve) for name, curve in history.items()}
+        return cls(state, totals, kept, place, np.array(judge.best), curves)
+
+    def restored(self, saver: Checkpoints) -> _Record:
+        """The newest checkpoint, or this record where there is none."""
+        arrays = saver.load(self)
+        if arrays is None:
+            return self
+        curves = {name.removeprefix("history."): curve for name, curve in arrays.items() if name.startswith("history.")}
+        history = {name: np.asarray(curve).tolist() for name, curve in sorted(curves.items())}
+        return filled(self, arrays)._replace(history=history)
+
+    @property
+    def epoch(self) -> int:
+        return int(self.place[0])
+
+    @property
+    def done(self) -> int:
+        return int(self.place[1])
 
 
-def _over_arrays(step: Step, arrays: Batch, batch_size: int, seed: int, shuffle: bool) -> Run:
-    """Epochs over arrays that lie on the device, a compiled loop for each block of batches."""
-    rows = rows_of(arrays)
-    if not rows:
-        raise ValueError("the data hold no row")
-    cut = Cut.of(rows, batch_size, _LONGEST_BLOCK)
-    blocks = _Blocks(step, cut, gather, jax.device_put(arrays))
-    return lambda state, epoch, bar: blocks.run(state, cut.order(seed if shuffle else None, epoch), epoch, bar)
-
-
-def _over_windows(step: Step, model: Model, windows: Windows) -> Run:
-    """Epochs over the windows of long streams, in their order, from the initial state."""
-    cut = Cut.of(windows.count, 1, _LONGEST_BLOCK)
-
-    def one(data: Any, rows: Any, weights: Any) -> Batch:
-        return windows.at(data, rows[0])
-
-    blocks = _Blocks(step, cut, one, jax.device_put((windows.batch, windows.mask)))
-
-    def run(state: TrainState, epoch: int, bar: Bar) -> tuple[TrainState, Any]:
-        state = dataclasses.replace(state, rest=begin(model, state.params, state.rest, windows))
-        return blocks.run(state, cut.order(None, epoch), epoch, bar)
-
-    return run
-
-
-class _Blocks:
-    """The compiled loops of an epoch over data on the device, one after another."""
-
-    def __init__(self, step: Step, cut: Cut, gather: Gather, data: Any) -> None:
-        self.step, self.gather, self.data = step, gather, data
-        self.block, self.zeros = make_block(step, gather, cut.skips), None
-
-    def run(self, state: TrainState, order: Sequence[Any], epoch: int, bar: Bar) -> tuple[TrainState, Any]:
-        """One epoch: its state at the end, and its totals."""
-        if self.zeros is None:
-            rows, weights = order[0]
-            first = self.gather(self.data, rows[0], None if weights is None else weights[0])
-            self.zeros = totals_of(self.step, state, first)
-        totals = self.zeros()
-        for done, (rows, weights) in enumerate(order, 1):
-            state, totals = self.block(state, totals, self.data, rows, weights)
-            bar.part(epoch, done / len(order))
-        return state, totals
-
-
-def _over_stream(step: Step, data: Any) -> Run:
-    """Epochs over an iterable: while a step runs, the next batch is read and moved to the device."""
-    stream, single = Stream(data), make_single(step)
-    zeros: Any = None
-
-    def run(state: TrainState, epoch: int, bar: Bar) -> tuple[TrainState, Any]:
-        nonlocal zeros
-        totals = None
-        for batch in stream:
-            batch = jax.device_put(batch)
-            if totals is None:
-                zeros = zeros or totals_of(step, state, batch)
-                totals = zeros()
-            state, totals = single(state, totals, batch)
-        return state, totals
-
-    return run
-
-
-def _evaluation(
-    model: Model, used: tuple[Measure, ...], data: Any, batch_size: int, truncate: TBPTT | None = None
-) -> Callable[[Any, Any], tuple[Any, ...]]:
-    """The totals over all data, as a function of parameters and other state."""
-    one = make_evaluation(model, used)
-
-    if not is_arrays(data):
-        if truncate is not None:
-            raise ValueError("`truncate` needs arrays (B, L, …) for validation too")
-        stream, single = Stream(data), jax.jit(one)
-
-        def over_stream(params: Any, rest: Any) -> tuple[Any, ...]:
-            totals = [single(params, rest, jax.device_put(batch))[0] for batch in stream]
-            return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
-
-        return over_stream
-
-    arrays = as_batch(data)
-    if not rows_of(arrays):
-        raise ValueError("the data hold no row")
-    if truncate is None:
-        parts, at = jax.device_put(stacked(arrays, min(batch_size, rows_of(arrays)))), take
-        count, start = rows_of(parts), lambda params, rest: rest
-    else:
-        windows = Windows.of(arrays, truncate)
-        parts, at = jax.device_put((windows.batch, windows.mask)), windows.at
-        count, start = windows.count, lambda params, rest: begin(model, params, rest, windows)
-
-    @jax.jit
-    def over_arrays(params: Any, rest: Any, parts: Any) -> tuple[Any, ...]:
-        def body(carry: Any, index: Any) -> tuple[Any, None]:
-            totals, rest = carry
-            more, rest = one(params, rest, at(parts, index))
-            return (jax.tree.map(jnp.add, totals, more), rest), None
-
-        first = one(params, start(params, rest), at(parts, 0))
-        return jax.lax.scan(body, first, jnp.arange(1, count))[0][0]
-
-    return lambda params, rest: over_arrays(params, rest, parts)
-
-
-def stacked(arrays: Batch, size: int) -> Batch:
-    """Rows as batches (S, B, …), the last one filled up at weight 0."""
-    rows = rows_of(arrays)
-    arrays = fill_up(arrays, -(-rows // size) * size)
-    return jax.tree.map(lambda leaf: leaf.reshape(-1, size, *leaf.shape[1:]), arrays)
+@contextlib.contextmanager
+def _checkpoints(directory: Any, described: Mapping[str, Any]) -> Iterator[Checkpoints | None]:
+    if directory is None:
+        yield None
+        return
+    with Checkpoints(directory, described) as saver:
+        yield saver
 
 
 def evaluate(
@@ -345,7 +317,7 @@ def evaluate(
     first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
     adapted = adapt(_model_of(model), first.inputs, jax.random.key(0))
     adapted = adapted if truncate is None else windowed(adapted, truncate)
-    return values(used, _evaluation(adapted, used, data, batch_size, truncate)(adapted.params, adapted.rest))
+    return values(used, _runs.evaluation(adapted, used, data, batch_size, truncate)(adapted.params, adapted.rest))
 
 
 def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 128) -> Any:

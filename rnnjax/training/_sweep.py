@@ -15,9 +15,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .. import layers
 from .._errors import check_size
 from ._batches import Batch, Cut, as_batch, gather, is_arrays, rows_of, split_rows, take
-from ._fit import stacked
 from ._measure import Measure, measures, rises
 from ._model import adapt
+from ._runs import stacked
 from ._step import TrainState, make_evaluation, make_step, scan_batches, start
 from .optimizers import optimizer as default_optimizer
 

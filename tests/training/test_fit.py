@@ -21,7 +21,7 @@ import rnnjax as rj
 from rnnjax import training
 from rnnjax.flax import linen as rlinen
 from rnnjax.flax import nnx as rnnx
-from rnnjax.training import _batches
+from rnnjax.training import _batches, _runs
 from rnnjax.training import _fit as fit_module
 
 N, B, T, I, H, K = 10, 4, 5, 2, 3, 2  # noqa: E741
@@ -185,7 +185,7 @@ def test_shuffles_anew_every_epoch_and_reads_every_row_once() -> None:
 @pytest.mark.parametrize("longest", [1, 2])
 def test_blocks_train_as_one_loop(longest: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three batches in blocks of two leave a batch without rows, which must not move the parameters."""
-    monkeypatch.setattr(fit_module, "_LONGEST_BLOCK", longest)
+    monkeypatch.setattr(_runs, "LONGEST_BLOCK", longest)
     wanted, losses = written_out(2)
     fitted = fit((PARAMS, LAYER), (X, Y), epochs=2, **OPTIONS)
     assert_close(fitted.params, wanted)

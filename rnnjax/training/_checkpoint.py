@@ -1,0 +1,148 @@
+"""Checkpoints of a training run, written by Orbax: what is in one, what must fit, and stopping when told to."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType, TracebackType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import describe
+
+FORMAT = 1
+KEPT = 2
+"""How many checkpoints stay on the disk."""
+
+
+class Checkpoints:
+    """The checkpoints of one run in one directory, as flat dictionaries of named arrays.
+
+    `described` says what the run depends on beside the arrays; a checkpoint that says otherwise is refused. While the
+    object is entered, SIGTERM is noted in `stopping` instead of ending the process.
+    """
+
+    def __init__(self, directory: str | os.PathLike[str], described: Mapping[str, Any]) -> None:
+        from orbax.checkpoint import v1 as ocp
+
+        self.directory = Path(directory).resolve()
+        self.described = {"format": FORMAT, **described}
+        self.stopping = False
+        self._before: Any = None
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self._open = ocp.training.Checkpointer(
+            self.directory,
+            preservation_policy=ocp.training.preservation_policies.LatestN(KEPT),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> Checkpoints:
+        if threading.current_thread() is threading.main_thread():
+            self._before = signal.signal(signal.SIGTERM, self._note)
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._open.close()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.stopping = True
+
+    def stop(self) -> None:
+        """Ends the process as SIGTERM would have; returns where the caller's own handler does."""
+        self._open.close()
+        if self._before is not None:
+            signal.signal(signal.SIGTERM, self._before)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def save(self, step: int, tree: Any) -> None:
+        """Writes a checkpoint; the oldest is removed. What is on the disk is whole at every moment."""
+        leaves = {name: np.asarray(_raw(leaf)) for name, leaf in named(tree).items() if jnp.size(leaf)}
+        self._open.save(step, leaves, overwrite=True, custom_metadata=self.described)
+
+    def load(self, template: Any) -> dict[str, Any] | None:
+        """The arrays of the newest checkpoint by name, or None without one.
+
+        Raises:
+            ValueError: if it cannot be read, is of another run, or does not have the names, shapes and dtypes of the
+                template's leaves. Names under `history` may be any.
+        """
+        newest = self._open.latest
+        if newest is None:
+            return None
+        path = self.directory / str(newest.step)
+        try:
+            metadata = self._open.metadata(newest.step)
+            found, described = metadata.metadata, metadata.custom_metadata
+        except Exception as error:
+            raise ValueError(_unreadable(path, error)) from error
+        if not isinstance(described, Mapping) or "format" not in described:
+            raise ValueError(f"{path} is no checkpoint of `rnnjax.training.fit`: choose another `checkpoint_dir`")
+        if not isinstance(found, Mapping):
+            raise ValueError(_unreadable(path, OSError("its arrays are damaged or missing")))
+        for name, value in self.described.items():
+            if described.get(name) != value:
+                raise ValueError(
+                    f"the checkpoint {path} is of a run with {name} = {described.get(name)}, and this run has {value}: "
+                    "go on with the same, or choose another `checkpoint_dir`"
+                )
+        wanted = {name: leaf for name, leaf in named(template).items() if jnp.size(leaf)}
+        _compare(path, wanted, found)
+        try:
+            return dict(self._open.load(newest.step))
+        except Exception as error:
+            raise ValueError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    cause = f"{type(error).__name__}: {error}"
+    return f"the checkpoint {path} cannot be read ({cause}): remove it to go on from the one before"
+
+
+def _compare(path: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:
+    other = f"the checkpoint {path} is of another model or recipe:"
+    for name, leaf in wanted.items():
+        own = leaf if isinstance(leaf, np.ndarray) else jax.eval_shape(_raw, leaf)
+        if name not in found:
+            raise ValueError(f"{other} it has no `{name}`, which this run has")
+        if tuple(found[name].shape) != own.shape or found[name].dtype != own.dtype:
+            raise ValueError(f"{other} its `{name}` is {describe(found[name])}, and this run's is {describe(own)}")
+    for name in found:
+        if name not in wanted and not name.startswith("history"):
+            raise ValueError(f"{other} it has `{name}`, which this run has not")
+
+
+def named(tree: Any) -> dict[str, Any]:
+    """The leaves of a tree by their paths, such as `state.params.0.w`."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+
+
+def filled(template: Any, arrays: Mapping[str, Any]) -> Any:
+    """The template with its leaves taken from named arrays; those without entries are kept."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    values = []
+    for path, leaf in leaves:
+        name = jax.tree_util.keystr(path, simple=True, separator=".")
+        values.append(_cooked(arrays[name], leaf) if name in arrays else leaf)
+    return jax.tree.unflatten(structure, values)
+
+
+def _raw(leaf: Any) -> Any:
+    """A key as its numbers, and everything else as it is."""
+    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        return jax.random.key_data(leaf)
+    return leaf
+
+
+def _cooked(array: Any, like: Any) -> Any:
+    if jnp.issubdtype(like.dtype, jax.dtypes.prng_key):
+        return jax.random.wrap_key_data(jnp.asarray(array), impl=jax.random.key_impl(like))
+    return np.asarray(array) if isinstance(like, np.ndarray) else jnp.asarray(array)

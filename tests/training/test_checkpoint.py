@@ -1,0 +1,161 @@
+"""A run that is killed and started again ends with the same bits; what does not fit is refused by name."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+import rnnjax as rj
+from rnnjax import training
+from rnnjax.training import fit
+
+N, T, I, K = 20, 4, 2, 2  # noqa: E741
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, T, I)).astype(np.float32)
+Y = (X.sum((1, 2)) > 0).astype(np.int32)
+LAYER = rj.Stack([rj.RNN(rj.GRU(3)), rj.Dropout(0.3), rj.Last(), rj.Dense(K)])
+OPTIONS: dict[str, Any] = {"batch_size": 8, "validation_split": 0.3, "progress": False, "restore_best": True}
+
+
+@pytest.fixture(autouse=True)
+def standard_promotion() -> Iterator[None]:
+    """Optax mixes dtypes, which strict promotion refuses."""
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        yield
+
+
+def assert_same(got: Any, wanted: Any) -> None:
+    assert got.history == wanted.history
+    for a, b in zip(
+        jax.tree.leaves((got.params, got.state.optimizer)),
+        jax.tree.leaves((wanted.params, wanted.state.optimizer)),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(a, b)
+
+
+class Killed(Exception):
+    """Stands for the end of the process."""
+
+
+def killer(epoch: int) -> Any:
+    def stop(event: Any) -> None:
+        if event.epoch == epoch:
+            raise Killed
+
+    return stop
+
+
+def test_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    whole = fit(LAYER, (X, Y), epochs=6, **OPTIONS)
+    options = OPTIONS | {"checkpoint_dir": tmp_path / "run", "checkpoint_every": 2}
+    for epoch in (3, 4):
+        with pytest.raises(Killed):
+            fit(LAYER, (X, Y), epochs=6, callbacks=[killer(epoch)], **options)
+    seen: list[int] = []
+    resumed = fit(LAYER, (X, Y), epochs=6, callbacks=[lambda event: seen.append(event.epoch)], **options)
+    assert seen == list(range(4, 6))
+    assert_same(resumed, whole)
+    again = fit(LAYER, (X, Y), epochs=6, callbacks=[killer(5)], **options)  # finished: no epoch runs
+    assert_same(again, whole)
+    assert len([path for path in (tmp_path / "run").iterdir() if path.is_dir()]) <= 2
+
+
+def test_streams_and_early_stopping_resume(tmp_path: Path) -> None:
+    batches = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, N, 8)]
+    options = {"progress": False, "patience": 1, "epochs": 8, "optimizer": training.optimizer(3.0, algorithm="sgd")}
+    whole = fit(LAYER, batches, **options)
+    stopped = len(whole.history["loss"])
+    assert stopped < 8
+    with pytest.raises(Killed):
+        fit(LAYER, batches, checkpoint_dir=tmp_path, callbacks=[killer(1)], **options)
+    resumed = fit(LAYER, batches, checkpoint_dir=tmp_path, **options)
+    assert_same(resumed, whole)
+    assert_same(fit(LAYER, batches, checkpoint_dir=tmp_path, callbacks=[killer(stopped)], **options), whole)
+
+
+SCRIPT = """
+import sys; sys.path.insert(0, {tests!r})
+import os, signal, test_checkpoint as own
+from rnnjax.training import _runs
+_runs.LONGEST_BLOCK = 1
+blocks = 0
+parts = _runs.Blocks.parts
+def counted(self, *args):
+    global blocks
+    for part in parts(self, *args):
+        blocks += 1
+        if blocks == {block}:
+            os.kill(os.getpid(), signal.SIGTERM)
+        yield part
+_runs.Blocks.parts = counted
+own.fit(own.LAYER, (own.X, own.Y), epochs=4, checkpoint_dir={directory!r}, **own.OPTIONS)
+print("finished")
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_saves_in_the_middle_of_an_epoch_and_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(training._runs, "LONGEST_BLOCK", 1)
+    whole = fit(LAYER, (X, Y), epochs=4, **OPTIONS)
+    directory = tmp_path / "run"
+    for block in (3, 1_000_000):
+        code = SCRIPT.format(tests=str(Path(__file__).parent), block=block, directory=str(directory))
+        environment = os.environ | {"JAX_ENABLE_X64": "1"}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+        if block == 3:
+            assert done.returncode == -signal.SIGTERM, done.stderr[-2000:]
+            # the end of the first epoch, and the middle of the second
+            assert sorted(path.name for path in directory.iterdir()) == ["2", "3"]
+        else:
+            assert "finished" in done.stdout, done.stderr[-2000:]
+    assert_same(fit(LAYER, (X, Y), epochs=4, checkpoint_dir=directory, **OPTIONS), whole)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The directory of a run that was interrupted."""
+    with pytest.raises(Killed):
+        fit(LAYER, (X, Y), epochs=4, checkpoint_dir=tmp_path, callbacks=[killer(2)], **OPTIONS)
+    return tmp_path
+
+
+def test_what_does_not_fit_is_refused_by_name(run: Path) -> None:
+    def go_on(layer: Any = LAYER, **changes: Any) -> Any:
+        return fit(layer, (X, Y), epochs=4, checkpoint_dir=run, **(OPTIONS | changes))
+
+    with pytest.raises(ValueError, match="is of a run with batch_size = 8, and this run has 4"):
+        go_on(batch_size=4)
+    wider = rj.Stack([rj.RNN(rj.GRU(4)), rj.Dropout(0.3), rj.Last(), rj.Dense(K)])
+    with pytest.raises(ValueError, match=r"its `state\.params\.0\.w` is float\d\d\(2, 9\), and this run's is"):
+        go_on(wider)
+    with pytest.raises(ValueError, match=r"another model or recipe: it has no `state\.optimizer"):
+        go_on(optimizer=training.optimizer(0.1, algorithm="adabelief", weight_decay=0.1, schedule=lambda step: 1.0))
+    go_on()
+
+
+def test_torn_checkpoint_is_named(run: Path) -> None:
+    newest = max((path for path in run.iterdir() if path.is_dir()), key=lambda path: int(path.name))
+    for path in newest.rglob("*"):
+        if path.is_file() and path.stat().st_size > 100 and path.parent.name == "d":
+            path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(ValueError, match=f"the checkpoint {newest} cannot be read"):
+        fit(LAYER, (X, Y), epochs=4, checkpoint_dir=run, **OPTIONS)
+
+
+def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:
+    from orbax.checkpoint import v1 as ocp
+
+    with ocp.training.Checkpointer(tmp_path) as other:
+        other.save(7, {"a": np.ones(3)})
+    with pytest.raises(ValueError, match=r"7 is no checkpoint of `rnnjax\.training\.fit`"):
+        fit(LAYER, (X, Y), epochs=4, checkpoint_dir=tmp_path, **OPTIONS)
