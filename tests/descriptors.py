@@ -60,7 +60,6 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("recurrent_dropout", rj.RecurrentDropout(rj.GRU(4), rate=0.3)),
     Descriptor("active_units", rj.ActiveUnits(rj.LSTM(4), units=3)),
     Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3)),
-    Descriptor("gradient_clip_norm", rj.GradientClip(rj.Zoneout(rj.GRU(4)), bound=1e3, by="norm")),
     Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3)),
     Descriptor("nested", rj.Zoneout(rj.RecurrentDropout(rj.LearnedInitialState(rj.LSTM(4)))), live_leaves=("rate",)),
 )
