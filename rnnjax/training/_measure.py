@@ -114,8 +114,13 @@ def rises(name: str) -> bool:
 def values(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, float]:
     """The values of totals as Python numbers, and how many rows a loss left out, if it did."""
     found = {}
-    for measure, total in zip(used, jax.device_get(totals), strict=True):
-        found[prefix + measure.name] = float(total.value)
+    for measure, total, value in zip(used, totals, jax.device_get(_values(totals)), strict=True):
+        found[prefix + measure.name] = float(value)
         if hasattr(total, "impossible"):
             found[f"{prefix}{measure.name}_impossible"] = int(total.impossible)
     return found
+
+
+@jax.jit
+def _values(totals: Any) -> list[Any]:
+    return [total.value for total in totals]

@@ -28,6 +28,7 @@ class Blocks:
     def __init__(self, step: Step, cut: Cut, gather: Gather, data: Any, seed: int | None) -> None:
         self.step, self.cut, self.gather, self.data, self.seed = step, cut, gather, data, seed
         self.block = make_block(step, gather, cut.skips)
+        self.ahead: tuple[int, Any] = (0, cut.order(seed, 0))
 
     def begin(self, state: TrainState) -> TrainState:
         """The state at the beginning of an epoch."""
@@ -41,9 +42,13 @@ class Blocks:
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` loops; after each, state, totals, loops done and their share."""
-        order = self.cut.order(self.seed, epoch)
+        number, order = self.ahead
+        if number != epoch:
+            order = self.cut.order(self.seed, epoch)
         for count, (rows, weights) in enumerate(order[done:], done + 1):
             state, totals = self.block(state, totals, self.data, rows, weights)
+            if count == len(order):  # while the device computes
+                self.ahead = epoch + 1, self.cut.order(self.seed, epoch + 1)
             yield state, totals, count, count / len(order)
 
 
