@@ -301,6 +301,48 @@ MUTATIONS = (
         "from .._types import Array, State\nfrom ..cells.elman import ElmanState as ElmanState\n",
         ("tests/test_imports.py::test_imports_point_one_way",),
     ),
+    Mutation(
+        "gradient of the sum, not of the mean",
+        "training/_step.py",
+        "scale = 1 / jnp.where(mean.count > 0, mean.count, 1)",
+        "scale = jnp.ones_like(mean.count) / rows_of(batch)",
+        ("tests/training/test_fit.py::test_trains_as_the_loop_that_is_written_out[False-layer]",),
+    ),
+    Mutation(
+        "rows that fill up a batch count",
+        "training/_batches.py",
+        "_replace(weights=np.pad(weights, (0, missing)))",
+        "_replace(weights=np.pad(weights, (0, missing), constant_values=1))",
+        ("tests/training/test_fit.py::test_evaluation_does_not_depend_on_the_batches",),
+    ),
+    Mutation(
+        "a gradient that is not finite reaches the moments",
+        "training/optimizers.py",
+        "kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), inner_state, state.inner)",
+        "kept = inner_state",
+        ("tests/training/test_optimizers.py::test_nonfinite_gradient_touches_nothing",),
+    ),
+    Mutation(
+        "the next window starts from the end of the last",
+        "training/truncation.py",
+        "tail, _, rest = model.stream(",
+        "tail, middle, rest = model.stream(",
+        ("tests/training/test_truncation.py::test_windows_train_as_the_loop_that_is_written_out[5-2]",),
+    ),
+    Mutation(
+        "units that are left out feed back",
+        "cells/active_units.py",
+        "return jax.tree.map(self._masked, new)",
+        "return new",
+        ("tests/test_wrappers.py::test_active_units_are_a_smaller_cell",),
+    ),
+    Mutation(
+        "a checkpoint forgets where in the epoch it was",
+        "training/_fit.py",
+        "place = np.array([epoch, done, judge.waited, judge.ended], np.int64)",
+        "place = np.array([epoch, 0, judge.waited, judge.ended], np.int64)",
+        ("--all", "tests/training/test_checkpoint.py::test_sigterm_saves_in_the_middle_of_an_epoch_and_stops"),
+    ),
 )
 
 

@@ -363,3 +363,22 @@ def test_gradient_clip_bounds_what_flows_back(inner: rj.Cell, by: str, implement
     assert clipped == steps
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves((d_params, jnp.stack(d_xs), d_state)), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+@pytest.mark.parametrize("implementation", ["scan", "fused"])
+@pytest.mark.parametrize(("make", "gates"), [(rj.LSTM, 4), (rj.GRU, 3), (rj.Elman, 1)], ids=["lstm", "gru", "elman"])
+def test_active_units_are_a_smaller_cell(make: Any, gates: int, implementation: str) -> None:
+    """Three of five units with these weights are a cell of three with their part of the weights."""
+    big, small = rj.ActiveUnits(make(5), units=3), make(3)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, big.init(jax.random.key(0), 2, jnp.float64))
+    cut = {}
+    for name, leaf in params._asdict().items():
+        own = leaf.reshape(*leaf.shape[:-1], -1, 5)[..., :3]
+        own = own.reshape(*leaf.shape[:-1], own.shape[-2] * 3)
+        cut[name] = own[:3] if name == "u" else own
+    assert cut["u"].shape == (3, gates * 3)
+    xs = jax.random.normal(jax.random.key(1), (6, 2, 2), jnp.float64)
+    got, _ = rj.unroll(big, params, xs, implementation=implementation)
+    wanted, _ = rj.unroll(small, type(params)(**cut), xs, implementation="scan")
+    np.testing.assert_allclose(got[..., :3], wanted, atol=1e-12)
+    np.testing.assert_array_equal(got[..., 3:], 0)

@@ -1,6 +1,7 @@
 """Training: losses, metrics, recipes of optimizers, `fit`, `evaluate` and `predict`."""
 
 from ._batches import Batch as Batch
+from ._batches import buckets as buckets
 from ._fit import Epoch as Epoch
 from ._fit import Fitted as Fitted
 from ._fit import evaluate as evaluate

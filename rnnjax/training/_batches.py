@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from .._errors import describe
+from .._errors import check_size, describe
 
 
 class Batch(NamedTuple):
@@ -78,6 +79,59 @@ def split_rows(batch: Batch, share: float) -> tuple[Batch, Batch]:
     return take(batch, slice(None, cut)), take(batch, slice(cut, None))
 
 
+def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0) -> Callable[..., Iterator[Batch]]:
+    """Batches of rows of about the same length, for `fit`: short rows are not padded to the longest of all.
+
+    The rows are dealt into `count` buckets of about equal size by their lengths, and time is cut off behind the longest
+    row of a bucket, so that a program is compiled for each bucket and no more. Arrays whose second axis is that of the
+    inputs are cut along with them.
+
+    Args:
+        data: arrays (inputs, targets, lengths, …) with T as the second axis of the inputs.
+        batch_size: rows of a batch; the last one of a bucket is filled up with rows at weight 0.
+        count: how many buckets.
+        seed: of the order of rows and batches, anew for every epoch; None keeps the order of the lengths.
+
+    Returns:
+        a function of the epoch, whose batches `fit` reads.
+
+    >>> import numpy as np, rnnjax as rj
+    >>> x, y, lengths = np.ones((6, 9, 2)), np.arange(6), np.array([2, 9, 3, 2, 8, 3])
+    >>> batches = rj.training.buckets((x, y, lengths), batch_size=2, count=2, seed=None)
+    >>> [batch.inputs.shape for batch in batches(epoch=0)]
+    [(2, 3, 2), (2, 3, 2), (2, 9, 2)]
+    """
+    check_size("batch_size", batch_size)
+    check_size("count", count)
+    batch = as_batch(data)
+    if batch.lengths is None:
+        raise ValueError("buckets need the lengths of the rows: pass (inputs, targets, lengths)")
+    if batch.weights is None:
+        batch = batch._replace(weights=np.ones(rows_of(batch), np.float32))
+    lengths = np.asarray(batch.lengths)
+    steps = jax.tree.leaves(batch.inputs)[0].shape[1]
+    order = np.argsort(lengths, kind="stable")
+    borders = sorted({int(lengths[part[-1]]) for part in np.array_split(order, count) if len(part)})
+    groups = np.searchsorted(borders, lengths)
+
+    def cut(leaf: Any, longest: int) -> Any:
+        return leaf[:, :longest] if np.ndim(leaf) > 1 and leaf.shape[1] == steps else leaf
+
+    def epoch_of(epoch: int = 0) -> Iterator[Batch]:
+        rng = None if seed is None else np.random.default_rng((seed, epoch))
+        parts = []
+        for number, longest in enumerate(borders):
+            rows = order[groups[order] == number]
+            rows = rows if rng is None else rng.permutation(rows)
+            parts += [(rows[i : i + batch_size], max(longest, 1)) for i in range(0, len(rows), batch_size)]
+        for at in range(len(parts)) if rng is None else rng.permutation(len(parts)):
+            rows, longest = parts[at]
+            chosen = take(batch, rows)
+            yield fill_up(jax.tree.map(lambda leaf, longest=longest: cut(leaf, longest), chosen), batch_size)
+
+    return epoch_of
+
+
 class Cut(NamedTuple):
     """How the rows of an epoch are cut: batches of B rows, in blocks of S batches that are one compiled loop each.
 
@@ -142,7 +196,10 @@ def is_arrays(data: Any) -> bool:
 
 
 class Stream:
-    """An iterable of batches, or a function that returns one, read anew for every epoch."""
+    """An iterable of batches, or a function that returns one, read anew for every epoch.
+
+    A function that has a parameter `epoch` is given its number, so that an order can follow from it.
+    """
 
     def __init__(self, source: Any) -> None:
         if not callable(source) and not isinstance(source, Iterable):
@@ -153,9 +210,12 @@ class Stream:
         self._source: Any = source
         self._epochs = 0
 
-    def __iter__(self) -> Iterator[Batch]:
+    def read(self, epoch: int) -> Iterator[Batch]:
+        """The batches of an epoch."""
         count, rows = 0, 0
-        source: Any = self._source() if callable(self._source) else self._source
+        source: Any = self._source
+        if callable(source):
+            source = source(epoch=epoch) if "epoch" in inspect.signature(source).parameters else source()
         for data in source:
             batch = as_batch(data)
             rows, count = max(rows, rows_of(batch)), count + 1
@@ -168,6 +228,6 @@ class Stream:
 
 def first_of(source: Any) -> tuple[Batch, Any]:
     """The first batch of an iterable, and an iterable that still has it."""
-    batches = iter(Stream(source))
+    batches = Stream(source).read(0)
     first = next(batches)
     return first, itertools.chain([first], batches) if isinstance(source, Iterator) else source

@@ -92,7 +92,8 @@ def fit(
             `apply(params, inputs, …)` is given, of `lengths`, `key`, `train` and `deterministic`, the ones that it has
             parameters for.
         data: arrays (inputs, targets), (inputs, targets, lengths) or (inputs, targets, lengths, weights) that lead with
-            the rows, or an iterable of such batches, or a function that returns one. An iterable is read once an epoch.
+            the rows, or an iterable of such batches, or a function that returns one, such as `buckets(…)`. An iterable
+            is read once an epoch; a function with a parameter `epoch` is given its number.
         loss: a name such as "cross_entropy", a function of `rnnjax.training`, or a function
             `(outputs, targets, *, mask, lengths) -> scalar or Mean`; it is passed the arguments that it takes.
         optimizer: an Optax transformation; None is `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.

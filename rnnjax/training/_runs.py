@@ -83,7 +83,7 @@ class StreamRun:
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` batches, which are read again and left out."""
-        for count, batch in enumerate(itertools.islice(self.stream, done, None), done + 1):
+        for count, batch in enumerate(itertools.islice(self.stream.read(epoch), done, None), done + 1):
             state, totals = self.single(state, totals, jax.device_put(batch))
             yield state, totals, count, 0.0
 
@@ -108,7 +108,7 @@ def evaluation(
         stream, single = Stream(data), jax.jit(one)
 
         def over_stream(params: Any, rest: Any) -> tuple[Any, ...]:
-            totals = [single(params, rest, jax.device_put(batch))[0] for batch in stream]
+            totals = [single(params, rest, jax.device_put(batch))[0] for batch in stream.read(0)]
             return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
 
         return over_stream

@@ -420,3 +420,41 @@ def test_bad_input(case: str) -> None:
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_buckets_hold_every_row_once_and_cut_time() -> None:
+    lengths = RNG.integers(1, T + 1, 23)
+    x = np.where(np.arange(T) < lengths[:, None], np.arange(23)[:, None] + 1.0, np.nan)[..., None]
+    data = (x, np.arange(23), lengths)
+    batches = training.buckets(data, 4, count=3)
+    epochs = [list(batches(epoch=epoch)) for epoch in (0, 0, 1)]
+    for epoch in epochs:
+        seen = [(int(row), int(n)) for batch in epoch for row, n, w in zip(*batch[1:4], strict=True) if w]
+        assert sorted(seen) == list(enumerate(lengths))
+        for batch in epoch:
+            assert batch.inputs.shape[0] == 4
+            for row, own, n in zip(batch.inputs, batch.targets, batch.lengths, strict=True):
+                np.testing.assert_array_equal(row[:n, 0], own + 1)
+        assert len({batch.inputs.shape[1] for batch in epoch}) <= 3
+        assert min(batch.inputs.shape[1] for batch in epoch) < T
+    targets = [[batch.targets.tolist() for batch in epoch] for epoch in epochs]
+    assert targets[0] == targets[1] != targets[2]
+    with pytest.raises(ValueError, match="buckets need the lengths of the rows"):
+        training.buckets((X, Y), 4)
+
+
+def test_buckets_train_as_arrays_of_the_same_batches() -> None:
+    batches = training.buckets((X, Y, LENGTHS), B, count=3)
+    order = [list(batches(epoch=epoch)) for epoch in range(2)]
+    fitted = fit((PARAMS, LAYER), batches, epochs=2, **OPTIONS)
+    params, state = PARAMS, TX.init(PARAMS)
+
+    def loss(params: Any, x: Any, y: Any, n: Any) -> Any:
+        return -jnp.take_along_axis(jax.nn.log_softmax(logits_of(params, x, n)), y[:, None], 1).mean()
+
+    for batch in [batch for epoch in order for batch in epoch]:
+        keep = slice(None) if batch.weights is None else batch.weights > 0
+        gradient = jax.grad(loss)(params, batch.inputs[keep], batch.targets[keep], batch.lengths[keep])
+        updates, state = TX.update(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    assert_close(fitted.params, params)
