@@ -70,6 +70,7 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     assert len([path for path in (tmp_path / "run").iterdir() if path.is_dir()]) <= 2
 
 
+@pytest.mark.slow
 def test_streams_and_early_stopping_resume(tmp_path: Path) -> None:
     batches = [(X[i : i + 8], Y[i : i + 8]) for i in range(0, N, 8)]
     options = {"progress": False, "patience": 1, "epochs": 8, "optimizer": training.optimizer(3.0, algorithm="sgd")}

@@ -47,7 +47,12 @@ SPACES: dict[str, Any] = {
 }
 
 
-@pytest.mark.parametrize("space", SPACES)
+SLOW = ("decay and dropout", "leaves of cells")
+
+
+@pytest.mark.parametrize(
+    "space", [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in SPACES]
+)
 def test_members_are_trained_as_alone(space: str) -> None:
     swept = sweep(make, SPACES[space], (X, Y), **OPTIONS)
     for place, (config, row) in enumerate(zip(swept.configs, swept.table, strict=True)):
@@ -64,6 +69,7 @@ def test_members_are_trained_as_alone(space: str) -> None:
     assert losses == sorted(losses)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", [1, 2])
 def test_groups_are_trained_as_all_at_once(group: int) -> None:
     whole = sweep(make, SPACES["sizes and seeds"], (X, Y), group=3, **OPTIONS)
@@ -83,6 +89,7 @@ def test_best_model_predicts_and_the_table_prints() -> None:
     assert str(swept).splitlines()[0].split() == [*swept.table[0]]
 
 
+@pytest.mark.slow
 def test_halving_drops_the_worse_half() -> None:
     space = {"learning_rate": [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]}
     options = OPTIONS | {"epochs": 3}
