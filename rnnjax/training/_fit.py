@@ -18,8 +18,8 @@ from .._errors import check_size
 from . import _runs
 from ._batches import Batch, as_batch, fill_up, first_of, is_arrays, rows_of, split_rows, take
 from ._checkpoint import Checkpoints, filled
-from ._measure import measures, rises, values
-from ._model import adapt
+from ._measure import Measure, check_labels, measures, rises, values
+from ._model import Model, adapt
 from ._progress import Bar
 from ._step import TrainState, make_step, start
 from .loggers import Log
@@ -146,6 +146,8 @@ def fit(
 
     init_key, noise_key = jax.random.split(jax.random.key(seed))
     adapted = adapt(model, first.inputs, init_key)
+    if arrays is not None and truncate is None:
+        _check_labels(used, adapted, arrays)
     if truncate is not None:
         if arrays is None or accumulate != 1:
             raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
@@ -206,6 +208,13 @@ def fit(
                     saver.stop()
     params, rest = judge.chosen(state)
     return Fitted(adapted.publish(params, rest), params, history, state)
+
+
+def _check_labels(used: tuple[Measure, ...], model: Model, arrays: Batch) -> None:
+    if rows_of(arrays):
+        row = take(arrays, slice(0, 1))
+        outputs = jax.eval_shape(lambda *args: model.apply(*args, None, False)[0], model.params, model.rest, row)
+        check_labels(used, outputs, arrays)
 
 
 class _Judge:
@@ -317,7 +326,10 @@ def evaluate(
     used = measures(loss, metrics)
     first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
     adapted = adapt(_model_of(model), first.inputs, jax.random.key(0))
-    adapted = adapted if truncate is None else windowed(adapted, truncate)
+    if truncate is not None:
+        adapted = windowed(adapted, truncate)
+    elif is_arrays(data):
+        _check_labels(used, adapted, first)
     return values(used, _runs.evaluation(adapted, used, data, batch_size, truncate)(adapted.params, adapted.rest))
 
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from . import losses, metrics
+from . import _positions, losses, metrics
 from ._batches import Batch, rows_of
 from ._model import accepted
 from .totals import Mean, Total
@@ -97,6 +97,28 @@ def measures(loss: Any, others: Sequence[Any]) -> tuple[Measure, ...]:
     if len(set(names)) != len(names):
         raise ValueError(f"names of metrics must differ; got {', '.join(names)}: give a pair of name and function")
     return found
+
+
+CLASSES = (
+    losses.cross_entropy,
+    metrics.accuracy,
+    metrics.macro_accuracy,
+    metrics.f1,
+    metrics.perplexity,
+    metrics.bits_per_character,
+)
+
+
+def check_labels(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None:
+    """Raises ValueError for a label that is no class, while the labels can still be seen: a program cannot raise."""
+    labels, lengths = batch.targets, batch.lengths
+    if not hasattr(labels, "dtype") or not jnp.issubdtype(labels.dtype, jnp.integer):
+        return
+    if any(getattr(measure.function, "func", measure.function) in CLASSES for measure in used):
+        logits = jax.ShapeDtypeStruct((rows_of(batch), *outputs.shape[1:]), outputs.dtype)
+        lengths = lengths if len(logits.shape) == 3 else None
+        weight = _positions.weights(logits.shape[:-1], batch.weights, lengths, False, jnp.float32)
+        _positions.classes("targets", labels, logits, weight)  # type: ignore[arg-type]
 
 
 def is_loss(total: Total) -> Mean:

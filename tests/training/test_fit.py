@@ -410,6 +410,16 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "must return a scalar or a total",
     ),
+    "a label that is no class": (
+        lambda: fit((PARAMS, LAYER), (X, Y + 1), **OPTIONS),
+        ValueError,
+        r"`targets` must lie in 0 … 1, .* got values from 1 to 2",
+    ),
+    "a label that is no class, evaluated": (
+        lambda: training.evaluate((PARAMS, LAYER), (X, Y - 1)),
+        ValueError,
+        r"`targets` must lie in 0 … 1, .* got values from -1 to 0",
+    ),
     "linen without params": (lambda: fit(({}, Plain()), (X, Y), **OPTIONS), ValueError, "must hold 'params'"),
     "float lengths": (lambda: fit(LAYER, (X, Y, LENGTHS / 2), **OPTIONS), TypeError, "`lengths` must be integers"),
 }
