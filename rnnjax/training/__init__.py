@@ -10,6 +10,8 @@ from ._fit import predict as predict
 from ._step import TrainState as TrainState
 from ._sweep import Swept as Swept
 from ._sweep import sweep as sweep
+from ._weights import load_params as load_params
+from ._weights import save_params as save_params
 from .loggers import csv_logger as csv_logger
 from .loggers import jsonl_logger as jsonl_logger
 from .losses import binary_cross_entropy as binary_cross_entropy
