@@ -30,7 +30,7 @@ import quickstart
 from core import RESULTS, machine
 
 import rnnjax as rj
-from rnnjax.training import _batches, _model, _runs, _step
+from rnnjax.training import _batches, _model, _parallel, _runs, _step
 from rnnjax.training._measure import measures
 
 BATCH = 32
@@ -122,19 +122,18 @@ def own_loop(x: np.ndarray, y: np.ndarray, recipe: optax.GradientTransformation)
     """The compiled loop of `fit` alone, on an order of the rows that is made once."""
     used, batch = measures("cross_entropy", ["accuracy"]), _batches.as_batch((x, y))
     model = _model.adapt(network(), x, jax.random.key(0))
-    step = _step.make_step(model, used, recipe, 1)
-    cut = _batches.Cut.of(len(x), BATCH, _runs.LONGEST_BLOCK)
-    block, arrays = _step.make_block(step, _batches.gather, cut.skips), jax.device_put(batch)
-    ((rows, weights),) = cut.order(0, 0)
+    alone = _parallel.Parallel(None)
+    blocks = _runs.over_arrays(_step.make_step(model, used, recipe, 1, alone), batch, BATCH, 0, alone)
+    ((rows, weights),) = blocks.cut.order(0, 0)
     state = _step.start(model, recipe, jax.random.key(0))
-    zeros = _step.totals_of(step, state, _batches.gather(batch, rows[0], None if weights is None else weights[0]))
+    zeros = blocks.zeros(state)
 
     def run(epochs: int) -> float:
         nonlocal state
         seconds = []
         for _ in range(epochs):
             began = time.perf_counter()
-            state, totals = block(state, zeros(), arrays, rows, weights)
+            state, totals = blocks.block(state, zeros(), blocks.data, rows, weights)
             jax.block_until_ready(totals)
             seconds.append(time.perf_counter() - began)
         return statistics.median(seconds)

@@ -14,6 +14,7 @@ from ._weights import load_params as load_params
 from ._weights import save_params as save_params
 from .loggers import csv_logger as csv_logger
 from .loggers import jsonl_logger as jsonl_logger
+from .loggers import tensorboard_logger as tensorboard_logger
 from .losses import binary_cross_entropy as binary_cross_entropy
 from .losses import cross_entropy as cross_entropy
 from .losses import ctc as ctc

@@ -178,10 +178,13 @@ def gather(arrays: Batch, rows: Any, weights: Any) -> Batch:
 
 
 def fill_up(batch: Batch, rows: int) -> Batch:
-    """The batch with that many rows: repetitions of its first one at weight 0."""
+    """The batch with that many rows: repetitions of its first one, or zeros where it has none, at weight 0."""
     missing = rows - rows_of(batch)
     if missing <= 0:
         return batch
+    if not rows_of(batch):
+        zeros = jax.tree.map(lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), batch)
+        return zeros._replace(weights=np.zeros(rows, np.float32))
     weights = np.ones(rows_of(batch), np.float32) if batch.weights is None else np.asarray(batch.weights)
     more = np.zeros(rows, np.int32)
     more[: rows_of(batch)] = np.arange(rows_of(batch))

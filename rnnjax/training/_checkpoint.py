@@ -13,6 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.experimental import multihost_utils
 
 from .._errors import describe
 
@@ -64,7 +65,7 @@ class Checkpoints:
 
     def save(self, step: int, tree: Any) -> None:
         """Writes a checkpoint; the oldest is removed. What is on the disk is whole at every moment."""
-        leaves = {name: np.asarray(_raw(leaf)) for name, leaf in named(tree).items() if jnp.size(leaf)}
+        leaves = {name: _whole(_raw(leaf)) for name, leaf in named(tree).items() if jnp.size(leaf)}
         self._open.save(step, leaves, overwrite=True, custom_metadata=self.described)
 
     def load(self, template: Any) -> dict[str, Any] | None:
@@ -140,6 +141,13 @@ def _raw(leaf: Any) -> Any:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         return jax.random.key_data(leaf)
     return leaf
+
+
+def _whole(leaf: Any) -> np.ndarray:
+    """An array on the host, also one whose rows are divided over the devices of several processes."""
+    if isinstance(leaf, jax.Array) and not (leaf.is_fully_addressable or leaf.is_fully_replicated):
+        leaf = multihost_utils.process_allgather(leaf, tiled=True)
+    return np.asarray(leaf)
 
 
 def _cooked(array: Any, like: Any) -> Any:

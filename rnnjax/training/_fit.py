@@ -20,6 +20,8 @@ from ._batches import Batch, as_batch, fill_up, first_of, is_arrays, rows_of, sp
 from ._checkpoint import Checkpoints, filled
 from ._measure import Measure, check_labels, measures, rises, values
 from ._model import Model, adapt
+from ._parallel import Parallel, divided
+from ._precision import computed_in
 from ._progress import Bar
 from ._step import TrainState, make_step, start
 from .loggers import Log
@@ -69,6 +71,8 @@ def fit(
     truncate: TBPTT | None = None,
     shuffle: bool = True,
     seed: int = 0,
+    compute_dtype: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
     validation: Any = None,
     validation_split: float | None = None,
     patience: int | None = None,
@@ -107,6 +111,12 @@ def fit(
             given `state`, `mask` and `reset` and returns (outputs, state).
         shuffle: whether the rows of arrays are drawn in a new order every epoch.
         seed: of the parameters of a bare layer, of the order and of the noise.
+        compute_dtype: the dtype of products and outputs, `jnp.bfloat16` for mixed precision. Parameters, gradients,
+            states, the loss and the optimizer stay in their own; parameters and inputs are cast for every pass.
+        mesh: devices over which the rows of every batch are divided, for data-parallel training. The gradient is that
+            of the whole batch; noise is drawn on every device. Parameters, and arrays but those of `truncate`, are on
+            every device. Where several processes share the mesh, arrays must be the same in all, and an iterable gives
+            each process the rows of its own devices.
         validation: data of the same kinds, evaluated after every epoch.
         validation_split: the share of the arrays, taken from their end, that is kept for validation instead.
         patience: epochs without improvement after which training stops.
@@ -143,25 +153,31 @@ def fit(
             raise ValueError("`validation_split` needs arrays, and no `validation` beside it")
         arrays, validation = split_rows(arrays, validation_split)
     first, data = first_of(data) if arrays is None else (arrays, None)
+    parallel = Parallel(mesh)
+    if arrays is not None:
+        parallel.check_rows(*(("batch_size", batch_size) if truncate is None else ("B", rows_of(arrays))))
 
     init_key, noise_key = jax.random.split(jax.random.key(seed))
     adapted = adapt(model, first.inputs, init_key)
     if arrays is not None and truncate is None:
         _check_labels(used, adapted, arrays)
+    adapted = divided(computed_in(adapted, compute_dtype), parallel)
     if truncate is not None:
         if arrays is None or accumulate != 1:
             raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
         adapted = windowed(adapted, truncate)
     chain = default_optimizer(1e-3, clip_norm=1.0) if optimizer is None else optimizer
-    step = make_step(adapted, used, chain, accumulate)
-    state = start(adapted, chain, noise_key)
+    step = make_step(adapted, used, chain, accumulate, parallel)
     if arrays is None:
-        run = _runs.StreamRun(step, first, data)
+        run = _runs.StreamRun(step, first, data, parallel)
     elif truncate is None:
-        run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None)
+        run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None, parallel)
     else:
-        run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate))
-    validate = None if validation is None else _runs.evaluation(adapted, used, validation, batch_size, truncate)
+        run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate), parallel)
+    validate = None
+    if validation is not None:
+        validate = _runs.evaluation(adapted, used, validation, batch_size, truncate, parallel)
+    state = parallel.put(start(adapted, chain, noise_key), run.state)
     judge = _Judge(monitor or ("loss" if validation is None else "val_loss"), patience, restore_best)
     state = run.begin(state)
     record, zeros = _Record.new(state, judge), run.zeros(state)
@@ -174,7 +190,8 @@ def fit(
         if saver is not None:
             record = record.restored(saver)
             judge.recall(record)
-        history, state, totals = record.history, record.state, record.totals
+        history, totals = record.history, parallel.put(record.totals, parallel.whole)
+        state = parallel.put(record.state, run.state)
         epoch, done = record.epoch, record.done
         while epoch < epochs and not judge.ended:
             began = time.perf_counter()
@@ -310,6 +327,7 @@ def evaluate(
     metrics: Sequence[Any] = (),
     batch_size: int = 128,
     truncate: TBPTT | None = None,
+    compute_dtype: Any = None,
 ) -> dict[str, float]:
     """Loss and metrics of a model over all data, without noise.
 
@@ -317,7 +335,7 @@ def evaluate(
         model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
         data, loss, metrics: as for `fit`.
         batch_size: rows that are evaluated at a time, for arrays.
-        truncate: for long streams, as for `fit`.
+        truncate, compute_dtype: as for `fit`.
 
     Returns:
         the values by name, the loss under "loss".
@@ -325,15 +343,16 @@ def evaluate(
     check_size("batch_size", batch_size)
     used = measures(loss, metrics)
     first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
-    adapted = adapt(_model_of(model), first.inputs, jax.random.key(0))
+    adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
     if truncate is not None:
         adapted = windowed(adapted, truncate)
     elif is_arrays(data):
         _check_labels(used, adapted, first)
-    return values(used, _runs.evaluation(adapted, used, data, batch_size, truncate)(adapted.params, adapted.rest))
+    totals = _runs.evaluation(adapted, used, data, batch_size, truncate, Parallel(None))
+    return values(used, totals(adapted.params, adapted.rest))
 
 
-def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 128) -> Any:
+def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 128, compute_dtype: Any = None) -> Any:
     """The outputs of a model for all rows of `inputs`, without noise.
 
     Args:
@@ -341,6 +360,7 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
         inputs: an array (N, …) or a pytree of them.
         lengths: valid steps of each row, integers (N).
         batch_size: rows that are computed at a time.
+        compute_dtype: as for `fit`.
 
     Returns:
         NumPy arrays that lead with the N rows.
@@ -348,6 +368,7 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
     check_size("batch_size", batch_size)
     batch = as_batch((inputs, np.zeros(len(jax.tree.leaves(inputs)[0])), lengths))
     adapted, rows = adapt(_model_of(model), batch.inputs, jax.random.key(0)), rows_of(batch)
+    adapted = computed_in(adapted, compute_dtype)
     if not rows:
         raise ValueError("`inputs` hold no row")
 

@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._batches import Batch, Cut, Stream, as_batch, fill_up, gather, is_arrays, rows_of, take
 from ._measure import Measure
 from ._model import Model
-from ._step import Gather, Step, TrainState, make_block, make_evaluation, make_single, totals_of
+from ._parallel import Parallel
+from ._step import Gather, Step, TrainState, make_block, make_evaluation, make_single
 from .truncation import TBPTT, Windows, begin
 
 LONGEST_BLOCK = 512
@@ -23,12 +25,35 @@ Part = tuple[TrainState, Any, int, float]
 
 
 class Blocks:
-    """Epochs over data that lie on the device, in compiled loops of many batches."""
+    """Epochs over data that lie on the devices, in compiled loops of many batches.
 
-    def __init__(self, step: Step, cut: Cut, gather: Gather, data: Any, seed: int | None) -> None:
-        self.step, self.cut, self.gather, self.data, self.seed = step, cut, gather, data, seed
-        self.block = make_block(step, gather, cut.skips)
+    state, data, index: how the state, the data and the rows of the batches lie on a mesh.
+    """
+
+    def __init__(
+        self,
+        step: Step,
+        cut: Cut,
+        gather: Gather,
+        arrays: Any,
+        seed: int | None,
+        parallel: Parallel,
+        state: Any,
+        data: Any,
+        index: Any,
+    ) -> None:
+        self.cut, self.seed, self.parallel, self.state, self.index = cut, seed, parallel, state, index
+        self.data = parallel.put(arrays, data)
         self.ahead: tuple[int, Any] = (0, cut.order(seed, 0))
+        whole = parallel.whole
+
+        def first(state: TrainState, data: Any, rows: Any, weights: Any) -> Any:
+            return step(state, gather(data, rows[0], None if weights is None else weights[0]))[1]
+
+        block = make_block(step, gather, cut.skips, parallel)
+        spread = parallel.spread(block, (state, whole, data, index, index), (state, whole))
+        self.block = jax.jit(spread, donate_argnums=(0, 1))
+        self.first = parallel.spread(first, (state, data, index, index), whole)
 
     def begin(self, state: TrainState) -> TrainState:
         """The state at the beginning of an epoch."""
@@ -36,9 +61,8 @@ class Blocks:
 
     def zeros(self, state: TrainState) -> Callable[[], Any]:
         """A function that makes totals of nothing."""
-        rows, weights = self.cut.order(None, 0)[0]
-        first = self.gather(self.data, rows[0], None if weights is None else weights[0])
-        return totals_of(self.step, state, first)
+        order = self.parallel.put(self.cut.order(None, 0)[0], self.index)
+        return _zeros(jax.eval_shape(self.first, state, self.data, *order), self.parallel)
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` loops; after each, state, totals, loops done and their share."""
@@ -46,7 +70,7 @@ class Blocks:
         if number != epoch:
             order = self.cut.order(self.seed, epoch)
         for count, (rows, weights) in enumerate(order[done:], done + 1):
-            state, totals = self.block(state, totals, self.data, rows, weights)
+            state, totals = self.block(state, totals, self.data, *self.parallel.put((rows, weights), self.index))
             if count == len(order):  # while the device computes
                 self.ahead = epoch + 1, self.cut.order(self.seed, epoch + 1)
             yield state, totals, count, count / len(order)
@@ -55,23 +79,34 @@ class Blocks:
 class WindowBlocks(Blocks):
     """Epochs over the windows of long streams, in their order, from the initial state."""
 
-    def __init__(self, step: Step, model: Model, windows: Windows) -> None:
+    def __init__(self, step: Step, model: Model, windows: Windows, parallel: Parallel) -> None:
         def one(data: Any, rows: Any, weights: Any) -> Batch:
             return windows.at(data, rows[0])
 
-        self.model, self.windows = model, windows
+        def start(params: Any, rest: Any, data: Any) -> Any:
+            return begin(model, params, rest, data[0].inputs)
+
         cut = Cut.of(windows.count, 1, LONGEST_BLOCK)
-        super().__init__(step, cut, one, jax.device_put((windows.batch, windows.mask)), None)
+        whole, rows = parallel.whole, parallel.rows
+        rest, arrays = (whole, rows), (windows.batch, windows.mask)
+        state = TrainState(whole, rest, whole, whole, whole)
+        super().__init__(step, cut, one, arrays, None, parallel, state, rows, whole)
+        self.start = jax.jit(parallel.spread(start, (whole, rest, rows), rest))
 
     def begin(self, state: TrainState) -> TrainState:
-        return dataclasses.replace(state, rest=begin(self.model, state.params, state.rest, self.windows))
+        return dataclasses.replace(state, rest=self.start(state.params, state.rest, self.data))
 
 
 class StreamRun:
     """Epochs over an iterable: while a step runs, the next batch is read and moved to the device."""
 
-    def __init__(self, step: Step, first: Batch, data: Any) -> None:
-        self.step, self.first, self.stream, self.single = step, first, Stream(data), make_single(step)
+    def __init__(self, step: Step, first: Batch, data: Any, parallel: Parallel) -> None:
+        self.first, self.stream, self.parallel = first, Stream(data), parallel
+        whole, rows = parallel.whole, parallel.rows
+        self.state = whole
+        self.step = parallel.spread(step, (whole, rows), whole)
+        spread = parallel.spread(make_single(step), (whole, whole, rows), whole)
+        self.single = jax.jit(spread, donate_argnums=(0, 1))
 
     def begin(self, state: TrainState) -> TrainState:
         """The state at the beginning of an epoch."""
@@ -79,25 +114,34 @@ class StreamRun:
 
     def zeros(self, state: TrainState) -> Callable[[], Any]:
         """A function that makes totals of nothing."""
-        return totals_of(self.step, state, self.first)
+        return _zeros(jax.eval_shape(self.step, state, self.parallel.batch(self.first))[1], self.parallel)
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` batches, which are read again and left out."""
         for count, batch in enumerate(itertools.islice(self.stream.read(epoch), done, None), done + 1):
-            state, totals = self.single(state, totals, jax.device_put(batch))
+            state, totals = self.single(state, totals, self.parallel.batch(batch))
             yield state, totals, count, 0.0
 
 
-def over_arrays(step: Step, arrays: Batch, batch_size: int, seed: int | None) -> Blocks:
-    """Epochs over rows, shuffled if there is a seed."""
+def over_arrays(step: Step, arrays: Batch, batch_size: int, seed: int | None, parallel: Parallel) -> Blocks:
+    """Epochs over rows, shuffled if there is a seed. Every device of a mesh has all of them."""
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
     cut = Cut.of(rows_of(arrays), batch_size, LONGEST_BLOCK)
-    return Blocks(step, cut, gather, jax.device_put(arrays), seed)
+    return Blocks(step, cut, gather, arrays, seed, parallel, parallel.whole, parallel.whole, parallel.steps)
+
+
+def _zeros(shapes: Any, parallel: Parallel) -> Callable[[], Any]:
+    """A function that makes zeros of these shapes, anew because the step reuses their memory."""
+
+    def zeros() -> Any:
+        return parallel.put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), parallel.whole)
+
+    return zeros
 
 
 def evaluation(
-    model: Model, used: tuple[Measure, ...], data: Any, batch_size: int, truncate: TBPTT | None = None
+    model: Model, used: tuple[Measure, ...], data: Any, batch_size: int, truncate: TBPTT | None, parallel: Parallel
 ) -> Callable[[Any, Any], tuple[Any, ...]]:
     """The totals over all data, as a function of parameters and other state."""
     one = make_evaluation(model, used)
@@ -105,10 +149,13 @@ def evaluation(
     if not is_arrays(data):
         if truncate is not None:
             raise ValueError("`truncate` needs arrays (B, L, …) for validation too")
-        stream, single = Stream(data), jax.jit(one)
+        stream, whole = Stream(data), parallel.whole
+        single = jax.jit(
+            parallel.spread(lambda *args: parallel.sum(one(*args)[0]), (whole, whole, parallel.rows), whole)
+        )
 
         def over_stream(params: Any, rest: Any) -> tuple[Any, ...]:
-            totals = [single(params, rest, jax.device_put(batch))[0] for batch in stream.read(0)]
+            totals = [single(params, rest, parallel.batch(batch)) for batch in stream.read(0)]
             return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
 
         return over_stream
@@ -116,25 +163,28 @@ def evaluation(
     arrays = as_batch(data)
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
+    whole = parallel.whole
     if truncate is None:
-        parts, at = jax.device_put(stacked(arrays, min(batch_size, rows_of(arrays)))), take
-        count, start = rows_of(parts), lambda params, rest: rest
+        size = min(batch_size, -(-rows_of(arrays) // parallel.devices) * parallel.devices)
+        parts, at, lies, other = stacked(arrays, size), take, parallel.steps, whole
+        count, start = rows_of(parts), lambda params, rest, parts: rest
     else:
         windows = Windows.of(arrays, truncate)
-        parts, at = jax.device_put((windows.batch, windows.mask)), windows.at
-        count, start = windows.count, lambda params, rest: begin(model, params, rest, windows)
+        parts, at, lies, other = (windows.batch, windows.mask), windows.at, parallel.rows, (whole, parallel.rows)
+        count, start = windows.count, lambda params, rest, parts: begin(model, params, rest, parts[0].inputs)
 
-    @jax.jit
     def over_arrays(params: Any, rest: Any, parts: Any) -> tuple[Any, ...]:
         def body(carry: Any, index: Any) -> tuple[Any, None]:
             totals, rest = carry
             more, rest = one(params, rest, at(parts, index))
             return (jax.tree.map(jnp.add, totals, more), rest), None
 
-        first = one(params, start(params, rest), at(parts, 0))
-        return jax.lax.scan(body, first, jnp.arange(1, count))[0][0]
+        first = one(params, start(params, rest, parts), at(parts, 0))
+        return parallel.sum(jax.lax.scan(body, first, jnp.arange(1, count))[0][0])
 
-    return lambda params, rest: over_arrays(params, rest, parts)
+    placed = parallel.put(parts, lies)
+    compiled = jax.jit(parallel.spread(over_arrays, (whole, other, lies), whole))
+    return lambda params, rest: compiled(params, rest, placed)
 
 
 def stacked(arrays: Batch, size: int) -> Batch:

@@ -14,6 +14,7 @@ from .._types import Array, Key
 from ._batches import Batch, rows_of
 from ._measure import Measure, is_loss
 from ._model import Model
+from ._parallel import Parallel
 
 
 @struct
@@ -42,9 +43,16 @@ Step = Callable[[TrainState, Batch], tuple[TrainState, Any]]
 
 
 def make_step(
-    model: Model, measures: tuple[Measure, ...], optimizer: optax.GradientTransformation, accumulate: int
+    model: Model,
+    measures: tuple[Measure, ...],
+    optimizer: optax.GradientTransformation,
+    accumulate: int,
+    parallel: Parallel,
 ) -> Step:
-    """A function from a state and a batch to the next state and the totals of that batch, not compiled yet."""
+    """A function from a state and a batch to the next state and the totals of that batch, not compiled yet.
+
+    On a mesh the batch is the device's own part of it; gradient and totals are those of all parts.
+    """
     update = optax.with_extra_args_support(optimizer).update
 
     def loss(params: Any, rest: Any, batch: Batch, key: Key) -> tuple[Array, Any]:
@@ -71,8 +79,10 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
         if rows_of(batch) % accumulate:
-            raise ValueError(f"`accumulate` must divide the rows of a batch, {rows_of(batch)}; got {accumulate}")
+            where = "" if parallel.mesh is None else " on one device"
+            raise ValueError(f"`accumulate` must divide the rows of a batch{where}, {rows_of(batch)}; got {accumulate}")
         gradient, totals, rest = gradients(state, batch, jax.random.fold_in(state.key, state.step))
+        gradient, totals = parallel.sum((gradient, totals))
         mean = totals[0]
         scale = 1 / jnp.where(mean.count > 0, mean.count, 1)
         gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
@@ -88,8 +98,8 @@ def make_step(
 Gather = Callable[[Any, Any, Any], Batch]
 
 
-def make_block(step: Step, gather: Gather, skips: bool) -> Callable[..., tuple[TrainState, Any]]:
-    """Many steps as one compiled loop over data that lie on the device.
+def make_block(step: Step, gather: Gather, skips: bool, parallel: Parallel) -> Callable[..., tuple[TrainState, Any]]:
+    """Many steps as one loop over data that lie on the device, to be compiled.
 
     block(state, totals, data, rows (S, B), weights (S, B) or None) -> (state, totals), where `gather` takes the rows of
     one batch and their weights from the data. With `skips`, steps without any row that counts are left out, so that the
@@ -102,13 +112,13 @@ def make_block(step: Step, gather: Gather, skips: bool) -> Callable[..., tuple[T
             batch = gather(data, rows, weight)
             if not skips:
                 return _add(step, carry, batch), None
-            return jax.lax.cond(
-                (weight == 0).all(), lambda carry: carry, lambda carry: _add(step, carry, batch), carry
-            ), None
+            # the same on all devices, because a step is where they meet
+            counts = parallel.sum(jnp.sum(weight != 0)) > 0
+            return jax.lax.cond(counts, lambda carry: _add(step, carry, batch), lambda carry: carry, carry), None
 
         return jax.lax.scan(one, (state, totals), (rows, weights))[0]
 
-    return jax.jit(block, donate_argnums=(0, 1))
+    return block
 
 
 def scan_batches(step: Step, gather: Gather, state: TrainState, data: Any, rows: Array, weights: Array | None) -> Any:
@@ -122,20 +132,14 @@ def scan_batches(step: Step, gather: Gather, state: TrainState, data: Any, rows:
 
 
 def make_single(step: Step) -> Callable[..., tuple[TrainState, Any]]:
-    """One step, compiled: single(state, totals, batch) -> (state, totals)."""
-    return jax.jit(lambda state, totals, batch: _add(step, (state, totals), batch), donate_argnums=(0, 1))
+    """One step, to be compiled: single(state, totals, batch) -> (state, totals)."""
+    return lambda state, totals, batch: _add(step, (state, totals), batch)
 
 
 def _add(step: Step, carry: Any, batch: Batch) -> Any:
     state, totals = carry
     state, more = step(state, batch)
     return state, jax.tree.map(jnp.add, totals, more)
-
-
-def totals_of(step: Step, state: TrainState, batch: Any) -> Callable[[], Any]:
-    """A function that makes zeros in the form of the totals of such a batch. The step is traced once."""
-    shapes = jax.eval_shape(lambda state, batch: step(state, batch)[1], state, batch)
-    return jax.jit(lambda: jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
 
 
 def make_evaluation(model: Model, measures: tuple[Measure, ...]) -> Callable[..., Any]:

@@ -17,6 +17,7 @@ from .._errors import check_size
 from ._batches import Batch, Cut, as_batch, gather, is_arrays, rows_of, split_rows, take
 from ._measure import Measure, measures, rises
 from ._model import adapt
+from ._parallel import Parallel
 from ._runs import stacked
 from ._step import TrainState, make_evaluation, make_step, scan_batches, start
 from .optimizers import optimizer as default_optimizer
@@ -261,7 +262,7 @@ class _Program:
     def _one(self, config: Any, state: TrainState, rows: Any, weights: Any) -> tuple[TrainState, list[Any]]:
         layer, chain = _made(self.make, config)
         model = adapt((state.params, layer), self.arrays.inputs, state.key)
-        step = make_step(model, self.used, chain, 1)
+        step = make_step(model, self.used, chain, 1, Parallel(None))
         state, totals = scan_batches(step, gather, state, self.arrays, rows, weights)
         found = [total.value for total in totals]
         if self.validation is not None:

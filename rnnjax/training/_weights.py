@@ -81,8 +81,8 @@ def load_params(path: str | os.PathLike[str], like: Any) -> Any:
         a tree like `like`, with the arrays of the file.
 
     Raises:
-        ValueError: for a file that is damaged, or whose names, shapes or dtypes are others. This is found in its header,
-            before any array is made.
+        ValueError: for a file that is damaged, or whose names, shapes or dtypes are others. This is found in its
+            header, before any array is made.
 
     >>> import jax, tempfile, rnnjax as rj
     >>> params = rj.GRU(3).init(jax.random.key(0), 2)

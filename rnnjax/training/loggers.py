@@ -42,6 +42,22 @@ def csv_logger(path: str | os.PathLike[str]) -> Log:
     return log
 
 
+def tensorboard_logger(directory: str | os.PathLike[str]) -> Log:
+    """Adds a point for every value and epoch to the curves that TensorBoard shows of a directory, within a second.
+
+    Needs tensorboardX: `pip install 'rnnjax[tensorboard]'`.
+    """
+    from tensorboardX import SummaryWriter
+
+    writer = SummaryWriter(os.fspath(directory), flush_secs=1)
+
+    def log(step: int, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            writer.add_scalar(name, value, step)
+
+    return log
+
+
 def jsonl_logger(path: str | os.PathLike[str]) -> Log:
     """Appends a line of JSON for every epoch. What is not a finite number is written as null."""
     path = Path(path)

@@ -144,6 +144,6 @@ def windowed(model: Model, cut: TBPTT) -> Model:
     return model._replace(rest=(model.rest, None), apply=apply, publish=publish)
 
 
-def begin(model: Model, params: Any, rest: Any, windows: Windows) -> tuple[Any, Any]:
-    """The other state before the first window: every row starts from the initial state."""
-    return rest[0], model.initial_state(params, rest[0], windows.batch.inputs)
+def begin(model: Model, params: Any, rest: Any, inputs: Any) -> tuple[Any, Any]:
+    """The other state before the first window of these rows: each starts from the initial state."""
+    return rest[0], model.initial_state(params, rest[0], inputs)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -288,6 +289,27 @@ def test_callback_stops_and_logs_are_written(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])["loss"] is None
     with pytest.raises(ValueError, match="has the columns step, loss; other came later"):
         loggers[0](9, {"loss": 1.0, "other": 2.0})
+
+
+@pytest.mark.filterwarnings("ignore:::google.protobuf", "ignore:::tensorboardX")
+def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import masked_crc32c
+
+    log = training.tensorboard_logger(tmp_path / "run")
+    log(3, {"loss": 0.5, "accuracy": 0.25})
+    log(6, {"loss": 0.125})
+    time.sleep(2.5)
+    (file,) = (tmp_path / "run").iterdir()
+    content, points = file.read_bytes(), []
+    while content:  # length (8), its checksum (4), event, its checksum (4)
+        size = int.from_bytes(content[:8], "little")
+        event = content[12 : 12 + size]
+        assert masked_crc32c(event) == int.from_bytes(content[12 + size : 16 + size], "little")
+        found = Event.FromString(event)
+        points += [(found.step, value.tag, value.simple_value) for value in found.summary.value]
+        content = content[16 + size :]
+    assert points == [(3, "loss", 0.5), (3, "accuracy", 0.25), (6, "loss", 0.125)]
 
 
 def test_nonfinite_batch_is_skipped_and_counted() -> None:

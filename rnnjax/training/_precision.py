@@ -1,0 +1,56 @@
+"""Mixed precision: a model that computes in another dtype than that in which its parameters are kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._types import Key
+from ._batches import Batch
+from ._model import Model, Streamed
+
+
+def computed_in(model: Model, dtype: Any) -> Model:
+    """The model with its parameters and inputs cast to `dtype` for every pass, and its outputs cast back.
+
+    Gradients, and the states and other state that a pass hands to the next, have the dtypes that they have without.
+
+    Raises:
+        TypeError: for a dtype that is not floating.
+        ValueError: for float16, whose small gradients would vanish.
+    """
+    if dtype is None:
+        return model
+    dtype = jnp.dtype(dtype)
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"`compute_dtype` must be a floating dtype, such as `jnp.bfloat16`; got {dtype}")
+    if dtype == jnp.float16:
+        raise ValueError("`compute_dtype` float16 loses small gradients without a scaled loss: use `jnp.bfloat16`")
+
+    def low(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: leaf.astype(dtype) if _floating(leaf) else leaf, tree)
+
+    def high(outputs: Any) -> Any:
+        widest = jnp.promote_types(dtype, jnp.float32)
+        return jax.tree.map(lambda leaf: leaf.astype(widest) if _floating(leaf) else leaf, outputs)
+
+    def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
+        outputs, changed = model.apply(low(params), rest, batch._replace(inputs=low(batch.inputs)), key, train)
+        return high(outputs), _like(rest, changed)
+
+    def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
+        cast = streamed._replace(inputs=low(streamed.inputs))
+        outputs, state, changed = model.stream(low(params), rest, cast, key, train)
+        return high(outputs), _like(streamed.state, state), _like(rest, changed)
+
+    return model._replace(apply=apply, stream=stream)
+
+
+def _floating(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _like(before: Any, after: Any) -> Any:
+    return jax.tree.map(lambda old, new: new.astype(old.dtype) if _floating(old) else new, before, after)

@@ -1,0 +1,184 @@
+"""Data-parallel training is that of one device, on both kinds of mesh and in several processes."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+import pytest
+
+import rnnjax as rj
+from rnnjax.training import fit, tbptt
+
+N, T, I, K = 27, 5, 2, 2  # noqa: E741
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(N, T, I)).astype(np.float32)
+Y = (X.sum((1, 2)) > 0).astype(np.int32)
+LENGTHS = RNG.integers(1, T + 1, N)
+LAYER = rj.Stack([rj.RNN(rj.GRU(3)), rj.Last(), rj.Dense(K)])
+LONG = RNG.normal(size=(8, 21, I)).astype(np.float32)
+SIGNS = (np.cumsum(LONG[..., 0], 1) > 0).astype(np.int32)
+TAGGER = rj.Stack([rj.RNN(rj.LSTM(3)), rj.Dense(K)])
+OPTIONS: dict[str, Any] = {"optimizer": optax.adam(0.05), "progress": False, "epochs": 2}
+ROWS = OPTIONS | {"batch_size": 8, "metrics": ["accuracy"], "validation": (X, Y, LENGTHS)}
+STREAMS = OPTIONS | {"truncate": tbptt(6, 2), "validation": (LONG, SIGNS)}
+
+
+def batches(size: int = 7, part: slice = slice(None)) -> Any:
+    """A function that makes batches, or that part of each."""
+
+    def make() -> Any:
+        for i in range(0, N, size):
+            rows = np.arange(i, min(i + size, N))[part]
+            yield X[rows], Y[rows], LENGTHS[rows]
+
+    return make
+
+
+def mesh(kind: Any = jax.sharding.AxisType.Auto, shape: tuple[int, ...] = (1,)) -> jax.sharding.Mesh:
+    return jax.make_mesh(shape, tuple("abc"[: len(shape)]), axis_types=(kind,) * len(shape))
+
+
+def numbers(fitted: Any) -> list[Any]:
+    return [np.asarray(leaf).tolist() for leaf in jax.tree.leaves((fitted.params, fitted.history))]
+
+
+def assert_same(got: Any, wanted: Any) -> None:
+    for a, b in zip(numbers(got), numbers(wanted), strict=True):
+        np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def check_all_kinds() -> None:
+    """On eight devices."""
+    explicit = mesh(jax.sharding.AxisType.Explicit, (4, 2))
+    alone = fit(LAYER, (X, Y, LENGTHS), **ROWS)
+    assert_same(fit(LAYER, (X, Y, LENGTHS), mesh=mesh(shape=(8,)), **ROWS), alone)
+    assert_same(fit(LAYER, (X, Y, LENGTHS), mesh=explicit, **ROWS), alone)
+    with jax.set_mesh(explicit):
+        assert_same(fit(LAYER, (X, Y, LENGTHS), mesh=explicit, **ROWS), alone)
+    ragged = ROWS | {"validation": batches()}
+    assert_same(fit(LAYER, batches(), mesh=explicit, **ragged), fit(LAYER, batches(), **ragged))
+    assert_same(fit(TAGGER, (LONG, SIGNS), mesh=explicit, **STREAMS), fit(TAGGER, (LONG, SIGNS), **STREAMS))
+
+
+def check_what_cannot_be_dealt() -> None:
+    """On eight devices."""
+    eight = mesh(shape=(8,))
+    with pytest.raises(ValueError, match="`batch_size` must be a multiple of the mesh's 8 devices; got 20"):
+        fit(LAYER, (X, Y), batch_size=20, mesh=eight)
+    with pytest.raises(ValueError, match="`B` must be a multiple of the mesh's 8 devices; got 3"):
+        fit(TAGGER, (LONG[:3], SIGNS[:3]), truncate=tbptt(6), mesh=eight)
+    with pytest.raises(ValueError, match="`accumulate` must divide the rows of a batch on one device, 1; got 2"):
+        fit(LAYER, (X, Y), batch_size=8, accumulate=2, mesh=eight)
+
+
+def check_noise_and_statistics() -> None:
+    """On eight devices: noise differs between rows, and running means are those of all rows."""
+    from flax import linen as nn
+
+    def noise(params: Any, x: Any, key: Any) -> Any:
+        drawn = 0.0 if key is None else jax.random.normal(key)
+        return params * x[:, 0, :1] + drawn
+
+    def mean(outputs: Any, targets: Any) -> Any:
+        return outputs.mean()
+
+    options = OPTIONS | {"epochs": 1, "batch_size": 8, "loss": "mean_squared_error", "metrics": [("mean", mean)]}
+    zeros, ones = np.zeros((8, 1), np.float32), np.ones((8, 1, 1), np.float32)
+    logs = fit((jax.numpy.zeros(()), noise), (ones, zeros), mesh=mesh(shape=(8,)), **options).history
+    assert logs["loss"][0] - logs["mean"][0] ** 2 > 0.05
+
+    class Normed(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, train: bool) -> Any:
+            return nn.Dense(1)(nn.BatchNorm(use_running_average=not train, momentum=0.5)(x[:, 0]))
+
+    model = Normed()
+    variables = model.init(jax.random.key(0), ones, False)
+    options = OPTIONS | {"epochs": 1, "batch_size": 8, "loss": "mean_squared_error", "shuffle": False}
+    x = np.arange(8, dtype=np.float32)[:, None, None]
+    (trained, _), *_ = fit((variables, model), (x, zeros), mesh=mesh(shape=(8,)), **options)
+    np.testing.assert_allclose(trained["batch_stats"]["BatchNorm_0"]["mean"], 0.5 * x.mean(), rtol=1e-6)
+
+
+def check_as_one_of_two(process: int, port: int, directory: str) -> None:
+    """In each of two processes with two devices; prints what came out."""
+    address = f"127.0.0.1:{port}"
+    jax.distributed.initialize(address, 2, process, coordinator_bind_address=address)
+    whole, part = mesh(shape=(4,)), slice(4 * process, 4 * process + 4)
+    found = [numbers(fit(LAYER, (X, Y, LENGTHS), mesh=whole, **ROWS))]
+    ragged = ROWS | {"validation": batches(8, part)}
+    found.append(numbers(fit(LAYER, batches(8, part), mesh=whole, **ragged)))
+    fit(TAGGER, (LONG, SIGNS), mesh=whole, checkpoint_dir=directory, **STREAMS | {"epochs": 1})
+    found.append(numbers(fit(TAGGER, (LONG, SIGNS), mesh=whole, checkpoint_dir=directory, **STREAMS)))
+    print("found", json.dumps(found))
+
+
+def in_process(code: str, devices: int) -> subprocess.Popen[str]:
+    """A process that runs a function of this file on that many devices."""
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
+    command = [sys.executable, "-c", f"import test_parallel as own; own.{code}"]
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def outputs(*processes: subprocess.Popen[str]) -> list[str]:
+    """What they print; where one fails, the others, which would wait for it, are killed."""
+    try:
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.2)
+            if any(process.poll() for process in processes):
+                break
+    finally:
+        for process in processes:
+            process.kill()
+    found = [process.communicate() for process in processes]
+    failed = [errors[-3000:] for process, (_, errors) in zip(processes, found, strict=True) if process.returncode > 0]
+    assert not failed, failed[0]
+    return [out for out, _ in found]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("check", [check_all_kinds, check_what_cannot_be_dealt, check_noise_and_statistics])
+def test_eight_devices_train_as_one(check: Any) -> None:
+    outputs(in_process(f"{check.__name__}()", 8))
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    started = [in_process(f"check_as_one_of_two({i}, {port}, {str(tmp_path)!r})", 2) for i in range(2)]
+    lines = [line for out in outputs(*started) for line in out.splitlines() if line.startswith("found ")]
+    first, second = (json.loads(line.removeprefix("found ")) for line in lines)
+    assert first == second
+    with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
+        alone = [
+            fit(LAYER, (X, Y, LENGTHS), **ROWS),
+            fit(LAYER, batches(8), **ROWS | {"validation": batches(8)}),
+            fit(TAGGER, (LONG, SIGNS), **STREAMS),
+        ]
+    for got, fitted in zip(first, alone, strict=True):
+        for a, b in zip(got, numbers(fitted), strict=True):
+            np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+def test_a_mesh_of_one_device() -> None:
+    with jax.numpy_dtype_promotion("standard"):
+        assert_same(fit(LAYER, (X, Y, LENGTHS), mesh=mesh(), **ROWS), fit(LAYER, (X, Y, LENGTHS), **ROWS))
+
+
+def test_what_is_no_mesh_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"`mesh` must be a `jax.sharding.Mesh`, such as .*; got 8"):
+        fit(LAYER, (X, Y), mesh=8)  # type: ignore[arg-type]
