@@ -70,6 +70,12 @@ def check_all_kinds() -> None:
     assert_same(fit(TAGGER, (LONG, SIGNS), mesh=explicit, **STREAMS), fit(TAGGER, (LONG, SIGNS), **STREAMS))
 
 
+def check_another_number_of_devices(directory: str) -> None:
+    """On eight devices: a run that stopped on all of them goes on on one."""
+    fit(TAGGER, (LONG, SIGNS), mesh=mesh(shape=(8,)), checkpoint_dir=directory, **STREAMS | {"epochs": 1})
+    assert_same(fit(TAGGER, (LONG, SIGNS), checkpoint_dir=directory, **STREAMS), fit(TAGGER, (LONG, SIGNS), **STREAMS))
+
+
 def check_what_cannot_be_dealt() -> None:
     """On eight devices."""
     eight = mesh(shape=(8,))
@@ -152,6 +158,11 @@ def outputs(*processes: subprocess.Popen[str]) -> list[str]:
 @pytest.mark.parametrize("check", [check_all_kinds, check_what_cannot_be_dealt, check_noise_and_statistics])
 def test_eight_devices_train_as_one(check: Any) -> None:
     outputs(in_process(f"{check.__name__}()", 8))
+
+
+@pytest.mark.slow
+def test_checkpoints_fit_any_number_of_devices(tmp_path: Path) -> None:
+    outputs(in_process(f"check_another_number_of_devices({str(tmp_path)!r})", 8))
 
 
 @pytest.mark.slow
