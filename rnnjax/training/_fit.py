@@ -19,7 +19,7 @@ from . import _runs
 from ._batches import Batch, as_batch, fill_up, first_of, is_arrays, rows_of, split_rows, take
 from ._checkpoint import Checkpoints, filled
 from ._measure import Measure, check_labels, measures, rises, values
-from ._model import Model, adapt
+from ._model import Model, Streamed, adapt
 from ._parallel import Parallel, divided
 from ._precision import computed_in
 from ._progress import Bar
@@ -158,10 +158,8 @@ def fit(
         parallel.check_rows(*(("batch_size", batch_size) if truncate is None else ("B", rows_of(arrays))))
 
     init_key, noise_key = jax.random.split(jax.random.key(seed))
-    adapted = adapt(model, first.inputs, init_key)
-    if arrays is not None and truncate is None:
-        _check_labels(used, adapted, arrays)
-    adapted = divided(computed_in(adapted, compute_dtype), parallel)
+    plain = adapt(model, first.inputs, init_key)
+    adapted = divided(computed_in(plain, compute_dtype), parallel)
     if truncate is not None:
         if arrays is None or accumulate != 1:
             raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
@@ -174,6 +172,9 @@ def fit(
         run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None, parallel)
     else:
         run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate), parallel)
+    _check_labels(used, plain, first, truncate)
+    if validation is not None and is_arrays(validation):
+        _check_labels(used, plain, as_batch(validation), truncate)
     validate = None
     if validation is not None:
         validate = _runs.evaluation(adapted, used, validation, batch_size, truncate, parallel)
@@ -227,11 +228,24 @@ def fit(
     return Fitted(adapted.publish(params, rest), params, history, state)
 
 
-def _check_labels(used: tuple[Measure, ...], model: Model, arrays: Batch) -> None:
-    if rows_of(arrays):
-        row = take(arrays, slice(0, 1))
-        outputs = jax.eval_shape(lambda *args: model.apply(*args, None, False)[0], model.params, model.rest, row)
-        check_labels(used, outputs, arrays)
+def _check_labels(used: tuple[Measure, ...], model: Model, batch: Batch, truncate: TBPTT | None) -> None:
+    """Raises for labels that are no class, of arrays or of the first batch of an iterable."""
+    if not rows_of(batch):
+        return
+    row = take(batch, slice(0, 1))
+
+    def outputs_of(params: Any, rest: Any) -> Any:
+        if truncate is None:
+            return model.apply(params, rest, row, None, False)[0]
+        inputs, reset = jax.tree.map(lambda leaf: leaf[:, : truncate.window], (row.inputs, row.reset))
+        mask = jnp.ones(jax.tree.leaves(inputs)[0].shape[:2], bool)
+        state = model.initial_state(params, rest, inputs)
+        return model.stream(params, rest, Streamed(inputs, mask, reset, state), None, False)[0]
+
+    outputs = jax.eval_shape(outputs_of, model.params, model.rest)
+    if truncate is not None and hasattr(outputs, "shape"):
+        outputs = jax.ShapeDtypeStruct((1, *np.shape(batch.targets)[1:2], *outputs.shape[2:]), outputs.dtype)
+    check_labels(used, outputs, batch)
 
 
 class _Judge:
@@ -344,11 +358,11 @@ def evaluate(
     used = measures(loss, metrics)
     first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
     adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
+    plain = adapted
     if truncate is not None:
         adapted = windowed(adapted, truncate)
-    elif is_arrays(data):
-        _check_labels(used, adapted, first)
     totals = _runs.evaluation(adapted, used, data, batch_size, truncate, Parallel(None))
+    _check_labels(used, plain, first, truncate)
     return values(used, totals(adapted.params, adapted.rest))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -24,24 +24,21 @@ LONGEST_BLOCK = 512
 Part = tuple[TrainState, Any, int, float]
 
 
-class Blocks:
-    """Epochs over data that lie on the devices, in compiled loops of many batches.
+class Lies(NamedTuple):
+    """How the state, the data and the numbers of the rows (S, B) lie on a mesh."""
 
-    state, data, index: how the state, the data and the rows of the batches lie on a mesh.
-    """
+    state: Any
+    data: Any
+    index: Any
+
+
+class Blocks:
+    """Epochs over data that lie on the devices, in compiled loops of many batches."""
 
     def __init__(
-        self,
-        step: Step,
-        cut: Cut,
-        gather: Gather,
-        arrays: Any,
-        seed: int | None,
-        parallel: Parallel,
-        state: Any,
-        data: Any,
-        index: Any,
+        self, step: Step, cut: Cut, gather: Gather, arrays: Any, seed: int | None, parallel: Parallel, lies: Lies
     ) -> None:
+        state, data, index = lies
         self.cut, self.seed, self.parallel, self.state, self.index = cut, seed, parallel, state, index
         self.data = parallel.put(arrays, data)
         self.ahead: tuple[int, Any] = (0, cut.order(seed, 0))
@@ -90,7 +87,7 @@ class WindowBlocks(Blocks):
         whole, rows = parallel.whole, parallel.rows
         rest, arrays = (whole, rows), (windows.batch, windows.mask)
         state = TrainState(whole, rest, whole, whole, whole)
-        super().__init__(step, cut, one, arrays, None, parallel, state, rows, whole)
+        super().__init__(step, cut, one, arrays, None, parallel, Lies(state, rows, whole))
         self.start = jax.jit(parallel.spread(start, (whole, rest, rows), rest))
 
     def begin(self, state: TrainState) -> TrainState:
@@ -128,7 +125,8 @@ def over_arrays(step: Step, arrays: Batch, batch_size: int, seed: int | None, pa
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
     cut = Cut.of(rows_of(arrays), batch_size, LONGEST_BLOCK)
-    return Blocks(step, cut, gather, arrays, seed, parallel, parallel.whole, parallel.whole, parallel.steps)
+    lies = Lies(parallel.whole, parallel.whole, parallel.steps)
+    return Blocks(step, cut, gather, arrays, seed, parallel, lies)
 
 
 def _zeros(shapes: Any, parallel: Parallel) -> Callable[[], Any]:

@@ -437,6 +437,16 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"`targets` must lie in 0 … 1, .* got values from 1 to 2",
     ),
+    "a label that is no class, in validation": (
+        lambda: fit((PARAMS, LAYER), (X, Y), validation=(X, Y + 1), **OPTIONS),
+        ValueError,
+        r"`targets` must lie in 0 … 1, .* got values from 1 to 2",
+    ),
+    "a label that is no class, in a batch": (
+        lambda: fit((PARAMS, LAYER), [(X, Y + 1)], **OPTIONS),
+        ValueError,
+        r"`targets` must lie in 0 … 1, .* got values from 1 to 2",
+    ),
     "a label that is no class, evaluated": (
         lambda: training.evaluate((PARAMS, LAYER), (X, Y - 1)),
         ValueError,

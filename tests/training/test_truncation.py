@@ -158,6 +158,10 @@ def test_streams_lie_one_after_another() -> None:
         (lambda: fit((PARAMS, LAYER), [(X, Y)], truncate=tbptt(4), **OPTIONS), "`truncate` needs arrays"),
         (lambda: fit((PARAMS, LAYER), (X, Y[:, 0]), truncate=tbptt(4), **OPTIONS), "targets for every step"),
         (
+            lambda: fit((PARAMS, LAYER), (X, Y + 1, LENGTHS), truncate=tbptt(4), **OPTIONS),
+            r"`targets` must lie in 0 … 2, the classes of `logits` \(3, 11, 3\); got values from 1 to 3",
+        ),
+        (
             lambda: fit(rj.Bidirectional(CELL), (X, Y), truncate=tbptt(4), **OPTIONS),
             "is not causal",
         ),
