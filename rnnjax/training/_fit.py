@@ -172,9 +172,9 @@ def fit(
         run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None, parallel)
     else:
         run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate), parallel)
-    _check_labels(used, plain, first, truncate)
+    _check_labels(used, plain, first, batch_size, truncate)
     if validation is not None and is_arrays(validation):
-        _check_labels(used, plain, as_batch(validation), truncate)
+        _check_labels(used, plain, as_batch(validation), batch_size, truncate)
     validate = None
     if validation is not None:
         validate = _runs.evaluation(adapted, used, validation, batch_size, truncate, parallel)
@@ -228,16 +228,18 @@ def fit(
     return Fitted(adapted.publish(params, rest), params, history, state)
 
 
-def _check_labels(used: tuple[Measure, ...], model: Model, batch: Batch, truncate: TBPTT | None) -> None:
+def _check_labels(
+    used: tuple[Measure, ...], model: Model, batch: Batch, batch_size: int, truncate: TBPTT | None
+) -> None:
     """Raises for labels that are no class, of arrays or of the first batch of an iterable."""
     if not rows_of(batch):
         return
-    row = take(batch, slice(0, 1))
+    part = batch if truncate else take(batch, slice(0, batch_size))
 
     def outputs_of(params: Any, rest: Any) -> Any:
         if truncate is None:
-            return model.apply(params, rest, row, None, False)[0]
-        inputs, reset = jax.tree.map(lambda leaf: leaf[:, : truncate.window], (row.inputs, row.reset))
+            return model.apply(params, rest, part, None, False)[0]
+        inputs, reset = jax.tree.map(lambda leaf: leaf[:, : truncate.window], (part.inputs, part.reset))
         mask = jnp.ones(jax.tree.leaves(inputs)[0].shape[:2], bool)
         state = model.initial_state(params, rest, inputs)
         return model.stream(params, rest, Streamed(inputs, mask, reset, state), None, False)[0]
@@ -362,7 +364,7 @@ def evaluate(
     if truncate is not None:
         adapted = windowed(adapted, truncate)
     totals = _runs.evaluation(adapted, used, data, batch_size, truncate, Parallel(None))
-    _check_labels(used, plain, first, truncate)
+    _check_labels(used, plain, first, batch_size, truncate)
     return values(used, totals(adapted.params, adapted.rest))
 
 
