@@ -343,6 +343,48 @@ MUTATIONS = (
         "place = np.array([epoch, 0, judge.waited, judge.ended], np.int64)",
         ("--all", "tests/training/test_checkpoint.py::test_sigterm_saves_in_the_middle_of_an_epoch_and_stops"),
     ),
+    Mutation(
+        "gradients of other devices left out",
+        "training/_parallel.py",
+        "jax.lax.psum(tree, self.axes)",
+        "tree",
+        ("--all", "tests/training/test_parallel.py::test_eight_devices_train_as_one[check_all_kinds]"),
+    ),
+    Mutation(
+        "the same noise on all devices",
+        "training/_parallel.py",
+        "jax.random.fold_in(key, jax.lax.axis_index(self.axes))",
+        "key",
+        ("--all", "tests/training/test_parallel.py::test_eight_devices_train_as_one[check_noise_and_statistics]"),
+    ),
+    Mutation(
+        "states that narrow from window to window",
+        "training/_precision.py",
+        "high(outputs), _like(streamed.state, state)",
+        "high(outputs), state",
+        ("tests/training/test_precision.py::test_states_stay_wide_between_windows",),
+    ),
+    Mutation(
+        "a loss in the dtype of the products",
+        "training/_precision.py",
+        "return high(outputs), _like(rest, changed)",
+        "return outputs, _like(rest, changed)",
+        ("tests/training/test_precision.py::test_the_optimizer_and_the_products",),
+    ),
+    Mutation(
+        "views written as they lie",
+        "training/_weights.py",
+        'np.asarray(leaf, order="C")',
+        "np.asarray(leaf)",
+        ("tests/training/test_weights.py::test_views_are_written_as_they_read",),
+    ),
+    Mutation(
+        "labels in windows unseen",
+        "training/_fit.py",
+        "(1, *np.shape(batch.targets)[1:2], *outputs.shape[2:])",
+        "(1, *np.shape(batch.targets)[1:2], 2**30)",
+        ("tests/training/test_truncation.py::test_bad_input",),
+    ),
 )
 
 
