@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import os
 import time
@@ -388,14 +389,18 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
     if not rows:
         raise ValueError("`inputs` hold no row")
 
-    @jax.jit
-    def apply(params: Any, rest: Any, batch: Batch) -> Any:
-        return adapted.apply(params, rest, batch, None, False)[0]
-
     size = min(batch_size, rows)
     parts = [fill_up(take(batch, slice(i, i + size)), size) for i in range(0, rows, size)]
-    outputs = [jax.device_get(apply(adapted.params, adapted.rest, part._replace(weights=None))) for part in parts]
+    outputs = [
+        jax.device_get(_outputs(adapted.apply, adapted.params, adapted.rest, part._replace(weights=None)))
+        for part in parts
+    ]
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:rows], *outputs)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _outputs(apply: Callable[..., Any], params: Any, rest: Any, batch: Batch) -> Any:
+    return apply(params, rest, batch, None, False)[0]
 
 
 def _model_of(model: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import sys
 from collections.abc import Callable
@@ -58,12 +59,26 @@ def adapt(model: Any, inputs: Any, key: Key) -> Model:
     if isinstance(model, tuple) and len(model) == 2:
         params, apply = model
         if isinstance(apply, layers.Layer):
-            return _from_layer(params, apply)
+            return _remembered(_from_layer, apply)._replace(params=params)
         if _is_instance(apply, "flax.linen", "Module"):
             return _from_linen(params, apply)
         if callable(apply):
-            return _from_function(params, apply)
+            return _remembered(_from_function, apply)._replace(params=params)
     raise TypeError(f"`model` must be {KINDS}; got {type(model).__name__}")
+
+
+def _remembered(make: Callable[[Any], Model], model: Any) -> Model:
+    """The same functions for equal models, so that JAX finds again what it has compiled of them."""
+    try:
+        hash(model)
+    except TypeError:  # it has arrays
+        return make(model)
+    return _once(make, model)
+
+
+@functools.lru_cache(maxsize=16)
+def _once(make: Callable[[Any], Model], model: Any) -> Model:
+    return make(model)
 
 
 def _is_instance(value: Any, module: str, name: str) -> bool:
@@ -76,7 +91,7 @@ def _time_first(tree: Any) -> Any:
     return jax.tree.map(lambda leaf: jnp.swapaxes(leaf, 0, 1), tree)
 
 
-def _from_layer(params: Any, layer: layers.Layer) -> Model:
+def _from_layer(layer: layers.Layer) -> Model:
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
         xs, reset = _time_first((batch.inputs, batch.reset))
         ys, _ = layer(params, xs, lengths=batch.lengths, reset=reset, key=key if train else None)
@@ -90,10 +105,10 @@ def _from_layer(params: Any, layer: layers.Layer) -> Model:
     def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
         return layer.initial_state(params, (rows_of(Batch(inputs, None)),))
 
-    return Model(params, (), apply, stream, initial_state, lambda params, rest: (params, layer))
+    return Model(None, (), apply, stream, initial_state, lambda params, rest: (params, layer))
 
 
-def _from_function(params: Any, function: Callable[..., Any]) -> Model:
+def _from_function(function: Callable[..., Any]) -> Model:
     takes = accepted(function)
 
     def noise(key: Key, train: bool) -> dict[str, Any]:
@@ -113,7 +128,7 @@ def _from_function(params: Any, function: Callable[..., Any]) -> Model:
         arguments = _chosen(function, takes, {"mask": mask}, {"state": None} | noise(None, False))
         return _pair(function(params, nothing, **arguments), function)[1]
 
-    return Model(params, (), apply, stream, initial_state, lambda params, rest: (params, function))
+    return Model(None, (), apply, stream, initial_state, lambda params, rest: (params, function))
 
 
 def _pair(found: Any, function: Any) -> tuple[Any, Any]:

@@ -83,7 +83,8 @@ def sweep(
         space: a list of values for each name, of which all combinations are taken, or a list of configurations.
         data, loss, metrics, epochs, batch_size, shuffle, seed, validation, validation_split: as for `fit`, of arrays.
         monitor: the measure that sorts, by default "val_loss", or "loss" without validation.
-        halve_after: epochs after which the worse half of the configurations is dropped.
+        halve_after: epochs after which the worse half of the configurations is dropped. The program is compiled anew
+            for those that are left, so that it pays where an epoch takes longer than that.
         group: how many configurations are computed side by side, the groups one after another; None chooses.
             Where there are several devices the configurations are spread over them.
 
@@ -118,6 +119,8 @@ def sweep(
     monitor = monitor or ("loss" if validation is None else "val_loss")
     if monitor not in names:
         raise ValueError(f"`monitor` must be one of {', '.join(names)}; got {monitor!r}")
+    if taken := [name for name in configs[0] if name in (*names, "epochs")]:
+        raise ValueError(f"`space` must not name {', '.join(taken)}, which the table has: choose another name")
     cuts = sorted({int(epoch) for epoch in halve_after if 0 < epoch < epochs})
 
     run = _Program(make, used, arrays, None if validation is None else as_batch(validation), batch_size, group)
@@ -126,19 +129,20 @@ def sweep(
     values = {name: _numbers([config[name] for config in configs]) for name in configs[0]}
     states = run.start(values, seeds)
     history = {name: np.full((len(configs), epochs), np.nan) for name in names}
+    trained = np.zeros(len(configs), int)
     finished: dict[int, Any] = {}
     for epoch in range(epochs):
         own = {name: value[alive] for name, value in values.items()}
         states, found = run.epoch(own, states, seeds[alive] if shuffle else None, epoch)
         for name, curve in zip(names, found, strict=True):
             history[name][alive, epoch] = curve
+        trained[alive] += 1
         if epoch + 1 in cuts and len(alive) > 1:
             kept = np.sort(_order(history[monitor][alive, epoch], monitor)[: -(-len(alive) // 2)])
             alive, states = alive[kept], jax.tree.map(lambda leaf, kept=kept: leaf[kept], states)
     for place, index in enumerate(alive):
         finished[int(index)] = place
 
-    trained = (~np.isnan(history[names[0]])).sum(1)
     last = {name: curve[np.arange(len(configs)), trained - 1] for name, curve in history.items()}
     ranks = sorted(range(len(configs)), key=lambda i: (-trained[i], _badness(last[monitor][i], monitor)))
     table = [{**configs[i], **{name: float(last[name][i]) for name in names}, "epochs": int(trained[i])} for i in ranks]
@@ -179,7 +183,7 @@ def configurations(space: Any) -> list[dict[str, Any]]:
                     f"`{name}` must be a number, because all configurations are one program; got {value!r}: sweep over "
                     "anything else in a loop of your own"
                 )
-    return configs
+    return [{name: np.asarray(value).item() for name, value in config.items()} for config in configs]
 
 
 def _badness(value: float, monitor: str) -> float:

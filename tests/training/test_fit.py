@@ -229,6 +229,18 @@ def test_compiles_as_often_for_many_epochs_as_for_one() -> None:
         assert traces(1, data) == traces(4, data)
 
 
+@pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
+def test_prediction_compiles_once(model: Any) -> None:
+    first = training.predict(model, X, lengths=LENGTHS, batch_size=B)
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, PARAMS)
+    events: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
+    again = training.predict((doubled, model[1]), X, lengths=LENGTHS, batch_size=B)
+    jax.monitoring.clear_event_listeners()
+    assert not [event for event in events if event.endswith("backend_compile_duration")]
+    assert np.abs(first - again).max() > 0.1
+
+
 def test_validation_split_is_the_end_of_the_arrays() -> None:
     fitted = fit((PARAMS, LAYER), (X, Y), metrics=["accuracy"], validation_split=0.3, epochs=2, **OPTIONS)
     expected = training.evaluate(fitted, (X[7:], Y[7:]), metrics=["accuracy"])

@@ -138,6 +138,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a scalar": (lambda: sweep(make, {"a": 1.0}, (X, Y)), TypeError, r"`space\['a'\]` must be a list of numbers"),
     "words": (lambda: sweep(make, {"a": ["x"]}, (X, Y)), TypeError, "`a` must be a number, because all"),
     "other names": (lambda: sweep(make, [{"a": 1}, {"b": 1}], (X, Y)), ValueError, "must have the same names"),
+    "a name of the table": (
+        lambda: sweep(make, {"epochs": [1]}, (X, Y)),
+        ValueError,
+        "`space` must not name epochs, which the table has",
+    ),
     "a stream": (lambda: sweep(make, {"a": [1]}, [(X, Y)]), TypeError, "a sweep needs arrays"),
     "no layer": (lambda: sweep(lambda config: 3, {"a": [1]}, (X, Y)), TypeError, "`make` must return a layer"),
     "monitor": (lambda: sweep(make, {"a": [1]}, (X, Y), monitor="f1"), ValueError, "`monitor` must be one of loss"),
