@@ -12,7 +12,7 @@ from __future__ import annotations
 import abc
 import functools
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,18 @@ from ._struct import node, struct
 from ._types import Array, Bias, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
 
 Capability = Literal["plain", "gated"]
+
+
+class Kernel(NamedTuple):
+    """The native kernel that knows a gated cell's `update`.
+
+    cell: the cell with default options, which has the same `update`.
+    params: the type of its parameters, (w, u, b) and b_n where the recurrent candidate has a bias.
+    """
+
+    name: Literal["elman_tanh", "elman_relu", "lstm", "gru"]
+    cell: Any
+    params: Callable[..., Params]
 
 
 def _checked(init: Callable[..., Params]) -> Callable[..., Params]:
@@ -137,6 +149,10 @@ class GatedCell(Cell):
         """
         return None
 
+    def kernel(self) -> Kernel | None:
+        """The native kernel that has this cell's `update`, `hidden` and `emit`, or None."""
+        return None
+
     def step(self, params: Params, state: State, z: Gates, noise: Noise = None) -> State:
         u, b = self.recurrent(params)
         gh = recurrent_gates(self.hidden(state, noise), u, split_bias(b, len(z)))
@@ -151,6 +167,13 @@ def input_weights(cell: Any, params: Params) -> tuple[Array, Bias] | None:
 def update_vjp(cell: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
     """A gated cell's `update_vjp`, or None where a subclass has changed `update` since."""
     return cell.update_vjp() if _in_step(cell, "update_vjp", "update") else None
+
+
+def kernel(cell: Any) -> Kernel | None:
+    """A cell's `kernel`, or None where it has none or a subclass has changed what the kernel stands for since."""
+    stands_for = ("step", "update", "update_vjp", "hidden", "emit", "project")
+    known = cell.capability == "gated" and all(_in_step(cell, "kernel", method) for method in stands_for)
+    return cell.kernel() if known else None
 
 
 def _in_step(cell: Any, shortcut: str, method: str) -> bool:
@@ -257,6 +280,10 @@ class Wrapper(Cell):
     def update_vjp(self) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
         changes = type(self).finish is not Wrapper.finish
         return None if changes else update_vjp(self.cell)
+
+    def kernel(self) -> Kernel | None:
+        changes = type(self).finish is not Wrapper.finish or type(self).feed is not Wrapper.feed
+        return None if changes else kernel(self.cell)
 
 
 def _inner(noise: Noise) -> tuple[Noise, ...]:

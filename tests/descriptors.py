@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import rnnjax as rj
 
+NATIVE = ("scan", "fused", "cpu")
 GATED = ("scan", "fused")
 PLAIN = ("scan",)
 
@@ -33,10 +34,10 @@ class Descriptor:
 
 
 CELLS: tuple[Descriptor, ...] = (
-    Descriptor("elman", rj.Elman(4)),
-    Descriptor("elman_relu_identity", rj.Elman(4, activation="relu", recurrent_init="identity")),
-    Descriptor("lstm", rj.LSTM(4)),
-    Descriptor("gru", rj.GRU(4)),
+    Descriptor("elman", rj.Elman(4), implementations=NATIVE),
+    Descriptor("elman_relu_identity", rj.Elman(4, activation="relu", recurrent_init="identity"), implementations=NATIVE),
+    Descriptor("lstm", rj.LSTM(4), implementations=NATIVE),
+    Descriptor("gru", rj.GRU(4), implementations=NATIVE),
     Descriptor("leaky_elman", rj.LeakyElman(4, leak=0.3), live_leaves=("leak",)),
     Descriptor("peephole_lstm", rj.PeepholeLSTM(4)),
     Descriptor("projection_lstm", rj.ProjectionLSTM(5, proj_size=4), implementations=PLAIN),
@@ -55,12 +56,12 @@ CELLS: tuple[Descriptor, ...] = (
         event_shape=(2, 3, 4, 1),
         implementations=PLAIN,
     ),
-    Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4))),
+    Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4)), implementations=NATIVE),
     Descriptor("zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate")),
     Descriptor("recurrent_dropout", rj.RecurrentDropout(rj.GRU(4), rate=0.3)),
     Descriptor("active_units", rj.ActiveUnits(rj.LSTM(4), units=3)),
     Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3)),
-    Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3)),
+    Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3), implementations=NATIVE),
     Descriptor("nested", rj.Zoneout(rj.RecurrentDropout(rj.LearnedInitialState(rj.LSTM(4)))), live_leaves=("rate",)),
 )
 

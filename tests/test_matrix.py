@@ -12,7 +12,7 @@ from descriptors import CELLS, Descriptor
 
 import rnnjax as rj
 
-NAMES = ("fused", "scan")
+NAMES = ("cpu", "fused", "scan")
 
 
 def arguments(row: Descriptor) -> tuple[Any, ...]:

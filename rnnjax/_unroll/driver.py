@@ -115,9 +115,10 @@ def explain(
     """Says for the same arguments as `unroll` which implementation is chosen, which are not, and why. Nothing is run.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
-    >>> cell = rj.GRU(hidden_size=4)
+    >>> cell = rj.MGU(hidden_size=4)
     >>> params = cell.init(jax.random.key(0), in_size=3)
     >>> print(rj.explain(cell, params, jnp.ones((6, 2, 3))))
+      cpu          cannot run it: MGU with these options names no kernel
     → fused        chosen, the first that can and would
       scan         can run it; 'fused' was taken before it
     """

@@ -52,3 +52,14 @@ class Placement(NamedTuple):
 
 def _varying(leaf: Any) -> frozenset[str]:
     return jax.typeof(leaf).manual_axis_type.varying
+
+
+def vary_alike(arrays: list[Any]) -> list[Any]:
+    """Arrays that all vary along the mesh axes along which any of them does."""
+    varying = frozenset().union(*map(_varying, arrays))
+    return [Placement(None, varying)._vary_leaf(leaf) for leaf in arrays]
+
+
+def result_like(array: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
+    """A result with the dtype of `array` and varying as it does."""
+    return jax.ShapeDtypeStruct(shape, array.dtype, manual_axis_type=jax.typeof(array).manual_axis_type)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from .._types import State
-from . import fused, scan
+from . import cpu, fused, scan
 from .call import Call
 
 
@@ -21,7 +21,7 @@ class Implementation(Protocol):
     def run(self, call: Call) -> tuple[Any, State]: ...
 
 
-TABLE: tuple[Implementation, ...] = (fused, scan)
+TABLE: tuple[Implementation, ...] = (cpu, fused, scan)
 
 
 def names() -> tuple[str, ...]:

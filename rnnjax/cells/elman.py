@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell
+from .._cell import GatedCell, Kernel
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
@@ -91,6 +91,12 @@ class Elman(GatedCell):
 
     def recurrent(self, params: ElmanParams) -> tuple[Array, None]:
         return params.u, None
+
+    def kernel(self) -> Kernel | None:
+        kinds: dict[Any, Literal["elman_tanh", "elman_relu"]] = {"tanh": "elman_tanh", "relu": "elman_relu"}
+        if self.activation not in kinds:
+            return None
+        return Kernel(kinds[self.activation], Elman(self.hidden_size, self.activation), ElmanParams)
 
     def update(self, params: ElmanParams, state: ElmanState, gx: Gates, gh: Gates, noise: Noise = None) -> ElmanState:
         return ElmanState(activation(self.activation)(gx[0] + gh[0]))

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell
+from .._cell import GatedCell, Kernel
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
@@ -96,6 +96,10 @@ class GRU(GatedCell):
 
     def recurrent(self, params: GRUParams) -> tuple[Array, tuple[None, None, Array]]:
         return params.u, (None, None, params.b_n)
+
+    def kernel(self) -> Kernel | None:
+        known = (self.activation, self.gate_activation) == ("tanh", "sigmoid")
+        return Kernel("gru", GRU(self.hidden_size), GRUParams) if known else None
 
     def update(self, params: GRUParams, state: GRUState, gx: Gates, gh: Gates, noise: Noise = None) -> GRUState:
         return self._forward(state, gx, gh)[0]

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell
+from .._cell import GatedCell, Kernel
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
@@ -102,6 +102,10 @@ class LSTM(GatedCell):
 
     def recurrent(self, params: LSTMParams) -> tuple[Array, None]:
         return params.u, None
+
+    def kernel(self) -> Kernel | None:
+        known = (self.activation, self.gate_activation) == ("tanh", "sigmoid")
+        return Kernel("lstm", LSTM(self.hidden_size), LSTMParams) if known else None
 
     def update(self, params: LSTMParams, state: LSTMState, gx: Gates, gh: Gates, noise: Noise = None) -> LSTMState:
         return self._forward(state, gx, gh)[0]

@@ -1,0 +1,124 @@
+"""Compiles the kernels for the CPU where a C++ compiler is at hand. Without one the package is the same but for them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+try:
+    from hatchling.builders.hooks.plugin.interface import BuildHookInterface
+except ImportError:  # run as a program, outside of a build
+    BuildHookInterface = object  # type: ignore[assignment, misc]
+
+SOURCES = Path("rnnjax") / "_unroll" / "kernels"
+LIBRARY = SOURCES / "librnnjax_cpu.so"
+# -O2, not -O3, which takes the loads of the products' inner loop apart again
+FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"]
+VARIANTS = {
+    "avx512": (64, ["-mavx512f", "-mavx512vl", "-mavx512dq", "-mavx512bw", "-mavx2", "-mfma"]),
+    "avx2": (32, ["-mavx2", "-mfma"]),
+    "portable": (16, []),
+}
+
+
+class KernelsHook(BuildHookInterface):
+    """Adds the library to the wheel, whose tag then names the platform; any Python can load it."""
+
+    PLUGIN_NAME = "custom"
+
+    def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        if self.target_name != "wheel":
+            return
+        root = Path(self.root)
+        try:
+            build(root)
+        except Unavailable as reason:
+            (root / LIBRARY).unlink(missing_ok=True)
+            self.app.display_warning(f"rnnjax is built without its kernels for the CPU: {reason}")
+            return
+        build_data["pure_python"] = False
+        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["force_include"][str(root / LIBRARY)] = str(LIBRARY)
+
+
+class Unavailable(Exception):
+    """Why the kernels cannot be compiled here."""
+
+
+def compiler() -> str:
+    """The C++ compiler.
+
+    Raises:
+        Unavailable: if there is none.
+    """
+    found = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if found is None:
+        raise Unavailable("no C++ compiler was found; c++, g++ and clang++ were tried, CXX names another")
+    return found
+
+
+def variants() -> tuple[str, ...]:
+    """The instruction sets that the kernels are compiled for on this kind of machine."""
+    return tuple(VARIANTS) if _x86() else ("portable",)
+
+
+def variant_flags(name: str) -> list[str]:
+    """The compiler's flags for one of them."""
+    width, flags = VARIANTS[name]
+    return [f"-DRNNJAX_VARIANT={name}", f"-DRNNJAX_VECTOR_BYTES={width}", *flags]
+
+
+def build(root: Path, extra: tuple[str, ...] = ()) -> None:
+    """Compiles the library into the source tree, all variants side by side.
+
+    Raises:
+        Unavailable: without a compiler, without XLA's headers, on an unknown platform, or if compiling fails.
+    """
+    if sys.platform not in ("linux", "darwin"):
+        raise Unavailable(f"unknown platform {sys.platform}")
+    program = compiler()
+    try:
+        import jaxlib
+    except ImportError as error:
+        raise Unavailable("jaxlib, whose headers are needed, is not there") from error
+    headers = Path(jaxlib.__file__).parent / "include"
+    jobs = {"handlers": [*(["-DRNNJAX_X86"] if _x86() else []), "-isystem", str(headers), "handlers.cc"]}
+    jobs |= {name: [*variant_flags(name), "variant.cc"] for name in variants()}
+
+    with TemporaryDirectory() as objects, ThreadPoolExecutor(os.cpu_count()) as pool:
+
+        def compile_one(name: str) -> str:
+            target = str(Path(objects) / f"{name}.o")
+            _run([program, *FLAGS, *extra, "-c", *jobs[name], "-o", target], root / SOURCES)
+            return target
+
+        targets = list(pool.map(compile_one, jobs))
+        # under another name first: a library that is loaded must not change
+        fresh = root / LIBRARY.with_suffix(".new")
+        _run([program, "-shared", *extra, *targets, "-o", str(fresh)], root)
+        fresh.replace(root / LIBRARY)
+
+
+def _x86() -> bool:
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def _run(command: list[str], directory: Path) -> None:
+    try:
+        done = subprocess.run(command, cwd=directory, capture_output=True, text=True)
+    except OSError as error:
+        raise Unavailable(f"{command[0]} does not start: {error}") from error
+    if done.returncode != 0:
+        raise Unavailable(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+
+
+if __name__ == "__main__":
+    build(Path(__file__).parent, tuple(sys.argv[1:]))

@@ -1,0 +1,46 @@
+"""The native kernels: finding, loading and registering their library, and the two calls that it offers."""
+
+from __future__ import annotations
+
+import ctypes
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+
+_LIBRARY = Path(__file__).parent / "librnnjax_cpu.so"
+_TARGETS = {"rnnjax_forward": "rnnjax_cpu_forward", "rnnjax_backward": "rnnjax_cpu_backward"}
+
+
+class Loaded(NamedTuple):
+    """The library's instruction sets that this machine has, best first, by their numbers; or why there are none."""
+
+    variants: dict[str, int]
+    reason: str | None
+
+
+@cache
+def load() -> Loaded:
+    """Registers the kernels with XLA, once."""
+    if not _LIBRARY.exists():
+        return Loaded({}, "it was installed without the native kernels; with a C++ compiler, install rnnjax again")
+    try:
+        library = ctypes.CDLL(str(_LIBRARY))
+        for symbol, name in _TARGETS.items():
+            jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
+    except (OSError, AttributeError, RuntimeError, ValueError) as error:
+        return Loaded({}, f"its native kernels do not load: {error}")
+    library.rnnjax_variant.restype = ctypes.c_char_p
+    library.rnnjax_variant.argtypes = [ctypes.c_int64]
+    variants, index = {}, 0
+    while (name := library.rnnjax_variant(index)) is not None:
+        if name:
+            variants[name.decode()] = index
+        index += 1
+    return Loaded(variants, None)
+
+
+def variant() -> int:
+    """The number of the instruction set to use: the best."""
+    return next(iter(load().variants.values()))

@@ -1,0 +1,388 @@
+// A block of rows over all time steps, forwards and backwards: the one skeleton of every cell.
+//
+// Rows of a batch do not depend on each other, so that a thread takes a block of them through the whole sequence
+// without waiting for anyone. Only the weights' gradients add up over rows: each block has its own, added at the end.
+#pragma once
+
+#include "problem.h"
+#include "tile.h"
+
+namespace rnnjax {
+namespace RNNJAX_VARIANT {
+
+// The packed weights of one model.
+template <class Cell>
+struct Packed {
+  typedef typename Cell::Scalar T;
+  const T *w, *u;      // pack_panel
+  const T* bias;       // [panel][slot][lane]
+  const T *wt, *ut;    // pack_transposed, for the backward pass
+};
+
+// What one model's block of rows reads and writes.
+template <class Cell>
+class Rows {
+  typedef typename Cell::Scalar T;
+  typedef Vec<T> V;
+  typedef Layout<Cell> L;
+  typedef typename Slots<Cell::kApart>::Type OfState;
+  static constexpr int kLanes = L::kLanes;
+  static constexpr int kKept = Cell::kKept;
+
+ public:
+  Rows(const Problem<T>& p, int64_t model, int64_t first, int64_t rows, const Packed<Cell>& packed)
+      : p_(p), layout_(p.hidden), packed_(packed), model_(model), first_(first), rows_(rows) {
+    stride_ = layout_.padded + kLanes;  // not a power of two, which would crowd a cache's sets
+    const int64_t bytes_a_row = layout_.panels * kSlots * RNNJAX_VECTOR_BYTES;
+    const int64_t depth = greatest(kBlockBytes / bytes_a_row, kLeastDepth);
+    block_ = greatest(1, least(ceil_div(depth, greatest(rows_, 1)), p.steps));
+  }
+
+  // Numbers of scratch memory that forward and backward need.
+  static int64_t forward_scratch(const Problem<T>& p, int64_t rows) {
+    Packed<Cell> none = {};
+    return Rows(p, 0, 0, rows, none).forward_size();
+  }
+  static int64_t backward_scratch(const Problem<T>& p, int64_t rows) {
+    Packed<Cell> none = {};
+    return Rows(p, 0, 0, rows, none).backward_size();
+  }
+  // Numbers in the packed gradient of w, and of w, u and the biases together.
+  static int64_t gradient_size(const Problem<T>& p) {
+    const L layout(p.hidden);
+    return layout.panels * (features(p.inputs) + features(p.hidden)) * L::kVectors * kLanes +
+           layout.panels * kSlots * kLanes;
+  }
+  static int64_t features(int64_t n) { return ceil_div(n, kRows) * kRows; }
+
+  void forward(T* scratch) {
+    T *h = take(scratch, rows_ * stride_), *next = take(scratch, rows_ * stride_);
+    T* c = Cell::kHasC ? take(scratch, rows_ * stride_) : nullptr;
+    start(at(p_.h0), at(p_.c0), h, c);
+    T* kept = p_.keeps && p_.every == 0 ? at(p_.kept) : nullptr;
+    for (int64_t s = 0; s < p_.steps; ++s) {
+      if (p_.keeps && p_.every > 0 && Cell::kHasC && s % p_.every == 0) {
+        unload(c, at(p_.kept) + (s / p_.every * p_.batch + first_) * p_.hidden);
+      }
+      const int64_t t = time(s);
+      T* ys = at(p_.ys) + (t * p_.batch + first_) * p_.hidden;
+      step(t, h, next, c, ys, kept ? kept + (t * p_.batch + first_) * kKept * p_.hidden : nullptr);
+      swap(&h, &next);
+    }
+    unload(h, at(p_.h) + first_ * p_.hidden);
+    if (Cell::kHasC) unload(c, at(p_.c) + first_ * p_.hidden);
+  }
+
+  // `gradient` is this block's packed gradient of the weights, which it sets.
+  void backward(T* scratch, T* gradient) {
+    dh_ = take(scratch, rows_ * stride_);
+    dc_ = take(scratch, rows_ * stride_);
+    d_boundary_h_ = take(scratch, rows_ * stride_);
+    d_boundary_c_ = take(scratch, rows_ * stride_);
+    dz_ = take(scratch, block_ * rows_ * layout_.panels * kSlots * kLanes);
+    left_ = take(scratch, block_ * rows_ * (features(p_.inputs) + features(p_.hidden)));
+    gradient_ = gradient;
+    zero(gradient_, gradient_size(p_));
+    zero(d_boundary_h_, rows_ * stride_);
+    zero(d_boundary_c_, rows_ * stride_);
+    fill(at(p_.d_h) + first_ * p_.hidden, dh_);
+    if (Cell::kHasC) fill(at(p_.d_c) + first_ * p_.hidden, dc_);
+
+    const int64_t part = p_.every > 0 ? p_.every : greatest(p_.steps, 1);
+    for (int64_t from = (p_.steps - 1) / part * part; from >= 0 && p_.steps > 0; from -= part) {
+      const int64_t to = least(from + part, p_.steps);
+      if (p_.every > 0) remember(from, to, scratch);
+      for (int64_t end = to; end > from; end -= block_) back_through(greatest(end - block_, from), end, from);
+    }
+
+    unload(dh_, at(p_.dh0) + first_ * p_.hidden);
+    if (Cell::kHasC) unload(dc_, at(p_.dc0) + first_ * p_.hidden);
+    if (p_.reset.data) {
+      unload(d_boundary_h_, at(p_.d_boundary_h) + first_ * p_.hidden);
+      if (Cell::kHasC) unload(d_boundary_c_, at(p_.d_boundary_c) + first_ * p_.hidden);
+    }
+  }
+
+ private:
+  // The weights' gradients are formed for a block of steps at once: so many bytes of dz, which stay in the cache, but
+  // at least so many rows, that the products are deep enough.
+  static constexpr int64_t kBlockBytes = 384 << 10, kLeastDepth = 128;
+
+  int64_t forward_size() const { return 3 * rows_ * stride_ + kLanes; }
+  int64_t backward_size() const {
+    int64_t size = 4 * rows_ * stride_ + kLanes;
+    size += block_ * rows_ * (layout_.panels * kSlots * kLanes + features(p_.inputs) + features(p_.hidden));
+    if (p_.every > 0) size += 3 * rows_ * stride_ + least(p_.every, p_.steps) * rows_ * kKept * p_.hidden;
+    return size;
+  }
+
+  static T* take(T*& scratch, int64_t n) {
+    T* taken = scratch;
+    scratch += n;
+    return taken;
+  }
+  static void swap(T** a, T** b) {
+    T* c = *a;
+    *a = *b;
+    *b = c;
+  }
+  static void zero(T* p, int64_t n) { std::memset(p, 0, n * sizeof(T)); }
+
+  template <class Q>
+  Q* at(Operand<Q> operand) const {
+    return operand.data ? operand.data + model_ * operand.stride : nullptr;
+  }
+  int64_t time(int64_t s) const { return p_.reverse ? p_.steps - 1 - s : s; }
+  bool masked(int64_t t, int64_t r) const { return p_.mask.data && !at(p_.mask)[t * p_.batch + first_ + r]; }
+  bool restarts(int64_t t, int64_t r) const { return p_.reset.data && at(p_.reset)[t * p_.batch + first_ + r]; }
+
+  // Rows (rows, H) to and from rows with padding.
+  void fill(const T* from, T* to) const {
+    for (int64_t r = 0; r < rows_; ++r) fill_row(from + r * p_.hidden, to + r * stride_);
+  }
+  void fill_row(const T* from, T* to) const {
+    std::memcpy(to, from, p_.hidden * sizeof(T));
+    zero(to + p_.hidden, stride_ - p_.hidden);
+  }
+  void unload(const T* from, T* to) const {
+    for (int64_t r = 0; r < rows_; ++r) std::memcpy(to + r * p_.hidden, from + r * stride_, p_.hidden * sizeof(T));
+  }
+  void start(const T* h0, const T* c0, T* h, T* c) const {
+    fill(h0 + first_ * p_.hidden, h);
+    if (Cell::kHasC) fill(c0 + first_ * p_.hidden, c);
+  }
+
+  // One step forwards: the rows' h and c -> next and c; ys and kept, where not null, are this step's.
+  void step(int64_t t, T* h, T* next, T* c, T* ys, T* kept) const {
+    if (p_.reset.data) {
+      for (int64_t r = 0; r < rows_; ++r) {
+        if (!restarts(t, r)) continue;
+        fill_row(at(p_.boundary_h) + (first_ + r) * p_.hidden, h + r * stride_);
+        if (Cell::kHasC) fill_row(at(p_.boundary_c) + (first_ + r) * p_.hidden, c + r * stride_);
+      }
+    }
+    const T* x = at(p_.x) + (t * p_.batch + first_) * p_.inputs;
+    for (int64_t panel = 0; panel < layout_.panels; ++panel) {
+      layout_.with_vectors(panel, [&](auto vectors) {
+        for_row_blocks(rows_, [&](int64_t r, int64_t count) {
+          with_constant<kRows>(count, [&](auto rows) {
+            tile<decltype(rows)::value, decltype(vectors)::value>(t, panel, r, x, h, next, c, ys, kept);
+          });
+        });
+      });
+    }
+  }
+
+  template <int rows, int vectors>
+  void tile(int64_t t, int64_t panel, int64_t r, const T* x, const T* h, T* next, T* c, T* ys, T* kept) const {
+    V z[rows][kSlots];
+    pass<rows, 0, (vectors < kPass ? vectors : kPass)>(panel, r, x, h, z);
+    if constexpr (vectors > kPass) pass<rows, kPass, vectors - kPass>(panel, r, x, h, z);
+    for (int i = 0; i < rows; ++i) {
+      const bool held = masked(t, r + i);
+      for (int v = 0; v < (Cell::kGates == 1 ? vectors : 1); ++v) {
+        const int64_t unit = layout_.first_unit(panel, v), n = layout_.units(panel, v);
+        const int64_t own = (r + i) * stride_ + unit;
+        const V before = load(h + own);
+        V h_new, c_new, keep[kKept + 1];
+        V c_before = {};
+        if (Cell::kHasC) c_before = load(c + own);
+        Cell::forward(z[i] + v, before, c_before, &h_new, &c_new, keep);
+        if (held) {
+          h_new = before;
+          if (Cell::kHasC) keep[0] = c_new = c_before;
+        }
+        store(next + own, h_new);
+        if (Cell::kHasC) store(c + own, c_new);
+        if (ys) store(ys + (r + i) * p_.hidden + unit, h_new, n);
+        if (kept) {
+          for (int j = 0; j < kKept; ++j) store(kept + ((r + i) * kKept + j) * p_.hidden + unit, keep[j], n);
+        }
+      }
+    }
+  }
+
+  template <int rows, int first, int count>
+  void pass(int64_t panel, int64_t r, const T* x, const T* h, V (*z)[kSlots]) const {
+    constexpr int step = L::kVectors * kLanes;
+    forward_tile<T, rows, first, count, OfState>(
+        x + r * p_.inputs, p_.inputs, packed_.w + panel * p_.inputs * step, p_.inputs, h + r * stride_, stride_,
+        packed_.u + panel * p_.hidden * step, p_.hidden, L::kVectors, packed_.bias + panel * kSlots * kLanes, z);
+  }
+
+  // Forms again what the steps from … to - 1 keep, from the state before them.
+  void remember(int64_t from, int64_t to, T* scratch) {
+    T *h = take(scratch, rows_ * stride_), *next = take(scratch, rows_ * stride_), *c = take(scratch, rows_ * stride_);
+    remembered_ = scratch;
+    for (int64_t r = 0; r < rows_; ++r) fill_row(h_before(from, r), h + r * stride_);
+    if (Cell::kHasC) fill(at(p_.kept_in) + (from / p_.every * p_.batch + first_) * p_.hidden, c);
+    for (int64_t s = from; s < to && kKept > 0; ++s) {
+      step(time(s), h, next, c, nullptr, remembered_ + (s - from) * rows_ * kKept * p_.hidden);
+      swap(&h, &next);
+    }
+  }
+
+  // What step s kept of a row; `from` is the first step that is remembered.
+  const T* kept_of(int64_t s, int64_t r, int64_t from) const {
+    const int64_t row = p_.every > 0 ? (s - from) * rows_ + r : time(s) * p_.batch + first_ + r;
+    return (p_.every > 0 ? remembered_ : at(p_.kept_in)) + row * kKept * p_.hidden;
+  }
+  // A row's state as step s finds it, before a reset.
+  const T* h_before(int64_t s, int64_t r) const {
+    if (s == 0) return at(p_.h0) + (first_ + r) * p_.hidden;
+    return at(p_.ys_in) + (time(s - 1) * p_.batch + first_ + r) * p_.hidden;
+  }
+  const T* c_before(int64_t s, int64_t r, int64_t from) const {
+    if (s == 0) return at(p_.c0) + (first_ + r) * p_.hidden;
+    if (p_.every > 0 && s == from) return at(p_.kept_in) + (s / p_.every * p_.batch + first_ + r) * p_.hidden;
+    return kept_of(s - 1, r, from);
+  }
+
+  // Back from step end - 1 to begin, and the gradients of what these steps have read.
+  void back_through(int64_t begin, int64_t end, int64_t from) {
+    for (int64_t s = end - 1; s >= begin; --s) {
+      const int64_t t = time(s);
+      T* dz = dz_ + (s - begin) * rows_ * kSlots * kLanes;
+      for (int64_t r = 0; r < rows_; ++r) pointwise(s, t, r, from, dz + r * kSlots * kLanes);
+      product(cotangents(dz, Cell::kApart), packed_.ut, p_.hidden, rows_, true,
+              [&](int64_t r) { return dh_ + r * stride_; });
+      for (int64_t r = 0; r < rows_ && p_.reset.data; ++r) {
+        if (!restarts(t, r)) continue;
+        cut(dh_ + r * stride_, d_boundary_h_ + r * stride_);
+        if (Cell::kHasC) cut(dc_ + r * stride_, d_boundary_c_ + r * stride_);
+      }
+    }
+    const int64_t depth = (end - begin) * rows_;
+    if (p_.wants_dx) {
+      product(cotangents(dz_, false), packed_.wt, p_.inputs, depth, false, [&](int64_t i) { return dx_of(begin, i); });
+    }
+    T* x_left = left_;
+    T* h_left = left_ + depth * features(p_.inputs);
+    pack_left(p_.inputs, depth, x_left, [&](int64_t i) {
+      return at(p_.x) + (time(begin + i / rows_) * p_.batch + first_ + i % rows_) * p_.inputs;
+    });
+    pack_left(p_.hidden, depth, h_left, [&](int64_t i) {
+      const int64_t s = begin + i / rows_, r = i % rows_;
+      return restarts(time(s), r) ? at(p_.boundary_h) + (first_ + r) * p_.hidden : h_before(s, r);
+    });
+    const int64_t in_panel = block_ * rows_ * kSlots * kLanes;
+    T* gradient = gradient_;
+    for (int64_t panel = 0; panel < layout_.panels; ++panel) {
+      const T* dz = dz_ + panel * in_panel;
+      layout_.with_vectors(panel, [&](auto vectors) {
+        constexpr int n = decltype(vectors)::value;
+        accumulate<n, SameSlot>(x_left, features(p_.inputs), dz, depth, gradient);
+        accumulate<n, OfState>(h_left, features(p_.hidden), dz, depth, gradient);
+      });
+      sum(dz, depth, gradient_ + gradient_size(p_) - (layout_.panels - panel) * kSlots * kLanes);
+    }
+  }
+
+  T* dx_of(int64_t begin, int64_t i) const {
+    return at(p_.dx) + (time(begin + i / rows_) * p_.batch + first_ + i % rows_) * p_.inputs;
+  }
+  void cut(T* d, T* total) const {
+    for (int64_t j = 0; j < stride_; ++j) total[j] += d[j], d[j] = 0;
+  }
+
+  // Through a row's pointwise part: dh_ and dc_ after the step -> dz, dc_ before it and what of dh_ goes past it.
+  void pointwise(int64_t s, int64_t t, int64_t r, int64_t from, T* dz) const {
+    const int64_t row = (t * p_.batch + first_ + r) * p_.hidden, in_panel = block_ * rows_ * kSlots * kLanes;
+    const T *d_ys = at(p_.d_ys) + row, *after = at(p_.ys_in) + row;
+    const bool held = masked(t, r), restart = restarts(t, r);
+    const T* kept = kKept > 0 ? kept_of(s, r, from) : nullptr;
+    const T* h = restart ? at(p_.boundary_h) + (first_ + r) * p_.hidden : h_before(s, r);
+    const T* c = nullptr;
+    if (Cell::kHasC) c = restart ? at(p_.boundary_c) + (first_ + r) * p_.hidden : c_before(s, r, from);
+    for (int64_t panel = 0; panel < layout_.panels; ++panel, dz += in_panel) {
+      const int vectors = Cell::kGates == 1 ? int(layout_.vectors(panel)) : 1;
+      for (int v = 0; v < vectors; ++v) {
+        const int64_t unit = layout_.first_unit(panel, v), n = layout_.units(panel, v);
+        T *dh = dh_ + r * stride_ + unit, *dc = dc_ + r * stride_ + unit;
+        const V d = load(dh) + load(d_ys + unit, n);
+        if (held) {
+          store(dh, d);
+          for (int j = 0; j < (Cell::kGates == 1 ? 1 : kSlots); ++j) store(dz + (v + j) * kLanes, V{});
+          continue;
+        }
+        V keep[kKept + 1], grads[kSlots], past, d_c = {}, before = {};
+        for (int j = 0; j < kKept; ++j) keep[j] = load(kept + j * p_.hidden + unit, n);
+        if (Cell::kHasC) d_c = load(dc), before = load(c + unit, n);
+        Cell::backward(keep, load(h + unit, n), before, load(after + unit, n), d, &d_c, grads, &past);
+        store(dh, past);
+        if (Cell::kHasC) store(dc, d_c);
+        constexpr int slots = Cell::kGates == 1 ? 1 : (Cell::kApart ? kSlots : Cell::kGates);
+        for (int j = 0; j < slots; ++j) store(dz + (v + j) * kLanes, grads[j]);
+      }
+    }
+  }
+
+  Cotangents<T> cotangents(const T* dz, bool apart) const {
+    const int64_t in_panel = block_ * rows_ * kSlots * kLanes, most = L::kVectors - apart;
+    const int64_t last = greatest(1, layout_.vectors(layout_.panels - 1) - apart);
+    return {dz, layout_.panels, in_panel, most, last, apart ? kSlots - 1 : 0};
+  }
+
+  // to(row)[0 … columns) = dz · the transposed weights, or += where it adds; then the rows are padded.
+  template <class To>
+  void product(const Cotangents<T>& left, const T* weights, int64_t columns, int64_t count, bool adds, To&& to) const {
+    const int64_t size = transposed_size(layout_), width = kSlots * kLanes;
+    for (int64_t first = 0; first < columns; first += width, weights += size) {
+      const int64_t limit = adds ? width : columns - first;
+      with_constant<kSlots>(ceil_div(columns - first, kLanes), [&](auto vectors) {
+        for_row_blocks(count, [&](int64_t r, int64_t height) {
+          T* rows_to[kRows];
+          for (int64_t i = 0; i < height; ++i) rows_to[i] = to(r + i) + first;
+          with_constant<kRows>(height, [&](auto rows) {
+            constexpr int n = decltype(vectors)::value, m = decltype(rows)::value;
+            const T* dz = left.dz + r * width;
+            product_tile<T, m, 0, (n < kPass ? n : kPass)>(left, dz, weights, rows_to, limit, adds);
+            if constexpr (n > kPass) product_tile<T, m, kPass, n - kPass>(left, dz, weights, rows_to, limit, adds);
+          });
+        });
+      });
+    }
+  }
+
+  // Rows of a left operand as [block of kRows features][row][feature], zeros where there is none.
+  template <class Row>
+  static void pack_left(int64_t columns, int64_t depth, T* out, Row&& row) {
+    const int64_t blocks = ceil_div(columns, kRows);
+    for (int64_t i = 0; i < depth; ++i) {
+      const T* from = row(i);
+      T* to = out + i * kRows;
+      for (int64_t b = 0; b < columns / kRows; ++b, to += depth * kRows) {
+        for (int j = 0; j < kRows; ++j) to[j] = from[b * kRows + j];
+      }
+      if (blocks * kRows == columns) continue;
+      const int64_t done = (blocks - 1) * kRows;
+      for (int j = 0; j < kRows; ++j) to[j] = done + j < columns ? from[done + j] : T(0);
+    }
+  }
+
+  // gradient += leftᵀ dz for one panel; `gradient` moves on behind it.
+  template <int n, class Of>
+  void accumulate(const T* left, int64_t features, const T* dz, int64_t depth, T*& gradient) const {
+    for (int64_t f = 0; f < features; f += kRows, left += depth * kRows, gradient += kRows * L::kVectors * kLanes) {
+      gradient_tile<T, 0, (n < kPass ? n : kPass), Of>(left, dz, depth, L::kVectors, gradient);
+      if constexpr (n > kPass) gradient_tile<T, kPass, n - kPass, Of>(left, dz, depth, L::kVectors, gradient);
+    }
+  }
+  static void sum(const T* dz, int64_t depth, T* total) {
+    V acc[kSlots];
+    for (int i = 0; i < kSlots; ++i) acc[i] = load(total + i * kLanes);
+    for (int64_t k = 0; k < depth; ++k, dz += kSlots * kLanes) {
+      for (int i = 0; i < kSlots; ++i) acc[i] += load(dz + i * kLanes);
+    }
+    for (int i = 0; i < kSlots; ++i) store(total + i * kLanes, acc[i]);
+  }
+
+  const Problem<T>& p_;
+  const L layout_;
+  const Packed<Cell> packed_;
+  int64_t model_, first_, rows_, stride_, block_;
+  T *dh_, *dc_, *d_boundary_h_, *d_boundary_c_, *dz_, *left_, *gradient_, *remembered_;
+};
+
+}  // namespace RNNJAX_VARIANT
+}  // namespace rnnjax

@@ -1,0 +1,84 @@
+// Vectors of the width that this file is compiled for, by the compilers' vector extension.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace rnnjax {
+namespace RNNJAX_VARIANT {
+
+template <class T>
+struct Simd {
+  static constexpr int kLanes = RNNJAX_VECTOR_BYTES / int(sizeof(T));
+  typedef T Vec __attribute__((vector_size(RNNJAX_VECTOR_BYTES)));
+  typedef T Loose __attribute__((vector_size(RNNJAX_VECTOR_BYTES), aligned(alignof(T)), may_alias));
+};
+
+template <class T>
+using Vec = typename Simd<T>::Vec;
+
+template <class T>
+inline Vec<T> load(const T* p) {
+  return *reinterpret_cast<const typename Simd<T>::Loose*>(p);
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v) {
+  *reinterpret_cast<typename Simd<T>::Loose*>(p) = v;
+}
+
+// The first n lanes, zeros behind them; n is at least 1, and a whole vector where it is no less.
+template <class T>
+inline Vec<T> load(const T* p, int64_t n) {
+  if (n >= Simd<T>::kLanes) return load(p);
+  Vec<T> v = {};
+  std::memcpy(&v, p, n * sizeof(T));
+  return v;
+}
+
+template <class T>
+inline void store(T* p, Vec<T> v, int64_t n) {
+  if (n >= Simd<T>::kLanes) {
+    store(p, v);
+  } else {
+    std::memcpy(p, &v, n * sizeof(T));
+  }
+}
+
+template <class T>
+inline Vec<T> splat(T x) {
+  return x - Vec<T>{};
+}
+
+// x P(x²) / Q(x²), fitted for the least relative error on [-8, 8], beyond which tanh is 1 to float's precision. With
+// rounding the relative error is below 4e-7 everywhere, and the result never exceeds 1.
+inline Vec<float> tanh(Vec<float> x) {
+  const float bound = 8.0f;
+  x = x > bound ? splat(bound) : x;  // a NaN stays
+  x = x < -bound ? splat(-bound) : x;
+  const Vec<float> y = x * x;
+  Vec<float> p = 1.5230471e-08f * y + 2.18946989e-05f;
+  p = p * y + 0.00357160019f;
+  p = p * y + 0.134444997f;
+  p = p * y + 1.0f;
+  Vec<float> q = 8.52246785e-07f * y + 0.000341129577f;
+  q = q * y + 0.0261644517f;
+  q = q * y + 0.467778265f;
+  q = q * y + 1.0f;
+  return x * p / q;
+}
+
+// In double precision the C library's, lane by lane.
+inline Vec<double> tanh(Vec<double> x) {
+  for (int i = 0; i < Simd<double>::kLanes; ++i) x[i] = std::tanh(x[i]);
+  return x;
+}
+
+template <class V>
+inline V sigmoid(V x) {
+  return 0.5f * tanh(0.5f * x) + 0.5f;
+}
+
+}  // namespace RNNJAX_VARIANT
+}  // namespace rnnjax

@@ -1,0 +1,254 @@
+// The product that every loop here is made of, and the layouts that it reads.
+//
+// A tile is up to kRows rows times up to four vectors of columns, held in registers while it runs along k. The right
+// operand is packed in panels, so that one k is a few vectors side by side; the left one is read one number at a time.
+#pragma once
+
+#include "cells.h"
+
+namespace rnnjax {
+namespace RNNJAX_VARIANT {
+
+// 32 vector registers hold six rows of four vectors, 16 hold six rows of two: a panel is then taken in two passes.
+constexpr int kRows = 6;
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kPass = 4;
+#else
+constexpr int kPass = 2;
+#endif
+
+struct SameSlot {
+  static constexpr int slot(int i) { return i; }
+};
+
+// The third gate of the GRU's recurrent product has a slot of its own.
+struct ApartSlot {
+  static constexpr int slot(int i) { return i == 2 ? 3 : i; }
+};
+
+template <bool apart>
+struct Slots {
+  typedef SameSlot Type;
+};
+template <>
+struct Slots<true> {
+  typedef ApartSlot Type;
+};
+
+// acc[r][To::slot(i)] += Σ_k a(r, k) · b(k)[From::slot(i)] for i in first … first + count - 1; one row of b is b_step
+// numbers. a(r, k) = a[r · a_row + k] where the left operand lies in rows, or a[k · kRows + r] where it is packed.
+template <class T, int rows, int first, int count, bool packed, class From, class To>
+inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[rows][kSlots], const T* a, int64_t a_row, const T* b,
+                                                    int64_t b_step, int64_t steps) {
+  constexpr int lanes = Simd<T>::kLanes;
+  for (int64_t k = 0; k < steps; ++k) {
+    Vec<T> columns[count];
+#pragma GCC unroll 8
+    for (int i = 0; i < count; ++i) columns[i] = load(b + From::slot(first + i) * lanes);
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) {
+      const Vec<T> x = splat(packed ? a[r] : a[r * a_row]);
+#pragma GCC unroll 8
+      for (int i = 0; i < count; ++i) acc[r][To::slot(first + i)] += x * columns[i];
+    }
+    a += packed ? kRows : 1;
+    b += b_step;
+  }
+}
+
+template <int n>
+struct Constant {
+  static constexpr int value = n;
+};
+
+// Calls f(Constant<n>()) for a number n in 1 … greatest.
+template <int greatest, class F>
+inline void with_constant(int64_t n, F&& f) {
+  if constexpr (greatest == 1) {
+    f(Constant<1>());
+  } else if (n >= greatest) {
+    f(Constant<greatest>());
+  } else {
+    with_constant<greatest - 1>(n, f);
+  }
+}
+
+inline int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
+inline int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
+inline int64_t greatest(int64_t a, int64_t b) { return a > b ? a : b; }
+
+// Calls body(first, count) for blocks of at most kRows rows of about equal height.
+template <class Body>
+inline void for_row_blocks(int64_t rows, Body&& body) {
+  const int64_t blocks = ceil_div(rows, kRows);
+  for (int64_t i = 0; i < blocks; ++i) {
+    const int64_t first = rows * i / blocks, last = rows * (i + 1) / blocks;
+    body(first, last - first);
+  }
+}
+
+// The tiles that cells share. They are functions of their own, so that there is one of each size and not one for each
+// cell, and a tile is long enough for a call not to matter.
+
+// z[r][slot] = bias[slot] + x w + h u for the packed vectors first … first + count - 1 of one panel, whose rows hold
+// `vectors` of them. x and h are rows of numbers, w and u panels.
+template <class T, int rows, int first, int count, class OfState>
+__attribute__((noinline)) void forward_tile(const T* x, int64_t x_row, const T* w, int64_t inputs, const T* h,
+                                            int64_t h_row, const T* u, int64_t hidden, int64_t vectors, const T* bias,
+                                            Vec<T> (*z)[kSlots]) {
+  constexpr int lanes = Simd<T>::kLanes;
+  Vec<T> acc[rows][kSlots];
+  for (int i = first; i < first + count; ++i) {
+    for (int r = 0; r < rows; ++r) acc[r][i] = load(bias + i * lanes);
+    for (int r = 0; r < rows; ++r) acc[r][OfState::slot(i)] = load(bias + OfState::slot(i) * lanes);
+  }
+  multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, x, x_row, w, vectors * lanes, inputs);
+  multiply<T, rows, first, count, false, SameSlot, OfState>(acc, h, h_row, u, vectors * lanes, hidden);
+  for (int i = first; i < first + count; ++i) {
+    for (int r = 0; r < rows; ++r) z[r][i] = acc[r][i];
+    for (int r = 0; r < rows; ++r) z[r][OfState::slot(i)] = acc[r][OfState::slot(i)];
+  }
+}
+
+// Cotangents dz of pre-activations of some rows, [panel][row][slot][lane], as a left operand: of each panel the first
+// `run` vectors, and after them the one in slot `apart`, if that is not 0.
+template <class T>
+struct Cotangents {
+  const T* dz;
+  int64_t panels, in_panel;  // in_panel: numbers from one panel to the next
+  int64_t run, last_run;     // last_run: in the last panel
+  int64_t apart;
+};
+
+// to[r][0 … limit) = dz · weights, or += where it adds, for the vectors first … first + count - 1 of a column panel.
+template <class T, int rows, int first, int count>
+__attribute__((noinline)) void product_tile(const Cotangents<T>& left, const T* dz, const T* weights, T* const* to,
+                                            int64_t limit, bool adds) {
+  constexpr int lanes = Simd<T>::kLanes, step = kSlots * lanes;
+  Vec<T> acc[rows][kSlots];
+  for (int r = 0; r < rows; ++r) {
+    for (int i = first; i < first + count; ++i) {
+      acc[r][i] = Vec<T>{};
+      if (adds) acc[r][i] = load(to[r] + i * lanes);
+    }
+  }
+  for (int64_t panel = 0; panel < left.panels; ++panel, dz += left.in_panel) {
+    const int64_t run = lanes * (panel + 1 == left.panels ? left.last_run : left.run);
+    multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, dz, step, weights, step, run);
+    weights += run * step;
+    if (left.apart == 0) continue;
+    multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, dz + left.apart * lanes, step, weights, step, lanes);
+    weights += lanes * step;
+  }
+  for (int r = 0; r < rows; ++r) {
+    for (int i = first; i < first + count && i * lanes < limit; ++i) store(to[r] + i * lanes, acc[r][i], limit - i * lanes);
+  }
+}
+
+// gradient[j][vector] += Σ_k left[k][j] dz[k][slot] for kRows features; a row of `gradient` holds `vectors` of them.
+template <class T, int first, int count, class Of>
+__attribute__((noinline)) void gradient_tile(const T* left, const T* dz, int64_t depth, int64_t vectors, T* gradient) {
+  constexpr int lanes = Simd<T>::kLanes;
+  Vec<T> acc[kRows][kSlots];
+  for (int j = 0; j < kRows; ++j) {
+    for (int i = first; i < first + count; ++i) acc[j][i] = load(gradient + (j * vectors + i) * lanes);
+  }
+  multiply<T, kRows, first, count, true, Of, SameSlot>(acc, left, 0, dz, kSlots * lanes, depth);
+  for (int j = 0; j < kRows; ++j) {
+    for (int i = first; i < first + count; ++i) store(gradient + (j * vectors + i) * lanes, acc[j][i]);
+  }
+}
+
+// How the units and gates of a cell lie in panels.
+template <class C>
+struct Layout {
+  typedef C Cell;
+  typedef typename C::Scalar T;
+  static constexpr int kLanes = Simd<T>::kLanes;
+  static constexpr int kUnitVectors = Cell::kGates == 1 ? kSlots : 1;   // vectors of units in a panel
+  static constexpr int kVectors = Cell::kGates == 1 ? kSlots : Cell::kGates;  // vectors of weights in a row of a panel
+  static constexpr int kWidth = kUnitVectors * kLanes;                  // units in a panel
+
+  int64_t hidden, panels, padded;  // padded: units in all panels
+
+  explicit Layout(int64_t hidden)
+      : hidden(hidden), panels(ceil_div(hidden, kWidth)), padded(panels * kWidth) {}
+
+  // Vectors of weights in a panel that hold any unit.
+  int64_t vectors(int64_t panel) const {
+    if (Cell::kGates > 1) return kVectors;
+    return least(kVectors, ceil_div(hidden - panel * kWidth, kLanes));
+  }
+  // Calls f with the constant `vectors(panel)`.
+  template <class F>
+  void with_vectors(int64_t panel, F&& f) const {
+    if constexpr (Cell::kGates > 1) {
+      f(Constant<kVectors>());
+    } else {
+      with_constant<kVectors>(vectors(panel), f);
+    }
+  }
+  static int gate(int i) { return Cell::kGates == 1 ? 0 : i; }
+  int64_t first_unit(int64_t panel, int i) const { return panel * kWidth + (Cell::kGates == 1 ? i * kLanes : 0); }
+  // Units from first_unit on that exist.
+  int64_t units(int64_t panel, int i) const { return least(kLanes, hidden - first_unit(panel, i)); }
+};
+
+// Weights (K, G·H) as panels [panel][k][vector][lane]; lanes without a unit are zero.
+template <class L, class T>
+void pack_panel(const L& layout, const T* weights, int64_t rows, int64_t panel, T* out) {
+  const int64_t across = L::Cell::kGates * layout.hidden;
+  for (int64_t k = 0; k < rows; ++k) {
+    for (int i = 0; i < L::kVectors; ++i, out += L::kLanes) {
+      const int64_t n = layout.units(panel, i);
+      Vec<T> v = {};
+      if (n > 0) v = load(weights + k * across + L::gate(i) * layout.hidden + layout.first_unit(panel, i), n);
+      store(out, v);
+    }
+  }
+}
+
+// Undoes pack_panel, adding up `parts` panels that lie `part_stride` apart.
+template <class L, class T>
+void unpack_panel(const L& layout, const T* in, int64_t parts, int64_t part_stride, int64_t rows, int64_t panel,
+                  T* weights) {
+  const int64_t across = L::Cell::kGates * layout.hidden;
+  for (int64_t k = 0; k < rows; ++k) {
+    for (int i = 0; i < L::kVectors; ++i, in += L::kLanes) {
+      const int64_t n = layout.units(panel, i);
+      if (n <= 0) continue;
+      Vec<T> v = load(in);
+      for (int64_t part = 1; part < parts; ++part) v += load(in + part * part_stride);
+      store(weights + k * across + L::gate(i) * layout.hidden + layout.first_unit(panel, i), v, n);
+    }
+  }
+}
+
+// Weights (K, G·H) transposed, for products with dz: the columns are the K rows, in panels of four vectors, and k runs
+// over the cotangents in their order, [panel][slot][lane], without the slots that the product leaves out.
+template <class L, class T>
+void pack_transposed(const L& layout, const T* weights, int64_t rows, int64_t column_panel, T* out) {
+  const int64_t across = L::Cell::kGates * layout.hidden;
+  const int64_t first = column_panel * kSlots * L::kLanes;
+  const int64_t n = least(kSlots * L::kLanes, rows - first);
+  for (int64_t panel = 0; panel < layout.panels; ++panel) {
+    for (int i = 0; i < layout.vectors(panel); ++i) {
+      for (int lane = 0; lane < L::kLanes; ++lane, out += kSlots * L::kLanes) {
+        const bool real = lane < layout.units(panel, i);
+        const T* column = weights + first * across + L::gate(i) * layout.hidden + layout.first_unit(panel, i) + lane;
+        for (int64_t j = 0; j < kSlots * L::kLanes; ++j) out[j] = real && j < n ? column[j * across] : T(0);
+      }
+    }
+  }
+}
+
+// Numbers in a column panel of pack_transposed.
+template <class L>
+int64_t transposed_size(const L& layout) {
+  int64_t vectors = 0;
+  for (int64_t panel = 0; panel < layout.panels; ++panel) vectors += layout.vectors(panel);
+  return vectors * L::kLanes * kSlots * L::kLanes;
+}
+
+}  // namespace RNNJAX_VARIANT
+}  // namespace rnnjax

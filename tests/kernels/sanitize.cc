@@ -1,0 +1,151 @@
+// Runs the kernels on buffers of exact size at odd addresses, for the sanitizers to watch, on several threads.
+//
+// Every result is filled with NaN beforehand and must hold none afterwards.
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <limits>
+#include <memory>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "problem.h"
+
+namespace rnnjax {
+namespace RNNJAX_VARIANT {
+extern const Variant variant;
+}
+
+namespace {
+
+std::mt19937 random_numbers(1);
+int failures = 0;
+
+// Numbers that begin one element behind an aligned address and end where the memory ends.
+template <class T>
+class Numbers {
+ public:
+  explicit Numbers(int64_t n) : n_(n), memory_(new T[n + 1]) {}
+  T* data() { return memory_.get() + 1; }
+  Numbers& draw() {
+    std::normal_distribution<double> normal(0, 0.3);
+    for (int64_t i = 0; i < n_; ++i) data()[i] = T(normal(random_numbers));
+    return *this;
+  }
+  Numbers& clear() {
+    for (int64_t i = 0; i < n_; ++i) data()[i] = std::numeric_limits<T>::quiet_NaN();
+    return *this;
+  }
+  bool finite() {
+    for (int64_t i = 0; i < n_; ++i) {
+      if (!std::isfinite(data()[i])) return false;
+    }
+    return true;
+  }
+
+ private:
+  const int64_t n_;
+  std::unique_ptr<T[]> memory_;
+};
+
+void on_threads(void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
+  const int64_t threads = *static_cast<int64_t*>(self);
+  std::vector<std::thread> all;
+  for (int64_t t = 0; t < threads; ++t) {
+    all.emplace_back([=] {
+      for (int64_t i = t; i < count; i += threads) task(arg, i);
+    });
+  }
+  for (auto& thread : all) thread.join();
+}
+
+template <class T>
+struct Case {
+  Cell cell;
+  int64_t models, steps, batch, inputs, hidden, every;
+  bool reverse, flagged, shared;
+
+  void run(int64_t threads) const {
+    const bool lstm = cell == kLstm, gru = cell == kGru;
+    const int64_t N = models, TB = steps * batch, BH = batch * hidden, G = lstm ? 4 : (gru ? 3 : 1);
+    const int64_t kept = every == 0 ? TB * (lstm ? 5 : (gru ? 4 : 0)) * hidden
+                                    : (lstm ? (steps + every - 1) / every * BH : 0);
+    Problem<T> p = {};
+    p.cell = cell, p.models = N, p.steps = steps, p.batch = batch, p.inputs = inputs, p.hidden = hidden;
+    p.reverse = reverse, p.keeps = true, p.every = every, p.wants_dx = true;
+
+    std::vector<std::unique_ptr<Numbers<T>>> drawn, results;
+    const auto in = [&](int64_t n, bool one = false) {
+      drawn.push_back(std::make_unique<Numbers<T>>((one ? 1 : N) * n));
+      return Operand<const T>{drawn.back()->draw().data(), one ? 0 : n};
+    };
+    const auto out = [&](int64_t n) {
+      results.push_back(std::make_unique<Numbers<T>>(N * n));
+      return Operand<T>{results.back()->clear().data(), n};
+    };
+    const std::unique_ptr<bool[]> mask(new bool[TB]), reset(new bool[TB]);
+    for (int64_t i = 0; i < TB; ++i) mask[i] = random_numbers() % 4 > 0, reset[i] = random_numbers() % 5 == 0;
+
+    p.x = in(TB * inputs, shared), p.w = in(inputs * G * hidden, shared), p.u = in(hidden * G * hidden, shared);
+    p.b = in(G * hidden, shared), p.b_n = in(hidden, shared), p.h0 = in(BH), p.c0 = in(BH);
+    if (flagged) {
+      p.mask = {mask.get(), 0}, p.reset = {reset.get(), 0};
+      p.boundary_h = in(BH), p.boundary_c = in(BH);
+    }
+    p.ys = out(TB * hidden), p.h = out(BH), p.kept = out(kept);
+    if (lstm) p.c = out(BH);
+    Runner runner = {threads, &threads_, on_threads};
+    threads_ = threads;
+    bool done = forward(p, runner);
+    p.ys_in = {p.ys.data, p.ys.stride}, p.kept_in = {p.kept.data, p.kept.stride};
+    p.d_ys = in(TB * hidden), p.d_h = in(BH), p.d_c = in(BH);
+    p.dx = out(TB * inputs), p.dw = out(inputs * G * hidden), p.du = out(hidden * G * hidden), p.db = out(G * hidden);
+    if (gru) p.db_n = out(hidden);
+    p.dh0 = out(BH);
+    if (lstm) p.dc0 = out(BH);
+    if (flagged) p.d_boundary_h = out(BH);
+    if (flagged && lstm) p.d_boundary_c = out(BH);
+    done = done && backward(p, runner);
+    for (auto& result : results) done = done && result->finite();
+    if (done) return;
+    ++failures;
+    std::printf("cell %d, %zu bytes, models %d, steps %d, batch %d, inputs %d, hidden %d, every %d, flags %d\n", cell,
+                sizeof(T), int(N), int(steps), int(batch), int(inputs), int(hidden), int(every), flagged);
+  }
+
+  static bool forward(const Problem<float>& p, const Runner& r) { return RNNJAX_VARIANT::variant.forward_f32(p, r); }
+  static bool forward(const Problem<double>& p, const Runner& r) { return RNNJAX_VARIANT::variant.forward_f64(p, r); }
+  static bool backward(const Problem<float>& p, const Runner& r) { return RNNJAX_VARIANT::variant.backward_f32(p, r); }
+  static bool backward(const Problem<double>& p, const Runner& r) { return RNNJAX_VARIANT::variant.backward_f64(p, r); }
+
+  static inline int64_t threads_ = 1;
+};
+
+template <class T>
+void run_all() {
+  const int64_t sizes[][4] = {{0, 3, 4, 5},  {3, 0, 4, 5},  {1, 1, 1, 1},     {5, 3, 7, 17},
+                              {4, 7, 3, 33}, {3, 17, 9, 1}, {40, 13, 129, 7}, {2, 8, 16, 64}};
+  for (int cell = 0; cell < kCells; ++cell) {
+    for (const auto& s : sizes) {
+      for (const int64_t every : {0, 1, 3}) {
+        for (const bool flagged : {false, true}) {
+          Case<T>{Cell(cell), 1, s[0], s[1], s[2], s[3], every, flagged, flagged, false}.run(1);
+          Case<T>{Cell(cell), 3, s[0], s[1], s[2], s[3], every, !flagged, flagged, every == 0}.run(2);
+        }
+      }
+    }
+    // large enough for several threads to share the rows of one model
+    Case<T>{Cell(cell), 1, 12, 19, 40, 48, 0, false, true, false}.run(3);
+  }
+}
+
+}  // namespace
+}  // namespace rnnjax
+
+int main() {
+  rnnjax::run_all<float>();
+  rnnjax::run_all<double>();
+  std::printf("%d failures\n", rnnjax::failures);
+  return rnnjax::failures != 0;
+}

@@ -1,0 +1,237 @@
+"""The native kernels: every instruction set, awkward sizes, bad numbers, threads, `vmap`, and life without them."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+from rnnjax._unroll import kernels
+from rnnjax._unroll.kernels import Loaded
+
+pytestmark = pytest.mark.skipif(not kernels.load().variants, reason=kernels.load().reason or "")
+
+CELLS = {
+    "elman": rj.Elman,
+    "relu": partial(rj.Elman, activation="relu"),
+    "lstm": rj.LSTM,
+    "gru": rj.GRU,
+}
+# rows, inputs, units: no multiple of a tile, and one of them all
+SIZES = ((1, 1, 1), (3, 7, 17), (7, 3, 129), (17, 129, 3), (13, 16, 64))
+
+
+@pytest.fixture(params=["avx512", "avx2", "portable"])
+def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """An instruction set, in the place of the best one."""
+    variants = kernels.load().variants
+    if request.param not in variants:
+        pytest.skip(f"this machine has {', '.join(variants)}")
+    monkeypatch.setattr(kernels, "variant", lambda: variants[request.param])
+    jax.clear_caches()
+    yield request.param
+    jax.clear_caches()
+
+
+def trial(make: Any, rows: int, inputs: int, units: int, dtype: Any, steps: int = 5) -> tuple[Any, ...]:
+    """A cell, parameters, inputs, a state and cotangents, drawn at random."""
+    rng, cell = np.random.default_rng(units), make(units)
+
+    def draw(leaf: Any, scale: float = 1.0) -> Any:
+        return jnp.asarray(scale * rng.normal(size=leaf.shape), dtype)
+
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), inputs))
+    params = jax.tree.map(partial(draw, scale=1 / np.sqrt(inputs + units)), params)
+    state = jax.tree.map(draw, jax.eval_shape(lambda: cell.initial_state(params, (rows,))))
+    xs = draw(jax.ShapeDtypeStruct((steps, rows, inputs), dtype))
+    return cell, params, xs, state, draw(jax.ShapeDtypeStruct((steps, rows, units), dtype))
+
+
+@partial(jax.jit, static_argnames=("implementation", "reverse", "remat"))
+def pull(cell: Any, params: Any, xs: Any, state: Any, d_ys: Any, **options: Any) -> Any:
+    """Values and gradients; the cotangent of the last state is the first one."""
+    out, back = jax.vjp(lambda *arrays: rj.unroll(cell, *arrays, **options), params, xs, state)
+    return out, back((d_ys, state))
+
+
+def close(got: Any, want: Any, tolerance: float) -> None:
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_every_instruction_set_has_the_values_and_gradients_of_scan(variant: str, name: str) -> None:
+    for sizes in SIZES:
+        for dtype, tolerance in ((jnp.float64, 1e-11), (jnp.float32, 3e-5)):
+            rows = trial(CELLS[name], *sizes, dtype)
+            rng = np.random.default_rng(0)
+            flags = {"mask": rng.random((5, sizes[0])) < 0.7, "reset": rng.random((5, sizes[0])) < 0.3}
+            for options in ({}, {**flags, "reverse": True}, {**flags, "remat": 2}):
+                want = pull(*rows, implementation="scan", **{**options, "remat": None})
+                close(pull(*rows, implementation="cpu", **options), want, tolerance)
+
+
+def test_blocks_of_steps_cover_a_long_sequence(variant: str) -> None:
+    rows = trial(rj.LSTM, 4, 5, 24, jnp.float64, steps=700)
+    for remat in (None, "sqrt", 640):
+        close(pull(*rows, implementation="cpu", remat=remat), pull(*rows, implementation="scan"), 1e-10)
+
+
+def test_tanh_has_a_relative_error_below_a_millionth(variant: str) -> None:
+    # one input, one unit, no recurrence: the output is tanh of the input
+    cell, params = rj.Elman(1), rj.Elman(1).init(jax.random.key(0), 1)
+    params = params._replace(w=jnp.ones((1, 1)), u=jnp.zeros((1, 1)), b=jnp.zeros(1))
+    for dtype, tolerance in ((np.float32, 1e-6), (np.float64, 1e-15)):
+        x = np.concatenate([np.linspace(-20, 20, 100_001), np.geomspace(1e-30, 1, 10_000)]).astype(dtype)
+        own = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), params)
+        ys, _ = rj.unroll(cell, own, jnp.asarray(x)[None, :, None], implementation="cpu")
+        ys, exact = np.asarray(ys, np.float64).ravel(), np.tanh(x.astype(np.float64))
+        assert (np.abs(ys - exact) <= tolerance * np.abs(exact)).all()
+        assert np.abs(ys).max() <= 1
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_nan_and_infinity_stay_in_their_row(variant: str, name: str) -> None:
+    cell, params, xs, state, d_ys = trial(CELLS[name], 7, 3, 17, jnp.float32)
+    bad = xs.at[2, 1, 0].set(jnp.nan).at[2, 4, 0].set(jnp.inf)
+    (got, _), (want, _) = (pull(cell, params, x, state, d_ys, implementation="cpu")[0] for x in (bad, xs))
+    others = np.array([0, 2, 3, 5, 6])
+    np.testing.assert_array_equal(got[:, others], want[:, others])
+    assert np.isnan(got[2:, 1]).any(-1).all()
+    reference = pull(cell, params, bad, state, d_ys, implementation="scan")[0][0]
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(reference))
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru", "elman"])
+@pytest.mark.parametrize("axes", ["params", "data", "both", "twice"])
+@pytest.mark.parametrize("remat", [None, 2])
+def test_vmap_is_a_loop(name: str, axes: str, remat: Any) -> None:
+    models, rows = 3, [trial(CELLS[name], 4, 3, 18, jnp.float64)]
+    cell, params, xs, state, d_ys = rows[0]
+
+    def several(tree: Any) -> Any:
+        factors = jnp.linspace(0.5, 1.5, models)
+        return jax.tree.map(lambda leaf: jnp.stack([factor * leaf for factor in factors]), tree)
+
+    def run(implementation: str) -> Any:
+        one = partial(pull, cell, implementation=implementation, remat=remat if implementation == "cpu" else None)
+        if axes == "params":
+            return jax.vmap(one, (0, None, None, None))(several(params), xs, state, d_ys)
+        if axes == "data":
+            return jax.vmap(one, (None, 0, None, 0))(params, several(xs), state, several(d_ys))
+        if axes == "both":
+            return jax.vmap(one)(*map(several, (params, xs, state, d_ys)))
+        inner = jax.vmap(one, (None, 0, 0, 0))
+        return jax.vmap(inner, (0, None, None, None))(several(params), *map(several, (xs, state, d_ys)))
+
+    close(run("cpu"), run("scan"), 1e-11)
+
+
+def test_the_gradient_of_vmapped_rows_is_the_batch_s() -> None:
+    cell, params, xs, state, _ = trial(rj.GRU, 6, 3, 18, jnp.float64)
+
+    def loss(params: Any, mapped: bool) -> Any:
+        run = partial(rj.unroll, cell, params, implementation="cpu")
+        ys, _ = jax.vmap(run, (1, 0), 1)(xs, state) if mapped else run(xs, state)
+        return (ys**2).sum()
+
+    close(jax.grad(loss)(params, True), jax.grad(loss)(params, False), 1e-11)
+
+
+def test_equal_calls_have_equal_bits_whoever_calls() -> None:
+    rows = trial(rj.LSTM, 33, 20, 70, jnp.float32, steps=20)
+    first = jax.block_until_ready(pull(*rows, implementation="cpu"))
+    with ThreadPoolExecutor(8) as pool:
+        every = list(pool.map(lambda _: jax.block_until_ready(pull(*rows, implementation="cpu")), range(64)))
+    for again in every:
+        jax.tree.map(np.testing.assert_array_equal, again, first)
+
+
+def test_both_directions_at_once() -> None:
+    layer = rj.Bidirectional(rj.LSTM(33))
+    params, xs = layer.init(jax.random.key(0), 8), jax.random.normal(jax.random.key(1), (30, 32, 8), jnp.float32)
+    run = jax.jit(jax.grad(lambda params: (layer(params, xs)[0] ** 2).sum()))
+    first = run(params)
+    for _ in range(20):
+        jax.tree.map(np.testing.assert_array_equal, run(params), first)
+
+
+def test_elsewhere_it_is_fused() -> None:
+    cell, params, xs, _, _ = trial(rj.LSTM, 3, 4, 5, jnp.float32)
+    run = jax.jit(jax.grad(lambda p: (rj.unroll(cell, p, xs, implementation="cpu")[0] ** 2).sum())).trace(params)
+    assert "rnnjax_cpu_backward" in run.lower(lowering_platforms=("cpu",)).as_text()
+    for platform in ("cuda", "tpu"):
+        assert "rnnjax_cpu" not in run.lower(lowering_platforms=(platform,)).as_text()
+
+
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("models", [1, 3])
+def test_what_runs_elsewhere_has_the_kernel_s_values(backward: bool, models: int, monkeypatch: Any) -> None:
+    from rnnjax._unroll import cpu
+
+    cell, params, xs, state, d_ys = trial(rj.GRU, 4, 3, 18, jnp.float64)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf] * models), params) if models > 1 else params
+
+    def run() -> Any:
+        jax.clear_caches()
+        one = partial(pull, cell, implementation="cpu") if backward else partial(rj.unroll, cell, implementation="cpu")
+        arrays = (xs, state, d_ys)[: 3 if backward else 2]
+        return jax.vmap(one, (0, *[None] * len(arrays)))(several, *arrays) if models > 1 else one(params, *arrays)
+
+    want = run()
+    monkeypatch.setattr(cpu.lax, "platform_dependent", lambda *arrays, cpu, default: default(*arrays))
+    close(run(), want, 1e-11)
+
+
+def test_without_a_library_everything_runs_and_explain_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Any) -> None:
+    monkeypatch.setattr(kernels, "_LIBRARY", tmp_path / "none.so")
+    kernels.load.cache_clear()
+    try:
+        cell, params, xs, _, _ = trial(rj.LSTM, 3, 4, 5, jnp.float32)
+        said = rj.explain(cell, params, xs)
+        assert "cpu          cannot run it: it was installed without the native kernels" in said
+        assert "→ fused" in said
+        assert rj.unroll(cell, params, xs)[0].shape == (5, 3, 5)
+        with pytest.raises(ValueError, match="`implementation='cpu'` cannot run this call: it was installed without"):
+            rj.unroll(cell, params, xs, implementation="cpu")
+
+        (tmp_path / "none.so").write_bytes(b"not a library")
+        kernels.load.cache_clear()
+        assert "cannot run it: its native kernels do not load: " in rj.explain(cell, params, xs)
+    finally:
+        monkeypatch.undo()
+        kernels.load.cache_clear()
+    assert kernels.load() == Loaded(kernels.load().variants, None)
+
+
+def test_other_options_have_no_kernel() -> None:
+    xs = jnp.ones((4, 2, 3))
+    for cell in (rj.LSTM(4, activation="relu"), rj.GRU(4, gate_activation="hard_sigmoid"), rj.Elman(4, "softsign")):
+        params = cell.init(jax.random.key(0), 3)
+        assert "with these options names no kernel" in rj.explain(cell, params, xs)
+
+
+def test_a_subclass_that_changes_the_update_has_no_kernel() -> None:
+    @rj.struct
+    class Changed(rj.LSTM):
+        def update(self, *args: Any) -> Any:
+            return super().update(*args)._replace(h=args[1].h)
+
+    cell, xs = Changed(4), jnp.ones((4, 2, 3))
+    params = cell.init(jax.random.key(0), 3)
+    assert "names no kernel" in rj.explain(cell, params, xs)
+    assert not np.asarray(rj.unroll(cell, params, xs)[0]).any()
+
+
+def test_the_leaves_of_a_cell_stay_differentiable() -> None:
+    cell, params, xs, _, _ = trial(rj.LSTM, 3, 4, 5, jnp.float32)
+    grads = jax.grad(lambda bias: rj.unroll(dataclasses.replace(cell, forget_bias=bias), params, xs)[0].sum())(1.0)
+    assert grads == 0
