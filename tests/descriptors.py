@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import rnnjax as rj
+from rnnjax._unroll import kernels
 
-NATIVE = ("scan", "fused", "cpu")
 GATED = ("scan", "fused")
+# the package may have been installed where nothing could compile its kernels
+NATIVE = (*GATED, "cpu") if kernels.load().variants else GATED
 PLAIN = ("scan",)
 
 
@@ -35,7 +37,9 @@ class Descriptor:
 
 CELLS: tuple[Descriptor, ...] = (
     Descriptor("elman", rj.Elman(4), implementations=NATIVE),
-    Descriptor("elman_relu_identity", rj.Elman(4, activation="relu", recurrent_init="identity"), implementations=NATIVE),
+    Descriptor(
+        "elman_relu_identity", rj.Elman(4, activation="relu", recurrent_init="identity"), implementations=NATIVE
+    ),
     Descriptor("lstm", rj.LSTM(4), implementations=NATIVE),
     Descriptor("gru", rj.GRU(4), implementations=NATIVE),
     Descriptor("leaky_elman", rj.LeakyElman(4, leak=0.3), live_leaves=("leak",)),

@@ -47,7 +47,7 @@ def test_one_implementation_is_chosen(row: Descriptor) -> None:
 
 
 def test_unknown_implementations_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`implementation` must be None or one of 'fused', 'scan'; got 'cuda'"):
+    with pytest.raises(ValueError, match=r"`implementation` must be None or one of 'cpu', 'fused', 'scan'; got 'cuda'"):
         run(CELLS[0], "cuda")
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from .._cell import Cell, Wrapper
 from .._struct import struct
-from .._types import Noise, Params, Xs, Z
+from .._types import Key, Params
 from .._unroll import unroll
 from .trial import Trial, computing, require
 
@@ -81,14 +81,14 @@ _tokens = itertools.count()
 
 @struct
 class _Counted(Wrapper):
-    """Counts the calls of `project` from Python, which happen only while JAX traces."""
+    """Counts the calls of `prepare` from Python, which happen once in every trace by JAX."""
 
     token: int = 0
     calls = 0
 
-    def project(self, params: Params, x: Xs, noise: Noise = None) -> Z:
+    def prepare(self, params: Params, *, key: Key | None = None, context: Any = None) -> Params:
         _Counted.calls += 1
-        return super().project(params, x, noise)
+        return super().prepare(params, key=key, context=context)
 
 
 def traces(cell: Cell, event_shape: Shape, implementation: str) -> None:
@@ -104,7 +104,7 @@ def traces(cell: Cell, event_shape: Shape, implementation: str) -> None:
         require(first > before, "the cell was not traced: the law cannot see anything")
         for other in (cell, pickle.loads(pickle.dumps(cell)), scaled):
             call(_Counted(cell=other, token=token), trial.params, trial.xs.copy())
-        require(_Counted.calls == first, f"{_Counted.calls - first} more calls of `project` after the first trace")
+        require(_Counted.calls == first, f"{_Counted.calls - first} more traces after the first trace")
 
 
 def leaks(cell: Cell, event_shape: Shape, implementation: str) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jax.custom_derivatives import SymbolicZero
 
 from .._cell import Kernel, kernel
 from .._types import Array, Params, State, explicit_spec
@@ -80,16 +82,17 @@ def _every(call: Call) -> int:
 
 
 class _Plan(NamedTuple):
-    """The static part of a call."""
+    """The static part of a call. `wants_dx`: the gradient of xs is asked for, a sixth of the work or more."""
 
     spec: Kernel
     variant: int
     reverse: bool
     every: int
+    wants_dx: bool = True
 
 
 class _Inputs(NamedTuple):
-    """What has a gradient: the parameters that the kernel knows, xs (T, B, I), the first state, the one behind resets."""
+    """What has a gradient: parameters, xs (T, B, I), the first state, and the state behind resets."""
 
     params: Params
     xs: Array
@@ -113,13 +116,28 @@ def _unroll(plan: _Plan, inputs: _Inputs, flags: _Flags) -> tuple[Array, State]:
     return _forward(plan, inputs, flags, keeps=False)[:2]
 
 
-def _unroll_fwd(plan: _Plan, inputs: _Inputs, flags: _Flags) -> tuple[tuple[Array, State], Any]:
+def _unroll_fwd(plan: _Plan, inputs: Any, flags: Any) -> tuple[tuple[Array, State], Any]:
+    # here JAX wraps each array with whether its gradient is asked for, and below it marks cotangents that are zero
+    plan = plan._replace(wants_dx=inputs.xs.perturbed)
+    inputs, flags = jax.tree.map(lambda leaf: leaf.value, (inputs, flags))
     ys, state, kept = _keeping(plan, inputs, flags)
-    return (ys, state), (inputs, flags, ys, kept)
+    return (ys, state), (_Static(plan), inputs, flags, ys, kept)
 
 
-def _unroll_bwd(plan: _Plan, saved: Any, cotangents: Any) -> Any:
-    return _pull(plan, *saved, cotangents), None
+def _unroll_bwd(_: _Plan, saved: Any, cotangents: Any) -> Any:
+    static, *arrays = saved
+    filled = jax.tree.map(
+        lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf, cotangents
+    )
+    return _pull(static.plan, *arrays, filled), None
+
+
+@jax.tree_util.register_static
+@dataclass(frozen=True)
+class _Static:
+    """A plan among arrays."""
+
+    plan: _Plan
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -154,7 +172,7 @@ def _pull_bwd(plan: _Plan, saved: Any, d_pulled: Any) -> Any:
     return d_inputs, None, *jax.tree.map(jnp.zeros_like, (ys, kept)), d_cotangents
 
 
-_unroll.defvjp(_unroll_fwd, _unroll_bwd)
+_unroll.defvjp(_unroll_fwd, _unroll_bwd, symbolic_zeros=True)
 _keeping.defvjp(_keeping_fwd, _keeping_bwd)
 _pull.defvjp(_pull_fwd, _pull_bwd)
 
@@ -220,6 +238,13 @@ class _Form(NamedTuple):
         boundary = self.state(take(self.states)) if self.resets else None
         return _Inputs(self.plan.spec.params(*params), xs, self.state(state), boundary), flags, tuple(rest)
 
+    def gradients(self, xs: Array, results: list[Array]) -> _Inputs:
+        """What the backward call returns, in the order of the operands: flags have none, xs only where it is wanted."""
+        d_xs, *rest = results if self.plan.wants_dx else [jnp.zeros_like(xs), *results]
+        params, rest = self.plan.spec.params(*rest[: self.weights]), rest[self.weights :]
+        state, boundary = self.state(rest[: self.states]), rest[self.states :]
+        return _Inputs(params, d_xs, state, self.state(boundary) if self.resets else None)
+
     def state(self, arrays: Any) -> State:
         """A state of the cell."""
         return _state_type(self.plan.spec)(*arrays)
@@ -238,7 +263,8 @@ class _Form(NamedTuple):
         (steps, rows, _), hidden = operands[0].shape[1:], operands[2].shape[1]
         states = [(rows, hidden)] * self.states
         if self.backward:
-            like = [operand.shape[1:] for operand in operands[: 1 + self.weights]]
+            first = 0 if self.plan.wants_dx else 1
+            like = [operand.shape[1:] for operand in operands[first : 1 + self.weights]]
             return [*like, *states, *(states if self.resets else [])]
         kept = self.kept(steps, rows, hidden)
         return [(steps, rows, hidden), *states, *([] if kept is None else [(math.prod(kept),)])]
@@ -262,8 +288,7 @@ def _backward(
     form = _Form(plan, True, True, flags.mask is not None, flags.reset is not None)
     d_ys, d_state = cotangents
     out = _call(form, [*form.operands(inputs, flags), ys, *kept, d_ys, *d_state])
-    unflagged = form._replace(masked=False)
-    return unflagged._replace(resets=False).inputs(out)[0]
+    return form.gradients(inputs.xs, out)
 
 
 def _call(form: _Form, operands: list[Array]) -> list[Array]:
@@ -296,7 +321,7 @@ def _on_models(form: _Form, *operands: Array) -> list[Array]:
             reverse=form.plan.reverse,
             masked=form.masked,
             resets=form.resets,
-            wants_dx=True,
+            wants_dx=form.plan.wants_dx,
         )
 
     def elsewhere(*arrays: Array) -> list[Array]:
@@ -313,7 +338,7 @@ def _one_elsewhere(form: _Form, *operands: Array) -> list[Array]:
     if form.backward:
         d_ys, *d_state = rest[len(rest) - 1 - form.states :]
         pulled = _by_fused(form.plan, inputs, flags, (d_ys, form.state(d_state)))
-        return form.operands(pulled, _Flags(None, None))
+        return form.operands(pulled, _Flags(None, None))[0 if form.plan.wants_dx else 1 :]
     ys, state = _fused(form.plan, inputs, flags)
     kept = form.results([leaf[None] for leaf in operands])[1 + form.states :]
     return [ys, *state, *(jnp.zeros_like(ys, shape=shape) for shape in kept)]

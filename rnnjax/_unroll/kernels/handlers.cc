@@ -183,8 +183,8 @@ ffi::Error call(bool backward, ffi::ThreadPool& pool, ffi::AnyBuffer x, const At
   const bool lstm = p.cell == kLstm, gru = p.cell == kGru;
   const int64_t T_ = p.steps, B = p.batch, I = p.inputs, H = p.hidden, G = lstm ? 4 : (gru ? 3 : 1);
   const int64_t arrays = lstm ? 5 : (gru ? 4 : 0);
-  int64_t kept = 0;
-  if (p.keeps) kept = p.every == 0 ? T_ * B * arrays * H : (lstm ? (T_ + p.every - 1) / p.every * B * H : 0);
+  const bool keeps = p.keeps && (p.every == 0 ? arrays > 0 : lstm);
+  const int64_t kept = p.every == 0 ? T_ * B * arrays * H : (T_ + p.every - 1) / p.every * B * H;
 
   Reader<T> read(args, rets, p.models);
   p.x = read.in({T_, B, I});
@@ -193,7 +193,7 @@ ffi::Error call(bool backward, ffi::ThreadPool& pool, ffi::AnyBuffer x, const At
   p.mask = read.flags({T_, B}, given.masked), p.reset = read.flags({T_, B}, given.resets);
   p.boundary_h = read.in({B, H}, given.resets), p.boundary_c = read.in({B, H}, given.resets && lstm);
   if (backward) {
-    p.ys_in = read.in({T_, B, H}), p.kept_in = read.in({kept}, kept > 0);
+    p.ys_in = read.in({T_, B, H}), p.kept_in = read.in({kept}, keeps);
     p.d_ys = read.in({T_, B, H}), p.d_h = read.in({B, H}), p.d_c = read.in({B, H}, lstm);
     p.dx = read.out({T_, B, I}, p.wants_dx);
     p.dw = read.out({I, G * H}), p.du = read.out({H, G * H}), p.db = read.out({G * H}), p.db_n = read.out({H}, gru);
@@ -201,7 +201,7 @@ ffi::Error call(bool backward, ffi::ThreadPool& pool, ffi::AnyBuffer x, const At
     p.d_boundary_h = read.out({B, H}, given.resets), p.d_boundary_c = read.out({B, H}, given.resets && lstm);
   } else {
     p.ys = read.out({T_, B, H}), p.h = read.out({B, H}), p.c = read.out({B, H}, lstm);
-    p.kept = read.out({kept}, kept > 0);
+    p.kept = read.out({kept}, keeps);
   }
   if (!read.finish()) return ffi::Error::InvalidArgument(read.error());
 

@@ -4,6 +4,8 @@
 // without waiting for anyone. Only the weights' gradients add up over rows: each block has its own, added at the end.
 #pragma once
 
+#include <type_traits>
+
 #include "problem.h"
 #include "tile.h"
 
@@ -19,6 +21,16 @@ struct Packed {
   const T *wt, *ut;    // pack_transposed, for the backward pass
 };
 
+template <class F>
+void parallel(const Runner& runner, int64_t count, F&& body) {
+  if (runner.threads <= 1 || count <= 1) {
+    for (int64_t i = 0; i < count; ++i) body(i);
+  } else {
+    typedef typename std::remove_reference<F>::type Body;
+    runner.run(runner.self, count, [](void* arg, int64_t i) { (*static_cast<Body*>(arg))(i); }, (void*)&body);
+  }
+}
+
 // What one model's block of rows reads and writes.
 template <class Cell>
 class Rows {
@@ -30,22 +42,25 @@ class Rows {
   static constexpr int kKept = Cell::kKept;
 
  public:
-  Rows(const Problem<T>& p, int64_t model, int64_t first, int64_t rows, const Packed<Cell>& packed)
-      : p_(p), layout_(p.hidden), packed_(packed), model_(model), first_(first), rows_(rows) {
+  // `runner`: threads for the parts of this block's work that can be divided, where no other block needs them.
+  Rows(const Problem<T>& p, const Runner& runner, int64_t model, int64_t first, int64_t rows,
+       const Packed<Cell>& packed)
+      : p_(p), runner_(runner), layout_(p.hidden), packed_(packed), model_(model), first_(first), rows_(rows) {
     stride_ = layout_.padded + kLanes;  // not a power of two, which would crowd a cache's sets
     const int64_t bytes_a_row = layout_.panels * kSlots * RNNJAX_VECTOR_BYTES;
     const int64_t depth = greatest(kBlockBytes / bytes_a_row, kLeastDepth);
     block_ = greatest(1, least(ceil_div(depth, greatest(rows_, 1)), p.steps));
+    ahead_ = rows_ < kFewRows ? least(kAhead, p.steps) : 0;
   }
 
   // Numbers of scratch memory that forward and backward need.
   static int64_t forward_scratch(const Problem<T>& p, int64_t rows) {
     Packed<Cell> none = {};
-    return Rows(p, 0, 0, rows, none).forward_size();
+    return Rows(p, {}, 0, 0, rows, none).forward_size();
   }
   static int64_t backward_scratch(const Problem<T>& p, int64_t rows) {
     Packed<Cell> none = {};
-    return Rows(p, 0, 0, rows, none).backward_size();
+    return Rows(p, {}, 0, 0, rows, none).backward_size();
   }
   // Numbers in the packed gradient of w, and of w, u and the biases together.
   static int64_t gradient_size(const Problem<T>& p) {
@@ -59,14 +74,17 @@ class Rows {
     T *h = take(scratch, rows_ * stride_), *next = take(scratch, rows_ * stride_);
     T* c = Cell::kHasC ? take(scratch, rows_ * stride_) : nullptr;
     start(at(p_.h0), at(p_.c0), h, c);
+    T* products = take(scratch, ahead_ * rows_ * layout_.panels * kSlots * kLanes);
     T* kept = p_.keeps && p_.every == 0 ? at(p_.kept) : nullptr;
     for (int64_t s = 0; s < p_.steps; ++s) {
+      if (ahead_ > 0 && s % ahead_ == 0) project(s, least(s + ahead_, p_.steps), products);
       if (p_.keeps && p_.every > 0 && Cell::kHasC && s % p_.every == 0) {
         unload(c, at(p_.kept) + (s / p_.every * p_.batch + first_) * p_.hidden);
       }
       const int64_t t = time(s);
       T* ys = at(p_.ys) + (t * p_.batch + first_) * p_.hidden;
-      step(t, h, next, c, ys, kept ? kept + (t * p_.batch + first_) * kKept * p_.hidden : nullptr);
+      const T* product = ahead_ > 0 ? products + s % ahead_ * kSlots * kLanes : nullptr;
+      step(t, h, next, c, product, ys, kept ? kept + (t * p_.batch + first_) * kKept * p_.hidden : nullptr);
       swap(&h, &next);
     }
     unload(h, at(p_.h) + first_ * p_.hidden);
@@ -107,8 +125,15 @@ class Rows {
   // The weights' gradients are formed for a block of steps at once: so many bytes of dz, which stay in the cache, but
   // at least so many rows, that the products are deep enough.
   static constexpr int64_t kBlockBytes = 384 << 10, kLeastDepth = 128;
+  // Fewer rows than these leave the products waiting for the weights to come from the cache. Those with the inputs are
+  // then formed for so many steps at once.
+  static constexpr int64_t kFewRows = 4, kAhead = 192;
+  // Rows of dx that are formed at once.
+  static constexpr int64_t kInputRows = 48;
 
-  int64_t forward_size() const { return 3 * rows_ * stride_ + kLanes; }
+  int64_t forward_size() const {
+    return 3 * rows_ * stride_ + kLanes + ahead_ * rows_ * layout_.panels * kSlots * kLanes;
+  }
   int64_t backward_size() const {
     int64_t size = 4 * rows_ * stride_ + kLanes;
     size += block_ * rows_ * (layout_.panels * kSlots * kLanes + features(p_.inputs) + features(p_.hidden));
@@ -152,8 +177,32 @@ class Rows {
     if (Cell::kHasC) fill(c0 + first_ * p_.hidden, c);
   }
 
-  // One step forwards: the rows' h and c -> next and c; ys and kept, where not null, are this step's.
-  void step(int64_t t, T* h, T* next, T* c, T* ys, T* kept) const {
+  // Pre-activations from the inputs of steps from … to - 1 alone, as [panel][row][step][slot][lane].
+  void project(int64_t from, int64_t to, T* products) const {
+    constexpr int step = L::kVectors * kLanes;
+    const int64_t across = (p_.reverse ? -1 : 1) * p_.batch * p_.inputs;
+    parallel(runner_, layout_.panels, [&](int64_t panel) {
+      const T *w = packed_.w + panel * p_.inputs * step, *bias = packed_.bias + panel * kSlots * kLanes;
+      layout_.with_vectors(panel, [&](auto vectors) {
+        constexpr int n = decltype(vectors)::value;
+        for (int64_t r = 0; r < rows_; ++r) {
+          const T* x = at(p_.x) + (time(from) * p_.batch + first_ + r) * p_.inputs;
+          T* z = products + (panel * rows_ + r) * ahead_ * kSlots * kLanes;
+          for_row_blocks(to - from, [&](int64_t s, int64_t count) {
+            with_constant<kRows>(count, [&](auto rows) {
+              constexpr int m = decltype(rows)::value;
+              both_passes<m, n>(x + s * across, across, w, p_.inputs, nullptr, 0, nullptr, 0, bias, 0,
+                                z + s * kSlots * kLanes);
+            });
+          });
+        }
+      });
+    });
+  }
+
+  // One step forwards: the rows' h and c -> next and c; product, where not null, is what `project` formed for it, ys and
+  // kept, where not null, are to be set.
+  void step(int64_t t, T* h, T* next, T* c, const T* product, T* ys, T* kept) const {
     if (p_.reset.data) {
       for (int64_t r = 0; r < rows_; ++r) {
         if (!restarts(t, r)) continue;
@@ -166,7 +215,7 @@ class Rows {
       layout_.with_vectors(panel, [&](auto vectors) {
         for_row_blocks(rows_, [&](int64_t r, int64_t count) {
           with_constant<kRows>(count, [&](auto rows) {
-            tile<decltype(rows)::value, decltype(vectors)::value>(t, panel, r, x, h, next, c, ys, kept);
+            tile<decltype(rows)::value, decltype(vectors)::value>(t, panel, r, x, product, h, next, c, ys, kept);
           });
         });
       });
@@ -174,10 +223,15 @@ class Rows {
   }
 
   template <int rows, int vectors>
-  void tile(int64_t t, int64_t panel, int64_t r, const T* x, const T* h, T* next, T* c, T* ys, T* kept) const {
+  void tile(int64_t t, int64_t panel, int64_t r, const T* x, const T* product, const T* h, T* next, T* c, T* ys,
+            T* kept) const {
+    constexpr int step = L::kVectors * kLanes, wide = kSlots * kLanes;
     V z[rows][kSlots];
-    pass<rows, 0, (vectors < kPass ? vectors : kPass)>(panel, r, x, h, z);
-    if constexpr (vectors > kPass) pass<rows, kPass, vectors - kPass>(panel, r, x, h, z);
+    const T *w = packed_.w + panel * p_.inputs * step, *u = packed_.u + panel * p_.hidden * step;
+    const int64_t across = ahead_ * wide;
+    const T* bias = product ? product + (panel * rows_ + r) * across : packed_.bias + panel * wide;
+    both_passes<rows, vectors>(x + r * p_.inputs, p_.inputs, w, product ? 0 : p_.inputs, h + r * stride_, stride_, u,
+                               p_.hidden, bias, product ? across : 0, reinterpret_cast<T*>(z));
     for (int i = 0; i < rows; ++i) {
       const bool held = masked(t, r + i);
       for (int v = 0; v < (Cell::kGates == 1 ? vectors : 1); ++v) {
@@ -202,12 +256,16 @@ class Rows {
     }
   }
 
-  template <int rows, int first, int count>
-  void pass(int64_t panel, int64_t r, const T* x, const T* h, V (*z)[kSlots]) const {
-    constexpr int step = L::kVectors * kLanes;
-    forward_tile<T, rows, first, count, OfState>(
-        x + r * p_.inputs, p_.inputs, packed_.w + panel * p_.inputs * step, p_.inputs, h + r * stride_, stride_,
-        packed_.u + panel * p_.hidden * step, p_.hidden, L::kVectors, packed_.bias + panel * kSlots * kLanes, z);
+  // A forward tile of all vectors of a panel.
+  template <int rows, int vectors>
+  static void both_passes(const T* x, int64_t x_row, const T* w, int64_t inputs, const T* h, int64_t h_row, const T* u,
+                          int64_t hidden, const T* bias, int64_t bias_row, T* z) {
+    forward_tile<T, rows, 0, (vectors < kPass ? vectors : kPass), OfState>(x, x_row, w, inputs, h, h_row, u, hidden,
+                                                                           L::kVectors, bias, bias_row, z);
+    if constexpr (vectors > kPass) {
+      forward_tile<T, rows, kPass, vectors - kPass, OfState>(x, x_row, w, inputs, h, h_row, u, hidden, L::kVectors,
+                                                             bias, bias_row, z);
+    }
   }
 
   // Forms again what the steps from … to - 1 keep, from the state before them.
@@ -217,7 +275,7 @@ class Rows {
     for (int64_t r = 0; r < rows_; ++r) fill_row(h_before(from, r), h + r * stride_);
     if (Cell::kHasC) fill(at(p_.kept_in) + (from / p_.every * p_.batch + first_) * p_.hidden, c);
     for (int64_t s = from; s < to && kKept > 0; ++s) {
-      step(time(s), h, next, c, nullptr, remembered_ + (s - from) * rows_ * kKept * p_.hidden);
+      step(time(s), h, next, c, nullptr, nullptr, remembered_ + (s - from) * rows_ * kKept * p_.hidden);
       swap(&h, &next);
     }
   }
@@ -252,12 +310,13 @@ class Rows {
         if (Cell::kHasC) cut(dc_ + r * stride_, d_boundary_c_ + r * stride_);
       }
     }
+    weigh(begin, end);
+  }
+
+  // The gradients of weights and inputs from the steps begin … end - 1, whose cotangents lie in dz_.
+  void weigh(int64_t begin, int64_t end) const {
     const int64_t depth = (end - begin) * rows_;
-    if (p_.wants_dx) {
-      product(cotangents(dz_, false), packed_.wt, p_.inputs, depth, false, [&](int64_t i) { return dx_of(begin, i); });
-    }
-    T* x_left = left_;
-    T* h_left = left_ + depth * features(p_.inputs);
+    T *x_left = left_, *h_left = left_ + depth * features(p_.inputs);
     pack_left(p_.inputs, depth, x_left, [&](int64_t i) {
       return at(p_.x) + (time(begin + i / rows_) * p_.batch + first_ + i % rows_) * p_.inputs;
     });
@@ -265,17 +324,28 @@ class Rows {
       const int64_t s = begin + i / rows_, r = i % rows_;
       return restarts(time(s), r) ? at(p_.boundary_h) + (first_ + r) * p_.hidden : h_before(s, r);
     });
-    const int64_t in_panel = block_ * rows_ * kSlots * kLanes;
-    T* gradient = gradient_;
-    for (int64_t panel = 0; panel < layout_.panels; ++panel) {
-      const T* dz = dz_ + panel * in_panel;
-      layout_.with_vectors(panel, [&](auto vectors) {
-        constexpr int n = decltype(vectors)::value;
-        accumulate<n, SameSlot>(x_left, features(p_.inputs), dz, depth, gradient);
-        accumulate<n, OfState>(h_left, features(p_.hidden), dz, depth, gradient);
-      });
-      sum(dz, depth, gradient_ + gradient_size(p_) - (layout_.panels - panel) * kSlots * kLanes);
-    }
+    // panels of weights, and after them blocks of rows of dx
+    const int64_t blocks = p_.wants_dx ? ceil_div(depth, kInputRows) : 0;
+    parallel(runner_, layout_.panels + blocks, [&](int64_t i) {
+      if (i < layout_.panels) {
+        weigh_panel(i, depth, x_left, h_left);
+        return;
+      }
+      const int64_t first = (i - layout_.panels) * kInputRows;
+      product(cotangents(dz_ + first * kSlots * kLanes, false), packed_.wt, p_.inputs, least(kInputRows, depth - first),
+              false, [&](int64_t r) { return dx_of(begin, first + r); });
+    });
+  }
+
+  void weigh_panel(int64_t panel, int64_t depth, const T* x_left, const T* h_left) const {
+    const T* dz = dz_ + panel * block_ * rows_ * kSlots * kLanes;
+    T* gradient = gradient_ + panel * (features(p_.inputs) + features(p_.hidden)) * L::kVectors * kLanes;
+    layout_.with_vectors(panel, [&](auto vectors) {
+      constexpr int n = decltype(vectors)::value;
+      accumulate<n, SameSlot>(x_left, features(p_.inputs), dz, depth, gradient);
+      accumulate<n, OfState>(h_left, features(p_.hidden), dz, depth, gradient);
+    });
+    sum(dz, depth, gradient_ + gradient_size(p_) - (layout_.panels - panel) * kSlots * kLanes);
   }
 
   T* dx_of(int64_t begin, int64_t i) const {
@@ -378,9 +448,10 @@ class Rows {
   }
 
   const Problem<T>& p_;
+  const Runner runner_;
   const L layout_;
   const Packed<Cell> packed_;
-  int64_t model_, first_, rows_, stride_, block_;
+  int64_t model_, first_, rows_, stride_, block_, ahead_;
   T *dh_, *dc_, *d_boundary_h_, *d_boundary_c_, *dz_, *left_, *gradient_, *remembered_;
 };
 

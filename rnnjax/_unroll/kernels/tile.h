@@ -90,23 +90,23 @@ inline void for_row_blocks(int64_t rows, Body&& body) {
 // The tiles that cells share. They are functions of their own, so that there is one of each size and not one for each
 // cell, and a tile is long enough for a call not to matter.
 
-// z[r][slot] = bias[slot] + x w + h u for the packed vectors first … first + count - 1 of one panel, whose rows hold
-// `vectors` of them. x and h are rows of numbers, w and u panels.
+// z[r][slot] = bias[r][slot] + x w + h u for the packed vectors first … first + count - 1 of one panel, whose rows hold
+// `vectors` of them. x and h are rows of numbers, w and u panels; a bias for all rows has `bias_row` 0.
 template <class T, int rows, int first, int count, class OfState>
 __attribute__((noinline)) void forward_tile(const T* x, int64_t x_row, const T* w, int64_t inputs, const T* h,
                                             int64_t h_row, const T* u, int64_t hidden, int64_t vectors, const T* bias,
-                                            Vec<T> (*z)[kSlots]) {
+                                            int64_t bias_row, T* z) {
   constexpr int lanes = Simd<T>::kLanes;
   Vec<T> acc[rows][kSlots];
   for (int i = first; i < first + count; ++i) {
-    for (int r = 0; r < rows; ++r) acc[r][i] = load(bias + i * lanes);
-    for (int r = 0; r < rows; ++r) acc[r][OfState::slot(i)] = load(bias + OfState::slot(i) * lanes);
+    for (int r = 0; r < rows; ++r) acc[r][i] = load(bias + r * bias_row + i * lanes);
+    for (int r = 0; r < rows; ++r) acc[r][OfState::slot(i)] = load(bias + r * bias_row + OfState::slot(i) * lanes);
   }
   multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, x, x_row, w, vectors * lanes, inputs);
   multiply<T, rows, first, count, false, SameSlot, OfState>(acc, h, h_row, u, vectors * lanes, hidden);
   for (int i = first; i < first + count; ++i) {
-    for (int r = 0; r < rows; ++r) z[r][i] = acc[r][i];
-    for (int r = 0; r < rows; ++r) z[r][OfState::slot(i)] = acc[r][OfState::slot(i)];
+    for (int r = 0; r < rows; ++r) store(z + (r * kSlots + i) * lanes, acc[r][i]);
+    for (int r = 0; r < rows; ++r) store(z + (r * kSlots + OfState::slot(i)) * lanes, acc[r][OfState::slot(i)]);
   }
 }
 

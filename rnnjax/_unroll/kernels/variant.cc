@@ -3,11 +3,26 @@
 // standard templates here: their one copy in the library might be this set's.
 #include <cstdlib>
 
+#if defined(__linux__)
+#include <sys/mman.h>
+#endif
+
 #include "sequence.h"
 
 namespace rnnjax {
 namespace RNNJAX_VARIANT {
 namespace {
+
+// Asks for large pages where a large result is about to be written for the first time: the kernel's work on small ones
+// is a tenth of a large call's time.
+inline void expect(void* memory, int64_t bytes) {
+#if defined(MADV_HUGEPAGE)
+  constexpr uintptr_t page = 2 << 20;
+  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + page - 1) / page * page;
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(memory) + bytes) / page * page;
+  if (memory && end > begin) madvise(reinterpret_cast<void*>(begin), end - begin, MADV_HUGEPAGE);
+#endif
+}
 
 // Memory that is freed with it.
 template <class T>
@@ -16,6 +31,7 @@ class Buffer {
   explicit Buffer(int64_t n) {
     const size_t bytes = (size_t(n) * sizeof(T) + 63) / 64 * 64 + 64;
     if (posix_memalign(&memory_, 64, bytes) != 0) memory_ = nullptr;
+    expect(memory_, bytes);
   }
   ~Buffer() { std::free(memory_); }
   Buffer(const Buffer&) = delete;
@@ -25,15 +41,6 @@ class Buffer {
  private:
   void* memory_ = nullptr;
 };
-
-template <class F>
-void parallel(const Runner& runner, int64_t count, F&& body) {
-  if (runner.threads <= 1 || count <= 1) {
-    for (int64_t i = 0; i < count; ++i) body(i);
-  } else {
-    runner.run(runner.self, count, [](void* arg, int64_t i) { (*static_cast<F*>(arg))(i); }, &body);
-  }
-}
 
 // One call with the cell known.
 template <class Cell>
@@ -57,6 +64,10 @@ class Call {
     Buffer<T> packed(sets() * packed_size(false)), scratch(tasks() * forward_scratch());
     if (!packed.get() || !scratch.get()) return false;
     pack(packed.get(), false);
+    expect(p_.ys.data, p_.models * p_.steps * p_.batch * p_.hidden * sizeof(T));
+    if (p_.keeps && p_.every == 0) {
+      expect(p_.kept.data, p_.models * p_.steps * p_.batch * Cell::kKept * p_.hidden * sizeof(T));
+    }
     parallel(runner_, tasks(), [&](int64_t task) {
       block(task, packed.get(), false).forward(scratch.get() + task * forward_scratch());
     });
@@ -68,6 +79,7 @@ class Call {
     Buffer<T> packed(sets() * packed_size(true)), scratch(tasks() * backward_scratch()), gradients(tasks() * each);
     if (!packed.get() || !scratch.get() || !gradients.get()) return false;
     pack(packed.get(), true);
+    if (p_.wants_dx) expect(p_.dx.data, p_.models * p_.steps * p_.batch * p_.inputs * sizeof(T));
     parallel(runner_, tasks(), [&](int64_t task) {
       block(task, packed.get(), true).backward(scratch.get() + task * backward_scratch(), gradients.get() + task * each);
     });
@@ -112,7 +124,9 @@ class Call {
   Rows<Cell> block(int64_t task, T* memory, bool backward) const {
     const int64_t model = task / splits_, split = task % splits_, first = first_row(split);
     const Packed<Cell> weights = packed(memory + (shared_ ? 0 : model) * packed_size(backward), backward);
-    return Rows<Cell>(p_, model, first, first_row(split + 1) - first, weights);
+    // a block that is alone has all threads to itself
+    const Runner inner = tasks() == 1 ? runner_ : Runner{};
+    return Rows<Cell>(p_, inner, model, first, first_row(split + 1) - first, weights);
   }
 
   void pack(T* memory, bool backward) const {
