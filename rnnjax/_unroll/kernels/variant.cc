@@ -94,9 +94,17 @@ class Call {
   int64_t tasks() const { return p_.models * splits_; }
   int64_t sets() const { return shared_ ? 1 : p_.models; }
   int64_t first_row(int64_t split) const { return p_.batch * split / splits_; }
-  int64_t most_rows() const { return splits_ == 0 ? 0 : ceil_div(p_.batch, splits_); }
-  int64_t forward_scratch() const { return Rows<Cell>::forward_scratch(p_, most_rows()); }
-  int64_t backward_scratch() const { return Rows<Cell>::backward_scratch(p_, most_rows()); }
+  // Blocks have one of two numbers of rows, and the smaller may need more.
+  int64_t forward_scratch() const {
+    if (splits_ == 0) return 0;
+    return greatest(Rows<Cell>::forward_scratch(p_, p_.batch / splits_),
+                    Rows<Cell>::forward_scratch(p_, ceil_div(p_.batch, splits_)));
+  }
+  int64_t backward_scratch() const {
+    if (splits_ == 0) return 0;
+    return greatest(Rows<Cell>::backward_scratch(p_, p_.batch / splits_),
+                    Rows<Cell>::backward_scratch(p_, ceil_div(p_.batch, splits_)));
+  }
 
   int64_t in_panel(int64_t rows) const { return rows * L::kVectors * kLanes; }
   int64_t column_panels(int64_t columns) const { return ceil_div(columns, kSlots * kLanes); }
