@@ -83,13 +83,19 @@ class Call {
     parallel(runner_, tasks(), [&](int64_t task) {
       block(task, packed.get(), true).backward(scratch.get() + task * backward_scratch(), gradients.get() + task * each);
     });
-    parallel(runner_, p_.models, [&](int64_t model) { unpack(model, gradients.get() + model * splits_ * each, each); });
+    parallel(for_weights(), p_.models, [&](int64_t model) { unpack(model, gradients.get() + model * splits_ * each, each); });
     return true;
   }
 
  private:
-  // Products below which a second thread takes longer to wake than it saves.
+  // Multiplications, and numbers moved, below which a second thread takes longer to wake than it saves.
   static constexpr double kWorthThreads = 300e3;
+  static constexpr int64_t kWorthMoving = 100000;
+
+  Runner for_weights() const {
+    const int64_t weights = p_.models * (p_.inputs + p_.hidden) * Cell::kGates * p_.hidden;
+    return weights < kWorthMoving ? Runner{} : runner_;
+  }
 
   int64_t tasks() const { return p_.models * splits_; }
   int64_t sets() const { return shared_ ? 1 : p_.models; }
@@ -142,7 +148,7 @@ class Call {
     const int64_t u_columns = backward ? column_panels(p_.hidden) : 0;
     const int64_t panels = !backward || p_.every > 0 ? layout_.panels : 0;
     const int64_t jobs = panels + w_columns + u_columns + 1;
-    parallel(runner_, sets() * jobs, [&](int64_t job) {
+    parallel(for_weights(), sets() * jobs, [&](int64_t job) {
       const int64_t model = job / jobs;
       int64_t i = job % jobs;
       const Packed<Cell> to = packed(memory + model * packed_size(backward), backward);
