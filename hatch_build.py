@@ -1,4 +1,4 @@
-"""Compiles the kernels for the CPU where a C++ compiler is at hand. Without one the package is the same but for them."""
+"""Compiles the kernels for the CPU where a C++ compiler is at hand. Without one the package has all but them."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ VARIANTS = {
 }
 
 
-class KernelsHook(BuildHookInterface):
+class KernelsHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssues]
     """Adds the library to the wheel, whose tag then names the platform; any Python can load it."""
 
     PLUGIN_NAME = "custom"

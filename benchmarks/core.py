@@ -34,12 +34,12 @@ RESULTS = Path(__file__).parent / "results"
 Timed = tuple[Callable[..., Any], tuple[Any, ...]]
 
 
-def ours(cell: rj.Cell, shape: tuple[int, ...], remat: Any = None) -> tuple[Callable[..., Any], tuple[Any, ...]]:
+def ours(cell: rj.Cell, shape: tuple[int, ...], **options: Any) -> Timed:
     """A function (params, xs) -> ys, and its arguments; shape is B, T, I, H."""
     batch, steps, in_size, _ = shape
     params = cell.init(jax.random.key(0), in_size)
     xs = jax.random.normal(jax.random.key(1), (steps, batch, in_size))
-    return lambda params, xs: rj.unroll(cell, params, xs, remat=remat)[0], (params, xs)
+    return lambda params, xs: rj.unroll(cell, params, xs, **options)[0], (params, xs)
 
 
 def flax_nnx(cell: Any, shape: tuple[int, ...]) -> tuple[Callable[..., Any], tuple[Any, ...]]:
@@ -83,7 +83,7 @@ def speed(seconds: float) -> list[dict[str, Any]]:
     for name, (cell, peer) in CELLS.items():
         for shape in SHAPES:
             row: dict[str, Any] = {"cell": name, "shape": shape}
-            mine, my_args = ours(cell(shape[-1]), shape)
+            mine, my_args = ours(cell(shape[-1]), shape, implementation="fused")
             theirs, their_args = flax_nnx(peer, shape)
             for what, change in (("forward", lambda f: f), ("gradient", gradient)):
                 a, b = interleaved([(change(theirs), their_args), (change(mine), my_args)], seconds)
@@ -119,7 +119,7 @@ def memory() -> dict[str, float]:
 
     found = {"memory_nnx": units(*flax_nnx(nnx.OptimizedLSTMCell, shape))}
     for name, remat in (("default", None), ("state", "state"), ("sqrt", "sqrt")):
-        found[f"memory_{name}"] = units(*ours(rj.LSTM(hidden), shape, remat))
+        found[f"memory_{name}"] = units(*ours(rj.LSTM(hidden), shape, remat=remat))
     found["memory_sqrt_streamed"] = streamed_units(shape, unit)
     return found
 

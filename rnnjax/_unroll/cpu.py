@@ -54,7 +54,8 @@ def prefer(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Any, State]:
     """Hidden states (T, *B, H) and the last state."""
-    spec, cell, params = kernel(call.cell), call.cell, call.dtypes.cast(call.params)
+    cell: Any = call.cell
+    spec, params = kernel(cell), call.dtypes.cast(call.params)
     (w, b), (u, b_u) = cell.input_weights(params), cell.recurrent(params)
     arrays = spec.params(*((w, u, b) if b_u is None else (w, u, b, b_u[2])))
     plan = _Plan(spec, kernels.variant(), call.reverse, _every(call))
@@ -68,8 +69,9 @@ def run(call: Call) -> tuple[Any, State]:
         return jax.tree.map(lambda leaf: leaf.astype(call.dtypes.state), tree)
 
     inputs = _Inputs(wide(arrays), flat(wide(call.flow.xs), steps), flat(call.state), flat(call.boundary))
-    flags = _Flags(*flat((call.flow.mask, call.flow.reset), steps, features=False))
-    ys, state = _unroll(plan, inputs, flags)
+    flags = flat(_Flags(call.flow.mask, call.flow.reset), steps, features=False)
+    out: Any = _unroll(plan, inputs, flags)
+    ys, state = out
     shape = (*call.batch_shape, call.cell.hidden_size)
     return ys.reshape(steps, *shape), jax.tree.map(lambda leaf: leaf.reshape(shape), state)
 
@@ -120,7 +122,8 @@ def _unroll_fwd(plan: _Plan, inputs: Any, flags: Any) -> tuple[tuple[Array, Stat
     # here JAX wraps each array with whether its gradient is asked for, and below it marks cotangents that are zero
     plan = plan._replace(wants_dx=inputs.xs.perturbed)
     inputs, flags = jax.tree.map(lambda leaf: leaf.value, (inputs, flags))
-    ys, state, kept = _keeping(plan, inputs, flags)
+    out: Any = _keeping(plan, inputs, flags)
+    ys, state, kept = out
     return (ys, state), (_Static(plan), inputs, flags, ys, kept)
 
 
@@ -151,13 +154,12 @@ def _keeping_fwd(plan: _Plan, inputs: _Inputs, flags: _Flags) -> Any:
 
 def _keeping_bwd(plan: _Plan, saved: Any, cotangents: Any) -> Any:
     # the cotangent of what is kept is zero: `_pull` says so
-    return _by_fused(plan, *saved, cotangents[:2]), None
+    inputs, flags = saved
+    return _by_fused(plan, inputs, flags, cotangents[:2]), None
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _pull(
-    plan: _Plan, inputs: _Inputs, flags: _Flags, ys: Array, kept: tuple[Array, ...], cotangents: Any
-) -> _Inputs:
+def _pull(plan: _Plan, inputs: _Inputs, flags: _Flags, ys: Array, kept: tuple[Array, ...], cotangents: Any) -> _Inputs:
     return _backward(plan, inputs, flags, ys, kept, cotangents)
 
 
@@ -329,7 +331,7 @@ def _on_models(form: _Form, *operands: Array) -> list[Array]:
         each = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(arrays, axes, strict=True)]
         return jax.vmap(partial(_one_elsewhere, form), axes)(*each)
 
-    return lax.platform_dependent(*arrays, cpu=native, default=elsewhere)
+    return list(lax.platform_dependent(*arrays, cpu=native, default=elsewhere))
 
 
 def _one_elsewhere(form: _Form, *operands: Array) -> list[Array]:
@@ -387,5 +389,5 @@ def _more_rows(form: _Form, size: int, batched: list[bool], operands: tuple[Arra
     ys, *rest = _mapped(form)(*joined)
     state, kept = rest[: form.states], rest[form.states :]
     shape = form.kept(ys.shape[1], size * rows, ys.shape[-1])
-    apart = [part(leaf.reshape(-1, *shape), 2) for leaf in kept]
+    apart = [] if shape is None else [part(leaf.reshape(-1, *shape), 2) for leaf in kept]
     return [part(ys, 2), *(part(leaf, 1) for leaf in state), *(a.reshape(size, a.shape[1], -1) for a in apart)]
