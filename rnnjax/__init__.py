@@ -43,6 +43,7 @@ from .layers import Residual as Residual
 from .layers import Stack as Stack
 from .layers import Stateless as Stateless
 from .layers import VariationalDropout as VariationalDropout
+from .layers import stepper as stepper
 from .layers import summary as summary
 
 __version__ = "0.1.0"

@@ -171,7 +171,7 @@ def update_vjp(cell: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | Non
 
 def kernel(cell: Any) -> Kernel | None:
     """A cell's `kernel`, or None where it has none or a subclass has changed what the kernel stands for since."""
-    stands_for = ("step", "update", "update_vjp", "hidden", "emit", "project")
+    stands_for = ("step", "update", "update_vjp", "hidden", "emit", "project", "input_weights")
     known = cell.capability == "gated" and all(_in_step(cell, "kernel", method) for method in stands_for)
     return cell.kernel() if known else None
 

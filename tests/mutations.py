@@ -290,7 +290,7 @@ MUTATIONS = (
     Mutation(
         "a kernel stands for a subclass with another update",
         "_cell.py",
-        'stands_for = ("step", "update", "update_vjp", "hidden", "emit", "project")',
+        'stands_for = ("step", "update", "update_vjp", "hidden", "emit", "project", "input_weights")',
         'stands_for = ("step",)',
         ("tests/kernels/test_kernels.py::test_a_subclass_that_changes_the_update_has_no_kernel",),
     ),

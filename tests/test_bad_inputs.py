@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from descriptors import NATIVE
 
 import rnnjax as rj
 from rnnjax import cells
@@ -24,7 +25,7 @@ GRU, LSTM, PLAIN, CONV = rj.GRU(H), rj.LSTM(H), rj.ResetBeforeGRU(H), rj.ConvLST
 XS = np.random.default_rng(0).standard_normal((T, B, I))
 
 Row = tuple[Callable[[], Any], type[Exception], str]
-each_implementation = pytest.mark.parametrize("implementation", ["scan", "fused"])
+each_implementation = pytest.mark.parametrize("implementation", NATIVE)
 
 
 def params_of(cell: rj.Cell, in_size: int = I) -> Any:

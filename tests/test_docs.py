@@ -12,6 +12,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
+from descriptors import NATIVE
 
 import rnnjax as rj
 
@@ -43,7 +44,7 @@ def precision_rows() -> list[tuple[str, ...]]:
     return rows[2:]
 
 
-@pytest.mark.parametrize("implementation", ["scan", "fused"])
+@pytest.mark.parametrize("implementation", NATIVE)
 @pytest.mark.parametrize("row", precision_rows(), ids="-".join)
 def test_precision_table(row: tuple[str, ...], implementation: str) -> None:
     xs_dtype, params_dtype, compute, ys_dtype, state_dtype = row

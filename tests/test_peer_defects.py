@@ -92,7 +92,8 @@ def test_bfloat16_compute(cell: rj.Cell, implementation: str) -> None:
 
 def test_bfloat16_reaches_every_layer() -> None:
     """Flax's recurrent layers hand float32 to the next layer, which then runs in float32."""
-    layer = rj.Stack([cell(H, compute_dtype=jnp.bfloat16) for cell in (rj.Elman, rj.LSTM, rj.GRU)])
+    cells = [cell(H, compute_dtype=jnp.bfloat16) for cell in (rj.Elman, rj.LSTM, rj.GRU)]
+    layer = rj.Stack([rj.RNN(cell, implementation="fused") for cell in cells])
     params = layer.init(jax.random.key(0), I)
     jaxpr = jax.make_jaxpr(lambda p, x: layer(p, x)[0])(params, normal(0, T, B, I, dtype=np.float32))
     dots = [equation for equation in equations(jaxpr) if equation.primitive.name == "dot_general"]

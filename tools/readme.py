@@ -1,4 +1,4 @@
-"""Fills the README's tables: cells × implementations from the code, figures from `benchmarks/results/core.md`.
+"""Fills the README's tables: cells × implementations from the code, figures from `benchmarks/results`.
 
 With `--check` nothing is changed, and the exit code is 1 where the README is out of date.
 """
@@ -20,7 +20,8 @@ from rnnjax._unroll import table
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
-RESULTS = ROOT / "benchmarks" / "results" / "core.md"
+RESULTS = ROOT / "benchmarks" / "results"
+FIGURES = {"figures": "core.md", "speed": "speed.md"}
 
 
 def cells() -> list[str]:
@@ -76,11 +77,6 @@ def first_sentence(cls: type) -> str:
     return paragraph.replace("\n", " ").split(". ")[0].rstrip(".")
 
 
-def figures() -> list[str]:
-    """What the benchmark wrote."""
-    return RESULTS.read_text(encoding="utf-8").splitlines()
-
-
 def fill(text: str, name: str, lines: list[str]) -> str:
     """The document with these lines between the markers of that name."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
@@ -96,8 +92,9 @@ def main(argv: list[str] | None = None) -> int:
     check = parser.parse_args(argv).check
     old = README.read_text(encoding="utf-8")
     new = fill(old, "cells", cells())
-    if RESULTS.exists():
-        new = fill(new, "figures", figures())
+    for name, file in FIGURES.items():
+        if (RESULTS / file).exists():
+            new = fill(new, name, (RESULTS / file).read_text(encoding="utf-8").splitlines())
     if new == old:
         return 0
     if check:

@@ -312,7 +312,7 @@ def _on_models(form: _Form, *operands: Array) -> list[Array]:
 
     def native(*arrays: Array) -> list[Array]:
         results = [result_like(arrays[0], (models, *shape)) for shape in form.results(list(arrays))]
-        call = jax.ffi.ffi_call("rnnjax_cpu_backward" if form.backward else "rnnjax_cpu_forward", results)
+        call: Any = jax.ffi.ffi_call("rnnjax_cpu_backward" if form.backward else "rnnjax_cpu_forward", results)
         return call(
             *arrays,
             variant=np.int64(form.plan.variant),
@@ -331,7 +331,7 @@ def _on_models(form: _Form, *operands: Array) -> list[Array]:
         each = [leaf if axis == 0 else leaf[0] for leaf, axis in zip(arrays, axes, strict=True)]
         return jax.vmap(partial(_one_elsewhere, form), axes)(*each)
 
-    return list(lax.platform_dependent(*arrays, cpu=native, default=elsewhere))
+    return [*lax.platform_dependent(*arrays, cpu=native, default=elsewhere)]
 
 
 def _one_elsewhere(form: _Form, *operands: Array) -> list[Array]:

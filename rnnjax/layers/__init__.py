@@ -19,4 +19,6 @@ from .pooling import Pooling as Pooling
 from .residual import Residual as Residual
 from .rnn import RNN as RNN
 from .stack import Stack as Stack
+from .stepper import Stepper as Stepper
+from .stepper import stepper as stepper
 from .summary import summary as summary

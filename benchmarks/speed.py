@@ -1,0 +1,417 @@
+"""Recurrent layers on a CPU: every implementation beside PyTorch, ONNX Runtime, Flax, Equinox and Keras.
+
+    python benchmarks/speed.py [--quick] [--write] [--only LSTM GRU Elman]
+
+Four tables: layers at many sizes; cost against T, B and H; many models under `vmap`; single steps of a stream.
+
+One process runs all rivals of a row in turns (A B C A B C …). Before each measurement it waits until the last one's
+threads sleep, because PyTorch's spin for a while after their work and slow down whoever comes next, and makes one call
+that is not counted. A row gives medians; its ratio is the best peer's median over that of the implementation that
+`unroll` chooses, with the quartiles of that ratio over the turns. Peers that are not installed are left out and named.
+Gradients are those of Σy² by parameters and inputs; ONNX Runtime has none. benchmarks/README.md says how to read it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "jax")
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from core import RESULTS, SHAPES, gradient, machine
+from flax import linen, nnx
+
+import rnnjax as rj
+
+CELLS = {"LSTM": rj.LSTM, "GRU": rj.GRU, "Elman": rj.Elman}
+GATES = {"LSTM": 4, "GRU": 3, "Elman": 1}
+OURS = ("cpu", "fused", "scan")
+SETTLE = 0.01
+
+Shape = tuple[int, int, int, int]  # B, T, I, H
+Run = Callable[[], Any]
+
+
+def installed(name: str) -> bool:
+    return importlib.util.find_spec(name) is not None
+
+
+def compiled(apply: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Run, dict[str, float]]:
+    """A JAX function that waits for its result, with its seconds of compilation and bytes of temporary memory."""
+    start = time.perf_counter()
+    run = jax.jit(apply).lower(*args).compile()
+    seconds = time.perf_counter() - start
+    memory = run.memory_analysis()
+    facts = {"compile_seconds": seconds, "temporary_bytes": getattr(memory, "temp_size_in_bytes", 0)}
+    return lambda: jax.block_until_ready(run(*args)), facts
+
+
+def jax_rivals(name: str, shape: Shape) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
+    """Functions (params, xs) -> ys and their arguments; all but Keras's are time-major."""
+    batch, steps, inputs, hidden = shape
+    xs = jax.random.normal(jax.random.key(1), (steps, batch, inputs))
+    cell = CELLS[name](hidden)
+    params = cell.init(jax.random.key(0), inputs)
+
+    def ours(implementation: str, params: Any, xs: Any) -> Any:
+        return rj.unroll(cell, params, xs, implementation=implementation)[0]
+
+    found: dict[str, Any] = {name: (partial(ours, name), (params, xs)) for name in OURS}
+
+    kinds = {"LSTM": linen.OptimizedLSTMCell, "GRU": linen.GRUCell, "Elman": linen.SimpleCell}
+    module = linen.RNN(kinds[name](hidden), time_major=True)
+    found["flax linen"] = (module.apply, (module.init(jax.random.key(0), xs), xs))
+
+    own = {"LSTM": nnx.OptimizedLSTMCell, "GRU": nnx.GRUCell, "Elman": nnx.SimpleCell}
+    graph, leaves, rest = nnx.split(
+        nnx.RNN(own[name](inputs, hidden, rngs=nnx.Rngs(0)), time_major=True, rngs=nnx.Rngs(0)), nnx.Param, ...
+    )
+    zeros = jnp.zeros((batch, hidden))
+    carry = (zeros, zeros) if name == "LSTM" else zeros
+    found["flax nnx"] = (lambda p, xs: nnx.merge(graph, p, rest)(xs, initial_carry=carry), (leaves, xs))
+
+    if installed("equinox") and name != "Elman":
+        found["equinox"] = (equinox_layer, (equinox_cell(name, inputs, hidden), xs))
+    if installed("keras"):
+        found["keras"] = keras_layer(name, shape, xs)
+    return found
+
+
+def equinox_cell(name: str, inputs: int, hidden: int) -> Any:
+    import equinox
+
+    return {"LSTM": equinox.nn.LSTMCell, "GRU": equinox.nn.GRUCell}[name](inputs, hidden, key=jax.random.key(0))
+
+
+def equinox_layer(cell: Any, xs: Any) -> Any:
+    """Equinox has cells and no layer: a scan of the cell mapped over the batch."""
+    zeros = jnp.zeros((xs.shape[1], cell.hidden_size))
+    lstm = type(cell).__name__ == "LSTMCell"
+
+    def step(state: Any, x: Any) -> Any:
+        state = jax.vmap(cell)(x, state)
+        return state, state[0] if lstm else state
+
+    return jax.lax.scan(step, (zeros, zeros) if lstm else zeros, xs)[1]
+
+
+def keras_layer(name: str, shape: Shape, xs: Any) -> Any:
+    """The layer's stateless call, batch-major as it must be."""
+    import keras
+
+    batch, steps, inputs, hidden = shape
+    kind = {"LSTM": keras.layers.LSTM, "GRU": keras.layers.GRU, "Elman": keras.layers.SimpleRNN}[name]
+    layer = kind(hidden, return_sequences=True)
+    layer.build((batch, steps, inputs))
+    values = [variable.value for variable in layer.trainable_variables]
+    rest = [variable.value for variable in layer.non_trainable_variables]
+    return lambda p, xs: layer.stateless_call(p, rest, xs)[0], (values, xs.swapaxes(0, 1))
+
+
+def torch_runs(name: str, shape: Shape) -> tuple[Run, Run]:
+    """Forward, and forward with gradients, of PyTorch's layer."""
+    import torch
+
+    batch, steps, inputs, hidden = shape
+    layer = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU, "Elman": torch.nn.RNN}[name](inputs, hidden)
+    xs = torch.randn(steps, batch, inputs, requires_grad=True)
+
+    def forward() -> None:
+        with torch.no_grad():
+            layer(xs)
+
+    def backward() -> None:
+        layer.zero_grad(set_to_none=True)
+        xs.grad = None
+        (layer(xs)[0] ** 2).sum().backward()
+
+    return forward, backward
+
+
+def onnx_run(name: str, shape: Shape) -> Run:
+    """The forward pass of ONNX Runtime's operator."""
+    import onnx
+    import onnxruntime
+    from onnx import TensorProto, helper, numpy_helper
+
+    batch, steps, inputs, hidden = shape
+    gates = GATES[name]
+    rng = np.random.default_rng(0)
+    weights = {"W": (1, gates * hidden, inputs), "R": (1, gates * hidden, hidden), "B": (1, 2 * gates * hidden)}
+    arrays = [numpy_helper.from_array(rng.normal(0, 0.1, size).astype("f"), key) for key, size in weights.items()]
+    options: dict[str, Any] = {"hidden_size": hidden} | ({"linear_before_reset": 1} if name == "GRU" else {})
+    node = helper.make_node({"Elman": "RNN"}.get(name, name), ["X", "W", "R", "B"], ["Y"], **options)
+    graph = helper.make_graph(
+        [node],
+        "layer",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, (steps, batch, inputs))],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, (steps, 1, batch, hidden))],
+        arrays,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
+    onnx.checker.check_model(model)
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
+    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
+    xs = rng.normal(size=(steps, batch, inputs)).astype("f")
+    return lambda: session.run(None, {"X": xs})
+
+
+def rivals(name: str, shape: Shape, what: str) -> tuple[dict[str, Run], dict[str, dict[str, float]]]:
+    """Everything that runs a row, and what JAX knows of its own programs before they run."""
+    runs: dict[str, Run] = {}
+    facts: dict[str, dict[str, float]] = {}
+    for rival, (apply, args) in jax_rivals(name, shape).items():
+        runs[rival], facts[rival] = compiled(apply if what == "forward" else gradient(apply), args)
+    if installed("torch"):
+        runs["torch"] = torch_runs(name, shape)[what == "gradient"]
+    if what == "forward" and installed("onnx") and installed("onnxruntime"):
+        runs["onnxruntime"] = onnx_run(name, shape)
+    return runs, facts
+
+
+def in_turns(runs: dict[str, Run], seconds: float, least: int = 5) -> dict[str, list[float]]:
+    """Milliseconds of every rival, one measurement a turn."""
+    times: dict[str, list[float]] = {rival: [] for rival in runs}
+    for run in runs.values():
+        run()
+    start = time.perf_counter()
+    while time.perf_counter() - start < seconds or len(next(iter(times.values()))) < least:
+        for rival, run in runs.items():
+            time.sleep(SETTLE)
+            run()
+            before = time.perf_counter()
+            run()
+            times[rival].append((time.perf_counter() - before) * 1e3)
+    return times
+
+
+def row(name: str, shape: Shape, what: str, seconds: float, peak: float) -> dict[str, Any]:
+    """One line of the table."""
+    runs, facts = rivals(name, shape, what)
+    times = in_turns(runs, seconds)
+    medians = {rival: statistics.median(own) for rival, own in times.items()}
+    chosen = "cpu"
+    best = min((rival for rival in medians if rival not in OURS), key=lambda rival: medians[rival])
+    ratios = sorted(a / b for a, b in zip(times[best], times[chosen], strict=True))
+    batch, steps, inputs, hidden = shape
+    work = 2 * batch * steps * (inputs + hidden) * GATES[name] * hidden * (1 if what == "forward" else 3)
+    return {
+        "cell": name,
+        "shape": shape,
+        "what": what,
+        "ms": medians,
+        "facts": facts,
+        "best": best,
+        "ratio": medians[best] / medians[chosen],
+        "spread": (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]),
+        "peak_share": work / medians[chosen] / 1e6 / peak,
+    }
+
+
+def peak_gflops(seconds: float) -> float:
+    """The best matrix product that XLA or PyTorch makes of this machine, in GFLOP/s."""
+    best = 0.0
+    size = 2048
+    a = jnp.ones((size, size))
+    products: dict[str, Run] = {"xla": compiled(lambda a, b: a @ b, (a, a))[0]}
+    if installed("torch"):
+        import torch
+
+        b = torch.ones(size, size)
+        products["torch"] = lambda: b @ b
+    for times in in_turns(products, seconds).values():
+        best = max(best, 2 * size**3 / min(times) / 1e6)
+    return best
+
+
+def line(found: dict[str, Any]) -> str:
+    """A row of the table in Markdown."""
+    low, high = found["spread"]
+    peers = ", ".join(f"{rival} {ms:.1f}" for rival, ms in sorted(found["ms"].items(), key=lambda item: item[1]))
+    shape = ",".join(map(str, found["shape"]))
+    ratio = f"×{found['ratio']:.2f} ({low:.2f}–{high:.2f}) over {found['best']}"
+    return f"| {found['cell']} {shape} | {found['what']} | {ratio} | {found['peak_share']:.2f} | {peers} |"
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The figures."""
+    figures = {}
+    for what in ("gradient", "forward"):
+        ratios = [found["ratio"] for found in rows if found["what"] == what]
+        figures |= {f"{what}_mean": statistics.geometric_mean(ratios), f"{what}_least": min(ratios)}
+    large = [r["peak_share"] for r in rows if r["what"] == "gradient" and r["shape"][0] >= 32 and r["shape"][3] >= 256]
+    return figures | ({"peak_share": min(large)} if large else {})
+
+
+def scaling(seconds: float) -> list[dict[str, Any]]:
+    """Milliseconds of forward and gradients of an LSTM against T, B and H, each with the exponent of a fitted power."""
+    base = {"B": 8, "T": 1000, "I": 16, "H": 64}
+    found = []
+    for axis, values in (("T", (100, 1000, 10_000, 100_000)), ("B", (1, 4, 16, 64, 256)), ("H", (16, 64, 256))):
+        runs = {}
+        for value in values:
+            batch, steps, inputs, hidden = ({**base, "T": 100} | {axis: value}).values()
+            cell = rj.LSTM(hidden)
+            params = cell.init(jax.random.key(0), inputs)
+            xs = jax.random.normal(jax.random.key(1), (steps, batch, inputs))
+            runs[str(value)] = compiled(gradient(lambda p, xs, cell=cell: rj.unroll(cell, p, xs)[0]), (params, xs))[0]
+        medians = {value: statistics.median(own) for value, own in in_turns(runs, 3 * seconds).items()}
+        slope = np.polyfit(np.log([float(v) for v in medians]), np.log(list(medians.values())), 1)[0]
+        found.append({"axis": axis, "ms": medians, "exponent": float(slope)})
+        print(f"| {axis} | {slope:.2f} | {', '.join(f'{v}: {ms:.2f}' for v, ms in medians.items())} |", flush=True)
+    return found
+
+
+def populations(seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of forward and gradients of 32 LSTMs: under `vmap`, call by call, and Flax's under `vmap`."""
+    models, (batch, steps, inputs, hidden) = 32, (16, 100, 64, 64)
+    cell, module = rj.LSTM(hidden), linen.RNN(linen.OptimizedLSTMCell(hidden), time_major=True)
+    xs = jax.random.normal(jax.random.key(1), (steps, batch, inputs))
+    keys = jax.random.split(jax.random.key(0), models)
+    params = jax.vmap(lambda key: cell.init(key, inputs))(keys)
+    each = [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(models)]
+    grad = gradient(lambda p, xs: rj.unroll(cell, p, xs)[0])
+    single = jax.jit(grad).lower(each[0], xs).compile()
+    theirs = jax.vmap(lambda key: module.init(key, xs))(keys)
+    runs = {
+        "vmap": compiled(jax.vmap(grad, (0, None)), (params, xs))[0],
+        "one by one": lambda: jax.block_until_ready([single(own, xs) for own in each]),
+        "flax": compiled(jax.vmap(gradient(module.apply), (0, None)), (theirs, xs))[0],
+    }
+    return in_turns(runs, 2 * seconds)
+
+
+def streams(layers: int, seconds: float) -> dict[str, list[float]]:
+    """Milliseconds of 100 single steps of so many LSTMs of 128 units at B 1, waiting for each output."""
+    size, steps = 128, 100
+    x = jnp.ones((1, size))
+
+    def loop(step: Callable[[Any, Any], Any], state: Any) -> Run:
+        def run() -> None:
+            own = jax.tree.map(jnp.copy, state)
+            for _ in range(steps):
+                y, own = step(x, own)
+                jax.block_until_ready(y)
+
+        return run
+
+    model = rj.Stack([rj.LSTM(size)] * layers)
+    stepper = rj.stepper(model, model.init(jax.random.key(0), size))
+    runs = {"rnnjax": loop(stepper, stepper.initial_state((1,)))}
+
+    cell = linen.OptimizedLSTMCell(size)
+    zeros = (jnp.zeros((1, size)), jnp.zeros((1, size)))
+    weights = [cell.init(jax.random.key(i), zeros, x) for i in range(layers)]
+
+    @jax.jit
+    def flax_step(weights: Any, y: Any, state: Any) -> Any:
+        after = []
+        for own, carry in zip(weights, state, strict=True):
+            carry, y = cell.apply(own, carry, y)
+            after.append(carry)
+        return y, after
+
+    runs["flax"] = loop(partial(flax_step, weights), [zeros] * layers)
+    if installed("equinox"):
+        cells = [equinox_cell("LSTM", size, size) for _ in range(layers)]
+
+        @jax.jit
+        def equinox_step(cells: Any, y: Any, state: Any) -> Any:
+            after = []
+            for own, carry in zip(cells, state, strict=True):
+                after.append(jax.vmap(own)(y, carry))
+                y = after[-1][0]
+            return y, after
+
+        runs["equinox"] = loop(partial(equinox_step, cells), [zeros] * layers)
+    if installed("torch"):
+        import torch
+
+        lstm, one = torch.nn.LSTM(size, size, layers), torch.ones(1, 1, size)
+
+        def torch_run() -> None:
+            state = None
+            with torch.no_grad():
+                for _ in range(steps):
+                    _, state = lstm(one, state)
+
+        runs["torch"] = torch_run
+    return in_turns(runs, seconds)
+
+
+def further(seconds: float) -> tuple[dict[str, Any], dict[str, float]]:
+    """The tables besides the first, and their figures."""
+    tables: dict[str, Any] = {"scaling": scaling(seconds)}
+    times = tables["scaling"][0]["ms"]
+    figures = {"linear_in_t": times["100000"] / times["1000"] / 100}
+    tables["vmap"] = {rival: statistics.median(own) for rival, own in populations(seconds).items()}
+    figures["vmap32_vs_serial"] = tables["vmap"]["one by one"] / tables["vmap"]["vmap"]
+    figures["vmap32_vs_flax"] = tables["vmap"]["flax"] / tables["vmap"]["vmap"]
+    for name, layers in (("step_one_layer", 1), ("step_four_layers", 4)):
+        medians = {rival: statistics.median(own) for rival, own in streams(layers, seconds).items()}
+        tables[name] = {rival: ms / 100 * 1e3 for rival, ms in medians.items()}
+        figures[name] = min(ms for rival, ms in medians.items() if rival != "rnnjax") / medians["rnnjax"]
+    for name in ("vmap", "step_one_layer", "step_four_layers"):
+        print(f"{name}: {', '.join(f'{rival} {value:.1f}' for rival, value in tables[name].items())}")
+    return tables, figures
+
+
+def write(rows: list[dict[str, Any]], tables: dict[str, Any], figures: dict[str, float], peak: float) -> None:
+    """Saves the table as JSON and Markdown."""
+    RESULTS.mkdir(exist_ok=True)
+    data = {"machine": machine(), "peak_gflops": peak, "figures": figures, "rows": rows, **tables}
+    (RESULTS / "speed.json").write_text(json.dumps(data, indent=1) + "\n")
+    lines = [f"{machine()}; medians, in brackets the quartiles of the ratio. `python benchmarks/speed.py --write`", ""]
+    lines += [
+        "| cell B,T,I,H | what | `cpu` over the best peer | share of peak | milliseconds |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [line(found) for found in rows]
+    lines += ["", "| LSTM, forward and gradients, against | exponent | milliseconds |", "|---|---|---|"]
+    lines += [
+        f"| {own['axis']} | {own['exponent']:.2f} | {', '.join(f'{v}: {ms:.2f}' for v, ms in own['ms'].items())} |"
+        for own in tables["scaling"]
+    ]
+    lines += ["", "| figure | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.3g} |" for name, value in figures.items()]
+    (RESULTS / "speed.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="a moment a row: shows that it runs")
+    parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/speed.json and speed.md")
+    parser.add_argument("--only", nargs="+", choices=CELLS, default=list(CELLS), help="some of the cells")
+    args = parser.parse_args()
+    missing = [name for name in ("torch", "onnxruntime", "equinox", "keras") if not installed(name)]
+    print(machine() + (f"; not installed: {', '.join(missing)}" if missing else ""))
+    seconds = 0.5 if args.quick else 4
+    peak = peak_gflops(seconds)
+    print(f"best matrix product: {peak:.0f} GFLOP/s")
+    rows = []
+    for name in args.only:
+        for shape in SHAPES[:2] if args.quick else SHAPES:
+            for what in ("forward", "gradient"):
+                rows.append(row(name, shape, what, seconds, peak))
+                print(line(rows[-1]), flush=True)
+    tables, own = further(seconds)
+    figures = summary(rows) | own
+    for name, value in figures.items():
+        print(f"figure: {name} {value:.4g}")
+    if args.write and not args.quick:
+        write(rows, tables, figures, peak)
+
+
+if __name__ == "__main__":
+    main()
