@@ -5,8 +5,8 @@
 Four tables: layers at many sizes; cost against T, B and H; many models under `vmap`; single steps of a stream.
 
 One process runs all rivals of a row in turns (A B C A B C …). Before each measurement it waits until the last one's
-threads sleep, because PyTorch's spin for a while after their work and slow down whoever comes next, and makes one call
-that is not counted. A row gives medians; its ratio is the best peer's median over that of the implementation that
+threads sleep, because PyTorch's spin for ten milliseconds after their work and slow down whoever comes next, and then
+makes calls that are not counted until the machine is awake again. A row gives medians; its ratio is the best peer's median over that of the implementation that
 `unroll` chooses, with the quartiles of that ratio over the turns. Peers that are not installed are left out and named.
 Gradients are those of Σy² by parameters and inputs; ONNX Runtime has none. benchmarks/README.md says how to read it.
 """
@@ -36,7 +36,7 @@ import rnnjax as rj
 CELLS = {"LSTM": rj.LSTM, "GRU": rj.GRU, "Elman": rj.Elman}
 GATES = {"LSTM": 4, "GRU": 3, "Elman": 1}
 OURS = ("cpu", "fused", "scan")
-SETTLE = 0.03
+SETTLE, AWAKE = 0.012, 0.015  # seconds
 
 Shape = tuple[int, int, int, int]  # B, T, I, H
 Run = Callable[[], Any]
@@ -190,7 +190,9 @@ def in_turns(runs: dict[str, Run], seconds: float, least: int = 5) -> dict[str, 
     while time.perf_counter() - start < seconds or len(next(iter(times.values()))) < least:
         for rival, run in runs.items():
             time.sleep(SETTLE)
-            run()
+            awake = time.perf_counter() + AWAKE
+            while time.perf_counter() < awake:
+                run()
             before = time.perf_counter()
             run()
             times[rival].append((time.perf_counter() - before) * 1e3)

@@ -88,7 +88,8 @@ Runner runner_on(ffi::ThreadPool& pool) {
   const auto run = [](void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
     auto* pool = static_cast<ffi::ThreadPool*>(self);
     const auto round = std::make_shared<Round>(count, task, arg);
-    const int64_t helpers = std::min<int64_t>(pool->num_threads(), count) - 1;
+    const int64_t helpers = std::min<int64_t>(pool->num_threads(), count);
+    // one more than can be needed: a thread that is woken on a busy core comes too late
     for (int64_t i = 0; i < helpers; ++i) pool->Schedule([round] { round->take(); });
     round->take();
     round->wait();
