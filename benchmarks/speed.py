@@ -8,8 +8,8 @@ One process runs all rivals of a row in turns (A B C A B C …). Before each mea
 threads sleep, because PyTorch's spin for ten milliseconds after their work and slow down whoever comes next, and then
 makes calls that are not counted until the machine is awake again. A row gives medians; its ratio is the best peer's
 median over that of the implementation that `unroll` chooses, with the quartiles of that ratio over the turns. Peers
-that are not installed are left out and named. Gradients are those of Σy² by parameters and inputs; ONNX Runtime has none.
-benchmarks/README.md says how to read it.
+that are not installed are left out and named. Gradients are those of Σy² by parameters and inputs; ONNX Runtime has
+none. benchmarks/README.md says how to read it.
 """
 
 from __future__ import annotations
