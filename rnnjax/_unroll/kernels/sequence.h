@@ -62,7 +62,7 @@ class Rows {
     Packed<Cell> none = {};
     return Rows(p, {}, 0, 0, rows, none).backward_size();
   }
-  // Numbers in the packed gradient of w, and of w, u and the biases together.
+  // Numbers in the packed gradient of w, u and the biases.
   static int64_t gradient_size(const Problem<T>& p) {
     const L layout(p.hidden);
     return layout.panels * (features(p.inputs) + features(p.hidden)) * L::kVectors * kLanes +
