@@ -63,9 +63,9 @@ def stepper(model: Cell | Layer, params: Params) -> Stepper:
     layer = RNN(model) if isinstance(model, Cell) else model
     if not isinstance(layer, Layer):
         raise TypeError(f"`model` must be a cell or a layer, such as `rnnjax.LSTM(128)`; got {model!r}")
-    if not layer.causal or not layer.keeps_time:
-        why = (
-            "is not causal: it reads the whole sequence at once" if not layer.causal else "has no output for each step"
+    if not layer.causal:
+        raise ValueError(
+            f"{layer!r} is not causal: it reads the whole sequence at once and cannot run step by step. Call it with "
+            "all steps"
         )
-        raise ValueError(f"{layer!r} {why}, so that it cannot run step by step. Call it with all steps")
     return Stepper(layer, params)
