@@ -1,0 +1,195 @@
+"""Dates as people write them in many languages, and what they mean: translation in small, without any text."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .._errors import check_rate, check_size
+from ._extras import required
+
+LOCALES = (
+    *("ar", "cs", "da", "de", "el", "en", "en_GB", "es", "fa", "fi", "fr", "he", "hi", "hr", "hu", "id", "it"),
+    *("ja", "ko", "lt", "nb", "nl", "pl", "pt", "ro", "ru", "sv", "th", "tr", "uk", "vi", "zh"),
+)
+FORMATS = ("short", "medium", "long", "full")
+FIELD = re.compile(r"%\((\w+)\)s")
+MONTHS = tuple(datetime.date(2001, month, 1) for month in range(1, 13))
+WEEK = tuple(datetime.date(2001, 1, day) for day in range(1, 8))
+
+
+class DatePair(NamedTuple):
+    """A date in the words of a locale, and in ISO 8601; the locale and the format that wrote it."""
+
+    text: str
+    iso: str
+    locale: str
+    format: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to write a date: a format of a locale."""
+
+    locale: str
+    format: str
+
+    def write(self, date: datetime.date) -> str:
+        # babel puts spaces that do not break into some; a reader sees spaces
+        text = required("babel.dates", "examples").format_date(date, self.format, locale=self.locale)
+        return text.replace("\u202f", " ").replace("\u00a0", " ")
+
+    @cached_property
+    def probes(self) -> tuple[str, ...]:
+        """What it writes for dates that tell any two forms apart."""
+        return tuple(self.write(datetime.date(1987 + month, month, 2 * month)) for month in range(1, 13))
+
+    @cached_property
+    def months(self) -> frozenset[str]:
+        """The names that it has for months; none if it writes them in digits."""
+        own = [field for field in FIELD.findall(self._template) if field in ("MMM", "MMMM", "LLL", "LLLL")]
+        return frozenset(self._field(field, month) for field in own for month in MONTHS)
+
+    @cached_property
+    def _template(self) -> str:
+        return required("babel.dates", "examples").get_date_format(self.format, self.locale).format
+
+    def _field(self, field: str, date: datetime.date) -> str:
+        return required("babel.dates", "examples").format_date(date, field, locale=self.locale)
+
+    @cached_property
+    def _pattern(self) -> re.Pattern[str]:
+        """Everything that the form may write, with groups for the parts of the date."""
+        parts = FIELD.split(self._template)
+        text = "".join(re.escape(part) if at % 2 == 0 else self._group(part) for at, part in enumerate(parts))
+        return re.compile(text.replace("\u202f", " ").replace("\u00a0", " "))
+
+    def _group(self, field: str) -> str:
+        if set(field) == {"y"} or set(field) == {"d"}:
+            return f"(?P<{field[0]}>[0-9]+)"
+        if field in ("M", "MM", "L", "LL"):
+            return "(?P<m>[0-9]+)"
+        if field[0] in "ML":
+            names = "|".join(f"(?P<m{at}>{re.escape(self._field(field, month))})" for at, month in enumerate(MONTHS, 1))
+            return f"(?:{names})"
+        return "(?:" + "|".join(sorted({re.escape(self._field(field, day)) for day in WEEK})) + ")"
+
+    def read(self, text: str, years: tuple[int, int]) -> set[datetime.date]:
+        """Every date within these years that the form writes like this."""
+        match = self._pattern.fullmatch(text)
+        if match is None:
+            return set()
+        groups = match.groupdict()
+        month = groups.get("m") or next(name[1:] for name in groups if name[0] == "m" and groups[name])
+        year, day = int(groups["y"]), int(groups["d"])
+        found = set()
+        for candidate in [year] if len(groups["y"]) > 2 else range(years[0], years[1] + 1):
+            if (candidate == year or candidate % 100 == year) and years[0] <= candidate <= years[1]:
+                try:
+                    date = datetime.date(candidate, int(month), day)
+                except ValueError:
+                    continue
+                if self.write(date) == text:
+                    found.add(date)
+        return found
+
+
+@lru_cache(maxsize=8)
+def _forms(locales: tuple[str, ...], share: float, split_seed: int) -> tuple[list[Form], list[Form]]:
+    """The forms to learn from, and those held out.
+
+    Forms that write alike stay together, and a form is held out only if each of its names of months is left in another
+    one, so that it can be known.
+    """
+    alike: dict[tuple[str, ...], list[Form]] = {}
+    for locale in locales:
+        for format_ in FORMATS:
+            form = Form(locale, format_)
+            alike.setdefault(form.probes, []).append(form)
+    groups = list(alike.values())
+    wanted = round(share * len(groups))
+    held: list[int] = []
+    for number in np.random.default_rng(split_seed).permutation(len(groups)).tolist():
+        rest = [group for at, group in enumerate(groups) if at != number and at not in held]
+        known = frozenset[str]().union(*(group[0].months for group in rest))
+        if len(held) < wanted and groups[number][0].months <= known:
+            held.append(number)
+    learnt = [form for at, group in enumerate(groups) if at not in held for form in group]
+    return learnt, [form for at in sorted(held) for form in groups[at]]
+
+
+def date_pairs(
+    count: int,
+    *,
+    seed: int,
+    held_out: bool = False,
+    locales: Sequence[str] = LOCALES,
+    share: float = 0.2,
+    split_seed: int = 0,
+    years: tuple[int, int] = (1950, 2049),
+) -> list[DatePair]:
+    """Random dates, written in a random locale and format by `babel`, beside their ISO 8601 form.
+
+    A string that means another date in any locale and format here, such as 03/04/2005, is never among them, nor is one
+    whose two digits of a year leave the century open. Pair n is a function of the other arguments and n alone. Needs
+    `babel`: `pip install 'rnnjax[examples]'`.
+
+    Args:
+        count: how many.
+        seed: of dates, locales and formats; take different ones for training and for the held-out forms too.
+        held_out: whether to write in the locale–format pairs that are held out, or in all others. Pairs that write
+            alike are on the same side, and the month names of a held-out pair occur in another.
+        locales: names that `babel` knows.
+        share: of the locale–format pairs that is held out, at most.
+        split_seed: of which are held out.
+        years: the first and the last year, at most a hundred years.
+
+    >>> import rnnjax as rj
+    >>> pairs = rj.data.date_pairs(3, seed=0, locales=("en", "de"))
+    >>> {len(pair.iso) for pair in pairs}, {pair.locale for pair in pairs} <= {"en", "de"}
+    ({10}, True)
+    """
+    check_size("count", count)
+    check_rate("share", share)
+    if not 1000 <= years[0] <= years[1] <= 9999 or years[1] - years[0] > 99:
+        raise ValueError(f"`years` must be a first and a last year with four digits, at most a hundred; got {years}")
+    _check_locales(locales)
+    learnt, held = _forms(tuple(locales), float(share), split_seed)
+    forms = held if held_out else learnt
+    if not forms:
+        raise ValueError(f"a `share` of {share} of the forms of {len(locales)} locales leaves none; take more locales")
+    first, last = datetime.date(years[0], 1, 1).toordinal(), datetime.date(years[1], 12, 31).toordinal()
+
+    def pair(number: int) -> DatePair:
+        rng = np.random.default_rng((seed, number))
+        while True:
+            form = forms[rng.integers(len(forms))]
+            # other dates first, or forms that are often ambiguous would be rare
+            for _ in range(50):
+                date = datetime.date.fromordinal(int(rng.integers(first, last + 1)))
+                text = form.write(date)
+                if _readings(text, [*learnt, *held], years) == {date}:
+                    return DatePair(text, date.isoformat(), form.locale, form.format)
+
+    return [pair(number) for number in range(count)]
+
+
+def _readings(text: str, forms: Sequence[Form], years: tuple[int, int]) -> set[datetime.date]:
+    return set().union(*(form.read(text, years) for form in forms))
+
+
+def _check_locales(locales: Sequence[str]) -> None:
+    core: Any = required("babel.core", "examples")
+    if isinstance(locales, str) or not locales:
+        raise TypeError(f'`locales` must be several names, such as ("en", "de"); got {locales!r}')
+    for name in locales:
+        try:
+            core.Locale.parse(name)
+        except (ValueError, core.UnknownLocaleError) as error:
+            raise ValueError(f"`locales` must be names that babel knows; got {name!r}") from error

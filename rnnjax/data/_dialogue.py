@@ -1,0 +1,162 @@
+"""Readers of what people say to machines: SNIPS and CamRest676."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from ._reading import Found, PathLike, Place, Problem, Reading, collected, files
+from ._text import words
+
+
+class Query(NamedTuple):
+    """A request in words, each with a tag: `B-slot` begins a slot's value, `I-slot` goes on with it, `O` is outside."""
+
+    intent: str
+    words: tuple[str, ...]
+    tags: tuple[str, ...]
+
+
+class Turn(NamedTuple):
+    """What the user said, what the system answered, and what the user had asked for by then.
+
+    constraints are pairs of slot and value, requests the slots that this turn asks about.
+    """
+
+    user: str
+    system: str
+    constraints: tuple[tuple[str, str], ...]
+    requests: tuple[str, ...]
+
+
+class Dialogue(NamedTuple):
+    """A conversation from its first turn to its last."""
+
+    number: int
+    turns: tuple[Turn, ...]
+
+
+def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -> Reading[Query]:
+    """Requests to an assistant with their intent and the slots in them.
+
+    The SNIPS voice platform's queries (Coucke et al. 2018, arXiv:1805.10190; github.com/sonos/nlu-benchmark, CC0 1.0):
+    13,784 of 7 intents in `train`, 700 in `validate`. Words are as `words` splits them, within a slot and without.
+
+    Args:
+        folder: a folder or zip file with `train_<Intent>_full.json` and `validate_<Intent>.json`.
+        part: "train" or "validate".
+
+    Returns:
+        a `Reading` of queries in the order of the intents' names; the line of a place is the query's number from 1.
+        A query that does not have the form of the set is left out. A file that is not UTF-8 is read as latin-1, with a
+        problem that says so; pairs of surrogates, which one file holds, are joined.
+    """
+    if part not in ("train", "validate"):
+        raise ValueError(f'`part` must be "train" or "validate"; got {part!r}')
+
+    def found() -> Iterator[Found[Query]]:
+        for name, raw in files(folder, (".json",)):
+            if not Path(name).name.startswith(f"{part}_"):
+                continue
+            try:
+                text = _joined(raw.decode("utf-8-sig", "surrogatepass"))
+            except UnicodeDecodeError as error:
+                line = raw.count(b"\n", 0, error.start) + 1
+                yield Problem(Place(name, line), "read as latin-1: the file is not UTF-8 here")
+                text = raw.decode("latin-1")
+            yield from _queries(name, text)
+
+    return collected(folder, found())
+
+
+def _joined(text: str) -> str:
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _queries(name: str, text: str) -> Iterator[Found[Query]]:
+    parsed = _parsed(name, text)
+    if isinstance(parsed, Problem):
+        yield parsed
+    elif not isinstance(parsed, dict) or len(parsed) != 1 or not isinstance(next(iter(parsed.values())), list):
+        yield Problem(Place(name), "left out: the file must hold one object that maps its intent to a list of queries")
+    else:
+        ((intent, entries),) = parsed.items()
+        for number, entry in enumerate(entries, 1):
+            yield _query(Place(name, number), intent, entry)
+
+
+def _query(place: Place, intent: str, entry: Any) -> Found[Query]:
+    said, tags = [], []
+    try:
+        for part in entry["data"]:
+            own = words(part["text"])
+            slot = part.get("entity")
+            said += own
+            tags += ["O"] * len(own) if slot is None else [f"B-{slot}", *[f"I-{slot}"] * (len(own) - 1)][: len(own)]
+    except (AttributeError, KeyError, TypeError):
+        return Problem(place, 'left out: a query must be {"data": [{"text": …, "entity": …}, …]}')
+    if not said:
+        return Problem(place, "left out: a query without a word")
+    return place, Query(intent, tuple(said), tuple(tags))
+
+
+def read_camrest(path: PathLike) -> Reading[Dialogue]:
+    """Conversations of people who look for a restaurant with a system that finds one.
+
+    CamRest676 (Wen et al. 2017, arXiv:1604.04562; github.com/shawnwun/NNDIAL, Apache-2.0): 676 dialogues, 2,744 turns.
+    It is usually split 3 : 1 : 1. Comment lines that begin with `#` stand before the JSON.
+
+    Args:
+        path: `CamRest676.json`, gzipped or not.
+
+    Returns:
+        a `Reading` of dialogues; the line of a place is the dialogue's number from 1. A dialogue that does not have the
+        form of the set is left out.
+    """
+
+    def found() -> Iterator[Found[Dialogue]]:
+        for name, raw in files(path, (".json",)):
+            try:
+                text = raw.decode("utf-8-sig")
+            except UnicodeDecodeError as error:
+                yield Problem(Place(name, raw.count(b"\n", 0, error.start) + 1), "left out: the file is not UTF-8 here")
+                continue
+            # blank, so that the JSON parser counts the lines of the file
+            plain = "\n".join("" if line.startswith("#") else line for line in text.split("\n"))
+            parsed = _parsed(name, plain)
+            if isinstance(parsed, Problem):
+                yield parsed
+            elif not isinstance(parsed, list):
+                yield Problem(Place(name), "left out: the file must hold a list of dialogues")
+            else:
+                yield from (_dialogue(Place(name, number), entry) for number, entry in enumerate(parsed, 1))
+
+    return collected(path, found())
+
+
+def _dialogue(place: Place, entry: Any) -> Found[Dialogue]:
+    try:
+        turns = tuple(_turn(turn["usr"], turn["sys"]) for turn in entry["dial"])
+        number = int(entry["dialogue_id"])
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return Problem(place, "left out: a dialogue must have a `dialogue_id` and turns with `usr` and `sys` in `dial`")
+    return (place, Dialogue(number, turns)) if turns else Problem(place, "left out: a dialogue without a turn")
+
+
+def _turn(user: Any, system: Any) -> Turn:
+    slots = [(act["act"], *slot) for act in user["slu"] for slot in act["slots"]]
+    return Turn(
+        user["transcript"].strip(),
+        system["sent"].strip(),
+        tuple((name, value) for act, name, value in slots if act == "inform"),
+        tuple(value for act, _, value in slots if act == "request"),
+    )
+
+
+def _parsed(name: str, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        return Problem(Place(name, error.lineno), f"left out: not JSON here ({error.msg}, column {error.colno})")

@@ -1,0 +1,162 @@
+"""What every reader returns: the items that could be used, where each came from, and what was wrong with the rest."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import zipfile
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeAlias, TypeVar
+
+T = TypeVar("T")
+PathLike: TypeAlias = str | os.PathLike[str]
+
+# what a data set tells about itself
+NOT_DATA = ("_", ".", "readme", "license", "licence", "source")
+
+
+class Place(NamedTuple):
+    """A file, a member of a zip file as `archive.zip/member`, and a line of it from 1, or None for the whole file."""
+
+    path: str
+    line: int | None = None
+
+    def __str__(self) -> str:
+        return self.path if self.line is None else f"{self.path}:{self.line}"
+
+
+class Problem(NamedTuple):
+    """Something that a reader did not expect; the message says what became of the item."""
+
+    place: Place
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.place}: {self.message}"
+
+
+@dataclass(frozen=True)
+class Reading(Generic[T]):
+    """What a reader found. Bad input never stops a reader: it uses the rest and names every file and line.
+
+    Only a file that is missing (OSError) and data of which nothing can be used (ValueError) are errors. Iterating
+    yields the items.
+
+    Attributes:
+        items: what can be used, in order.
+        places: where each item came from.
+        problems: what was left out or mended.
+
+    >>> import tempfile, pathlib, rnnjax as rj
+    >>> path = pathlib.Path(tempfile.mkdtemp(), "pairs.tsv")
+    >>> _ = path.write_text("one\\tuno\\n\\ntwo\\tdos\\n")
+    >>> reading = rj.data.read_pairs(path)
+    >>> reading.items
+    [('one', 'uno'), ('two', 'dos')]
+    >>> [(problem.place.line, problem.message) for problem in reading.problems]
+    [(2, 'left out: an empty line')]
+    """
+
+    items: list[T]
+    places: list[Place]
+    problems: list[Problem]
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __iter__(self) -> Iterator[T]:
+        return iter(self.items)
+
+    def check(self, complaint: Callable[[T], str | None]) -> Reading[T]:
+        """The reading without the items that something is wrong with, and a problem for each of those.
+
+        Args:
+            complaint: returns what is wrong with an item, or None; such as `vocabulary.complaint`.
+        """
+        found: list[Found[T]] = [*self.problems]
+        for place, item in zip(self.places, self.items, strict=True):
+            message = complaint(item)
+            found.append((place, item) if message is None else Problem(place, f"left out: {message}"))
+        return collected("the data", found)
+
+    def report(self, most: int = 5) -> str:
+        """The number of items and the first problems, for people to read."""
+        lines = [f"{len(self.items)} items, {len(self.problems)} problems"]
+        lines += [f"  {problem}" for problem in self.problems[:most]]
+        more = len(self.problems) - most
+        return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
+
+
+Found: TypeAlias = Problem | tuple[Place, T]
+"""What a reader yields: an item with its place, or a problem, which is also a tuple."""
+
+
+def collected(source: object, found: Iterable[Found[T]]) -> Reading[T]:
+    """The reading of what a reader yields; ValueError if there is no item."""
+    items: list[T] = []
+    places: list[Place] = []
+    problems: list[Problem] = []
+    for one in found:
+        if isinstance(one, Problem):
+            problems.append(one)
+        else:
+            places.append(one[0])
+            items.append(one[1])
+    if not items:
+        reason = f"; the first problem is {problems[0]}" if problems else ""
+        raise ValueError(f"nothing in {source} can be used{reason}")
+    return Reading(items, places, problems)
+
+
+def files(path: PathLike, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    """Names and contents: of one file, gzipped or not, or of all files with these suffixes in a folder or zip file,
+    sorted, without those whose names say that they are no data (README, LICENSE, SOURCE, and a first `_` or `.`)."""
+    path = Path(path)
+
+    def wanted(name: str) -> bool:
+        return name.endswith(suffixes) and not name.lower().startswith(NOT_DATA)
+
+    if path.is_dir():
+        for inner in sorted(path.iterdir()):
+            if inner.is_file() and wanted(inner.name):
+                yield str(inner), inner.read_bytes()
+    elif zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            for name in sorted(archive.namelist()):
+                if wanted(name.rsplit("/", 1)[-1]):
+                    yield f"{path}/{name}", archive.read(name)
+    elif path.suffix == ".gz":
+        yield str(path), gzip.decompress(path.read_bytes())
+    else:
+        yield str(path), path.read_bytes()
+
+
+def lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Found[str]]:
+    """The lines of a file without their ends; a problem for each that is not in this encoding."""
+    codec = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    try:
+        decoded: list[str | bytes] = [*raw.decode(codec).split("\n")]
+    except UnicodeDecodeError:
+        decoded = [*raw.split(b"\n")]
+    if not decoded[-1]:
+        decoded.pop()
+    for number, line in enumerate(decoded, 1):
+        place = Place(name, number)
+        try:
+            text = line.decode(codec if number == 1 else encoding) if isinstance(line, bytes) else line
+        except UnicodeDecodeError as error:
+            byte = f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
+            yield Problem(place, f"left out: not {encoding} ({byte}); pass another `encoding` if the file has one")
+        else:
+            yield place, text.removesuffix("\r")
+
+
+def filled_lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Found[str]]:
+    """The lines that hold something; a problem for each other one."""
+    for one in lines(name, raw, encoding):
+        if isinstance(one, Problem) or one[1].strip():
+            yield one
+        else:
+            yield Problem(one[0], "left out: an empty line")
