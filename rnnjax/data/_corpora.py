@@ -99,7 +99,7 @@ def read_sentence_polarity(path: PathLike) -> Reading[Labelled]:
 
 
 def python_documentation() -> list[Document]:
-    """The topics of Python's own `help`, about 700 kB of English that every CPython carries; PSF licence."""
+    """The topics of Python's own `help`, half a megabyte of English that every CPython carries; PSF licence."""
     topics: dict[str, str] = pydoc_data.topics.topics
     return [Document(name, text) for name, text in sorted(topics.items())]
 

@@ -20,6 +20,7 @@ LOCALES = (
 )
 FORMATS = ("short", "medium", "long", "full")
 FIELD = re.compile(r"%\((\w+)\)s")
+ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
 MONTHS = tuple(datetime.date(2001, month, 1) for month in range(1, 13))
 WEEK = tuple(datetime.date(2001, 1, day) for day in range(1, 8))
 
@@ -81,7 +82,7 @@ class Form:
         return "(?:" + "|".join(sorted({re.escape(self._field(field, day)) for day in WEEK})) + ")"
 
     def read(self, text: str, years: tuple[int, int]) -> set[datetime.date]:
-        """Every date within these years that the form writes like this."""
+        """Every date within these years that the form writes like this, but for zeros in front of numbers."""
         match = self._pattern.fullmatch(text)
         if match is None:
             return set()
@@ -95,9 +96,13 @@ class Form:
                     date = datetime.date(candidate, int(month), day)
                 except ValueError:
                     continue
-                if self.write(date) == text:
+                if without_zeros(self.write(date)) == without_zeros(text):
                     found.add(date)
         return found
+
+
+def without_zeros(text: str) -> str:
+    return ZEROS.sub("", text)
 
 
 @lru_cache(maxsize=8)
@@ -136,8 +141,8 @@ def date_pairs(
 ) -> list[DatePair]:
     """Random dates, written in a random locale and format by `babel`, beside their ISO 8601 form.
 
-    A string that means another date in any locale and format here, such as 03/04/2005, is never among them, nor is one
-    whose two digits of a year leave the century open. Pair n is a function of the other arguments and n alone. Needs
+    A string that means another date in any locale and format here, such as 3/4/05, is never among them; a zero in front
+    of a number makes no difference. Pair n is a function of the other arguments and n alone. Needs
     `babel`: `pip install 'rnnjax[examples]'`.
 
     Args:

@@ -10,14 +10,14 @@ import sysconfig
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ._reading import Found, Place, Problem, Reading, collected
 
-PACKAGES = ("jax", "flax", "optax", "numpy", "scipy", "python")
+PACKAGES = ("jax", "flax", "optax", "numpy", "scipy", "sklearn", "python")
 # the tests of a package, and what is not its own
 NOT_ITS_OWN = {"tests", "test", "testing", "site-packages", "dist-packages", "lib2to3", "idlelib", "__pycache__"}
-DEFINITIONS = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+Definition: TypeAlias = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Docstring(NamedTuple):
@@ -106,12 +106,20 @@ def _documented(path: Path, package: str) -> Iterator[Found[Docstring]]:
     except (SyntaxError, ValueError, RecursionError) as error:
         yield Problem(Place(str(path), getattr(error, "lineno", None)), f"left out: does not parse ({error})")
         return
-    for node in ast.walk(tree):
-        if isinstance(node, DEFINITIONS):
-            text = ast.get_docstring(node)
-            if text:
-                name = path.stem if isinstance(node, ast.Module) else node.name
-                yield Place(str(path), getattr(node, "lineno", 1)), Docstring(*_parts(text), package, name)
+    for node in _definitions(tree):
+        text = ast.get_docstring(node)
+        if text:
+            name = path.stem if isinstance(node, ast.Module) else node.name
+            yield Place(str(path), getattr(node, "lineno", 1)), Docstring(*_parts(text), package, name)
+
+
+def _definitions(node: ast.AST) -> Iterator[Definition]:
+    """Definitions at any depth; statements alone are searched, which takes a fraction of the time of all nodes."""
+    if isinstance(node, Definition):
+        yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.ExceptHandler, ast.match_case)):
+            yield from _definitions(child)
 
 
 def _parts(text: str) -> tuple[str, str]:

@@ -23,9 +23,11 @@ class Pairs(NamedTuple):
     targets: np.ndarray
     target_lengths: np.ndarray
 
-    def batch(self) -> tuple[tuple[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray], np.ndarray]:
-        """What `fit` takes: inputs (sources, inputs), targets (targets, target_lengths), lengths source_lengths."""
-        return (self.sources, self.inputs), (self.targets, self.target_lengths), self.source_lengths
+    def batch(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
+        """What `fit` takes, (inputs, targets, lengths): {"source": sources, "target": inputs}, {"labels": targets,
+        "lengths": target_lengths} and source_lengths. The loss masks by the lengths that come with the labels."""
+        inputs = {"source": self.sources, "target": self.inputs}
+        return inputs, {"labels": self.targets, "lengths": self.target_lengths}, self.source_lengths
 
 
 def pad(
@@ -122,12 +124,12 @@ def pair_buckets(
         seed: of the order of rows and batches, anew for every epoch; None keeps the order of the lengths.
 
     Returns:
-        a function of the epoch that yields ((sources, inputs), (targets, target_lengths), source_lengths, weights).
+        a function of the epoch that yields what `pairs.batch()` has, and the weights of the rows.
 
     >>> import rnnjax as rj
     >>> pairs = rj.data.pad_pairs([[5], [5] * 9, [6]], [[7] * 8, [7], []], start=1, end=2)
-    >>> for (sources, inputs), _, _, weights in rj.data.pair_buckets(pairs, 2, count=2, seed=None)():
-    ...     print(sources.shape, inputs.shape, weights)
+    >>> for inputs, _, _, weights in rj.data.pair_buckets(pairs, 2, count=2, seed=None)():
+    ...     print(inputs["source"].shape, inputs["target"].shape, weights)
     (2, 1) (2, 9) [1. 1.]
     (2, 9) (2, 2) [1. 0.]
     """

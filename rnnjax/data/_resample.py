@@ -133,7 +133,8 @@ def _played(signal: Array, steps: Array, valid: Array, ends: tuple[int, int], wi
         cutoff = jnp.minimum(1, GRID / num.astype(signal.dtype))
         return _interpolated(signal, num, GRID, count, cutoff, width, reach)
 
-    flat = jax.vmap(row)(signal.reshape(-1, signal.shape[-1]), steps.reshape(-1))
+    rows = math.prod(steps.shape)
+    flat = jax.vmap(row)(signal.reshape(rows, signal.shape[-1]), steps.reshape(rows))
     new = _scaled_up(valid, steps, GRID)
     return before_end(flat.reshape(*steps.shape, count), new, steps.ndim), new
 

@@ -7,9 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from .._errors import check_size, describe, is_array
-from .._struct import set_field, struct
+from .._struct import struct
 from .._types import Array, at_least_float32
 
 WINDOWS = {"hann": (0.5, 0.5), "hamming": (0.54, 0.46), "ones": (1.0, 0.0)}
@@ -51,18 +52,24 @@ class STFT:
 
     def __post_init__(self) -> None:
         check_size("n_fft", self.n_fft)
-        if self.hop_length is None:
-            set_field(self, "hop_length", max(self.n_fft // 4, 1))
-        if self.win_length is None:
-            set_field(self, "win_length", self.n_fft)
-        check_size("hop_length", self.hop_length)
-        check_size("win_length", self.win_length)
-        if self.win_length > self.n_fft:
-            raise ValueError(f"`win_length` must be at most `n_fft`, {self.n_fft}; got {self.win_length}")
+        check_size("hop_length", self.hop)
+        check_size("win_length", self.width)
+        if self.width > self.n_fft:
+            raise ValueError(f"`win_length` must be at most `n_fft`, {self.n_fft}; got {self.width}")
         if self.window not in WINDOWS:
             raise ValueError(f"`window` must be one of {', '.join(WINDOWS)}; got {self.window!r}")
         if self.pad_mode not in ("constant", "reflect"):
             raise ValueError(f'`pad_mode` must be "constant" or "reflect"; got {self.pad_mode!r}')
+
+    @property
+    def hop(self) -> int:
+        """Samples from one frame to the next."""
+        return max(self.n_fft // 4, 1) if self.hop_length is None else self.hop_length
+
+    @property
+    def width(self) -> int:
+        """Samples of the window."""
+        return self.n_fft if self.win_length is None else self.win_length
 
     @property
     def bins(self) -> int:
@@ -73,8 +80,8 @@ class STFT:
         """How many frames so many samples have: integers or arrays of them."""
         xp: Any = jnp if isinstance(samples, jax.Array) else np
         if self.center:
-            return xp.where(samples > 0, 1 + samples // self.hop_length, 0)
-        return xp.maximum(0, 1 + (samples - self.n_fft) // self.hop_length)
+            return xp.where(samples > 0, 1 + samples // self.hop, 0)
+        return xp.maximum(0, 1 + (samples - self.n_fft) // self.hop)
 
     def __call__(self, signal: Array, lengths: Array | None = None) -> tuple[Array, Array]:
         signal, lengths = checked(signal, lengths)
@@ -106,7 +113,7 @@ def checked_lengths(lengths: Any, rows: tuple[int, ...], longest: int) -> Array:
         raise TypeError(f"`lengths` must be integers {rows}; got {describe(lengths)}")
     if lengths.shape != rows:
         raise ValueError(f"`lengths` must have one entry for each row, {rows}; got {lengths.shape}")
-    if not isinstance(lengths, jax.core.Tracer) and lengths.size:
+    if not isinstance(lengths, Tracer) and lengths.size:
         low, high = int(np.min(lengths)), int(np.max(lengths))
         if low < 0 or high > longest:
             raise ValueError(f"`lengths` must lie in 0…{longest}; got {low}…{high}")
@@ -143,13 +150,13 @@ def _transform(stft: STFT, signal: Array, lengths: Array | None) -> tuple[Array,
     count = int(stft.frames(samples))
     frames = jnp.full(rows, count, jnp.int32) if lengths is None else stft.frames(lengths).astype(jnp.int32)
     if not count:
-        return jnp.zeros((*rows, 0, stft.bins), jnp.result_type(signal.dtype, jnp.complex64)), frames
+        return jnp.zeros((*rows, 0, stft.bins), np.result_type(signal.dtype, np.complex64)), frames
     if stft.center:
         half = stft.n_fft // 2
         signal = jnp.pad(signal, [(0, 0)] * len(rows) + [(half, half)], mode=stft.pad_mode)
-    starts = stft.hop_length * np.arange(count)
+    starts = np.arange(count) * stft.hop
     framed = signal[..., starts[:, None] + np.arange(stft.n_fft)[None]]
     shape = (1,) * (framed.ndim - 1) + (stft.n_fft,)
-    shaped = jnp.asarray(window(stft.window, stft.win_length, stft.n_fft), signal.dtype).reshape(shape)
+    shaped = jnp.asarray(window(stft.window, stft.width, stft.n_fft), signal.dtype).reshape(shape)
     spectrum = jnp.fft.rfft(framed * shaped)
     return before_end(spectrum, frames, len(rows)), frames

@@ -50,7 +50,8 @@ class Specials:
         return self.specials.index(name)
 
     def _framed(self, ids: list[int], start: bool, end: bool) -> np.ndarray:
-        return np.array([self.start] * start + ids + [self.end] * end, np.int32)
+        before, after = [self.start] if start else [], [self.end] if end else []
+        return np.array([*before, *ids, *after], np.int32)
 
     def _content(self, ids: Any) -> list[int]:
         """The ids up to `end`, without `start` and `pad`."""

@@ -1,0 +1,100 @@
+"""Ragged rows as arrays, and batches of pairs that `fit` takes."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+from rnnjax import data
+
+RNG = np.random.default_rng(0)
+SOURCES = [RNG.integers(4, 9, size=n) for n in RNG.integers(0, 12, size=23)]
+TARGETS = [RNG.integers(4, 9, size=n) for n in RNG.integers(0, 9, size=23)]
+
+
+def test_pad_of_features_and_ids() -> None:
+    rows = [RNG.standard_normal((n, 2)) for n in (3, 0, 5)]
+    array, lengths = data.pad(rows, value=-1, multiple=4)
+    assert array.shape == (3, 8, 2)
+    assert array.dtype == np.float64
+    assert lengths.tolist() == [3, 0, 5]
+    for row, given in zip(array, rows, strict=True):
+        np.testing.assert_array_equal(row[: len(given)], given)
+        np.testing.assert_array_equal(row[len(given) :], -1)
+    assert data.pad([[1], []])[0].dtype == np.int32
+    assert data.pad([[1.5], []])[0].dtype == np.float32
+    assert data.pad([np.ones(2, np.int8)], length=3)[0].dtype == np.int8
+    assert data.pad([[], []])[0].shape == (2, 0)
+
+
+@pytest.mark.parametrize(("run", "message"), [
+    (lambda: data.pad([]), "at least one"),
+    (lambda: data.pad([[1, 2], [3]], length=1), "sequence 0 has 2 steps"),
+    (lambda: data.pad([np.ones((2, 3)), np.ones((2, 4))]), "agree in all axes"),
+    (lambda: data.pad_pairs([[1]], [], start=1, end=2), "got 1 and 0"),
+])  # fmt: skip
+def test_bad_sequences(run, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        run()
+
+
+def test_decoder_reads_behind_start_and_learns_up_to_end() -> None:
+    pairs = data.pad_pairs(SOURCES, TARGETS, start=1, end=2)
+    for n, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
+        s, u = pairs.source_lengths[n], pairs.target_lengths[n]
+        assert pairs.sources[n, :s].tolist() == source.tolist()
+        assert pairs.inputs[n, :u].tolist() == [1, *target]
+        assert pairs.targets[n, :u].tolist() == [*target, 2]
+        assert not pairs.sources[n, s:].any()
+        assert not pairs.inputs[n, u:].any()
+        assert not pairs.targets[n, u:].any()
+
+
+def test_buckets_hold_every_pair_once() -> None:
+    pairs = data.pad_pairs(SOURCES, TARGETS, start=1, end=2)
+    batches = data.pair_buckets(pairs, 4, count=3, seed=5)
+
+    def rows(epoch: int) -> list[tuple]:
+        found = []
+        for inputs, targets, lengths, weights in batches(epoch=epoch):
+            (sources, decoded), (labels, target_lengths) = inputs.values(), targets.values()
+            assert len(sources) == 4
+            for n in np.flatnonzero(weights):
+                s, u = lengths[n], target_lengths[n]
+                assert labels[n, u - 1] == 2
+                found.append((tuple(sources[n, :s]), tuple(decoded[n, :u]), tuple(labels[n, :u])))
+        return found
+
+    given = [(tuple(s), (1, *t), (*t, 2)) for s, t in zip(SOURCES, TARGETS, strict=True)]
+    assert sorted(rows(0)) == sorted(rows(1)) == sorted(given)
+    assert rows(0) == rows(0)
+    assert rows(0) != rows(1)
+    shapes = {(inputs["source"].shape, inputs["target"].shape) for inputs, *_ in batches()}
+    assert len(shapes) <= 3
+    assert sum(s[0][1] < pairs.sources.shape[1] for s in shapes) >= 2
+
+
+def test_fit_takes_buckets_and_arrays() -> None:
+    """A model of the two lengths learns from both forms; equal widths of sources and targets are not confused."""
+    pairs = data.pad_pairs([[5], [6, 7, 8], [9, 5]], [[4, 4], [5], [6]], start=1, end=2)
+    assert pairs.sources.shape == pairs.inputs.shape
+    params = {"table": jnp.zeros((10, 10))}
+
+    def apply(params, inputs, lengths):
+        sources, decoded = inputs["source"], inputs["target"]
+        inside = jnp.arange(sources.shape[1], dtype=lengths.dtype)[None] < lengths[:, None]
+        read = jnp.where(inside[..., None], params["table"][sources], 0).sum(1)
+        return params["table"][decoded] + read[:, None]
+
+    def loss(outputs, targets):
+        return rj.training.cross_entropy(outputs, **targets, time_major=False)
+
+    for source in (pairs.batch(), data.pair_buckets(pairs, 2, count=2)):
+        fitted = rj.training.fit((params, apply), source, loss=loss, epochs=3, batch_size=2, progress=False)
+        history = fitted.history["loss"]
+        np.testing.assert_allclose(history[0], np.log(10), rtol=0.01)
+        assert history[-1] < history[0]
+    assert jax.tree.leaves(params)[0].shape == (10, 10)

@@ -1,0 +1,185 @@
+"""Readers on small files with every defect: what is said about it, and that the rest is used."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from rnnjax import data
+from rnnjax.data import Place, Problem, Reading
+
+
+def told(reading: Reading) -> list[tuple[str, int | None]]:
+    """File name and line of each problem."""
+    return [(Path(problem.place.path).name, problem.place.line) for problem in reading.problems]
+
+
+PAIRS = (
+    "\ufeffone\tuno\r\ntwo\tdos\tCC BY\r\n\r\nthree\r\n\tcuatro\r\nfünf\tcinco\u2028\r\n".encode() + b"se\xe9s\tsix\n"
+)
+
+
+def test_pairs_with_every_defect(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes(PAIRS)
+    reading = data.read_pairs(path)
+    assert reading.items == [("one", "uno"), ("two", "dos"), ("fünf", "cinco")]
+    assert [place.line for place in reading.places] == [1, 2, 6]
+    assert {problem.place.line: problem.message for problem in reading.problems} == {
+        3: "left out: an empty line",
+        4: "left out: 1 columns between tabs, and column 1 (from 0) is needed",
+        5: "left out: column 0 (from 0) is empty",
+        7: "left out: not utf-8 (byte 0xe9 at column 3); pass another `encoding` if the file has one",
+    }
+    assert str(reading.problems[0]) == f"{path}:3: left out: an empty line"
+    assert data.read_pairs(path, columns=(1, 0)).items[0] == ("uno", "one")
+    assert data.read_pairs(path, encoding="latin-1").items[-1] == ("seés", "six")
+
+
+def test_other_encodings(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_bytes("one\tñu\n".encode("utf-16"))
+    assert data.read_pairs(path, encoding="utf-16").items == [("one", "ñu")]
+
+
+def test_archives_and_folders(tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    for name in ("b.tsv", "a.txt", "README.txt", "_about.txt", "c.json"):
+        (folder / name).write_text(f"{name}\tx\n")
+    names = ["a.txt", "b.tsv"]
+    assert [first for first, _ in data.read_pairs(folder)] == names
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for path in folder.iterdir():
+            archive.write(path, f"inner/{path.name}")
+    reading = data.read_pairs(tmp_path / "all.zip")
+    assert [first for first, _ in reading] == names
+    assert str(reading.places[1]) == f"{tmp_path / 'all.zip'}/inner/b.tsv:1"
+    (tmp_path / "d.tsv.gz").write_bytes(gzip.compress(b"one\tuno\n"))
+    assert data.read_pairs(tmp_path / "d.tsv.gz").items == [("one", "uno")]
+    assert data.read_documents(tmp_path / "d.tsv.gz").items[0].name == "d"
+
+
+def test_nothing_to_use_is_an_error(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.tsv"
+    path.write_text("one\n")
+    with pytest.raises(ValueError, match=r"nothing in .*pairs\.tsv can be used; the first problem is .*:1: left out"):
+        data.read_pairs(path)
+    path.write_text("")
+    with pytest.raises(ValueError, match=r"can be used$"):
+        data.read_lines(path)
+    with pytest.raises(FileNotFoundError):
+        data.read_lines(tmp_path / "other.txt")
+
+
+def test_checks_leave_out_and_tell(tmp_path: Path) -> None:
+    path = tmp_path / "lines.txt"
+    path.write_text("ab\n\nba\nax\n")
+    vocabulary = data.Vocabulary.characters(["ab"])
+    reading = data.read_lines(path).check(vocabulary.complaint)
+    assert reading.items == ["ab", "ba"]
+    assert [place.line for place in reading.places] == [1, 3]
+    assert told(reading) == [("lines.txt", 2), ("lines.txt", 4)]
+    assert reading.problems[1].message == "left out: character 2, 'x', is not in the vocabulary"
+    assert reading.report(1) == f"2 items, 2 problems\n  {path}:2: left out: an empty line\n  and 1 more"
+    assert len(reading) == 2
+    with pytest.raises(ValueError, match="nothing in the data can be used"):
+        reading.check(lambda item: "no")
+
+
+def test_json_lines_with_every_defect(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    lines = ['{"a": "x", "b": ["y"]}', "{", "[1]", '{"a": "x"}', "", '{"a": "x", "b": []}', '{"b": 0, "a": "z"}']
+    path.write_text("\n".join(lines))
+    reading = data.read_json_lines(path, ("a", "b"))
+    assert reading.items == [("x", ["y"]), ("z", 0)]
+    assert [line for _, line in told(reading)] == [2, 3, 4, 5, 6]
+    assert 'nothing in "b"' in reading.problems[2].message
+    assert "no object" in reading.problems[1].message
+
+
+def test_documents_and_labels(tmp_path: Path) -> None:
+    (tmp_path / "French.txt").write_bytes("Dubois\n Lef\u00e8vre \n\n".encode())
+    (tmp_path / "Czech.txt").write_bytes(b"Dvo\xf8\xe1k\nNov\xc3\xa1k\n")
+    (tmp_path / "SOURCE.txt").write_text("where from")
+    names = data.read_names(tmp_path)
+    assert names.items == [("Novák", "Czech"), ("Dubois", "French"), ("Lefèvre", "French")]
+    assert told(names) == [("Czech.txt", 1), ("French.txt", 3)]
+    documents = data.read_documents(tmp_path)
+    assert documents.items == [("Czech", "Novák\n"), ("French", "Dubois\n Lefèvre \n\n")]
+    assert documents.places[0] == Place(str(tmp_path / "Czech.txt"))
+    (tmp_path / "rt-polarity.neg").write_text("bad . \nworse .\n")
+    (tmp_path / "rt-polarity.pos").write_text("good .\n")
+    polarity = data.read_sentence_polarity(tmp_path)
+    assert polarity.items == [("bad .", "negative"), ("worse .", "negative"), ("good .", "positive")]
+
+
+QUERIES = {
+    "GetWeather": [
+        {"data": [{"text": "Rain in "}, {"text": "São Paulo", "entity": "city"}, {"text": "?"}]},
+        {"data": [{"word": "no"}]},
+        {"data": []},
+        {"data": [{"text": "now", "entity": "time"}, {"text": " "}]},
+    ]
+}
+
+
+def test_snips_with_every_defect(tmp_path: Path) -> None:
+    (tmp_path / "train_GetWeather_full.json").write_text(json.dumps(QUERIES, ensure_ascii=False), "latin-1")
+    (tmp_path / "train_Broken_full.json").write_text('{"a":\n[}')
+    (tmp_path / "train_List_full.json").write_text("[]")
+    (tmp_path / "validate_GetWeather.json").write_text(json.dumps(QUERIES))
+    reading = data.read_snips(tmp_path)
+    assert reading.items == [
+        ("GetWeather", ("Rain", "in", "São", "Paulo", "?"), ("O", "O", "B-city", "I-city", "O")),
+        ("GetWeather", ("now",), ("B-time",)),
+    ]
+    assert told(reading) == [
+        ("train_Broken_full.json", 2),
+        ("train_GetWeather_full.json", 1),
+        ("train_GetWeather_full.json", 2),
+        ("train_GetWeather_full.json", 3),
+        ("train_List_full.json", None),
+    ]
+    assert reading.problems[1].message.startswith("read as latin-1")
+    assert len(data.read_snips(tmp_path, "validate")) == 2
+    with pytest.raises(ValueError, match='"train" or "validate"'):
+        data.read_snips(tmp_path, "test")  # type: ignore[arg-type]
+
+
+def test_snips_joins_surrogates(tmp_path: Path) -> None:
+    raw = json.dumps({"A": [{"data": [{"text": "é \U0001f355"}]}]}, ensure_ascii=False).encode()
+    (tmp_path / "train_A.json").write_bytes(raw.replace(b"\xf0\x9f\x8d\x95", b"\xed\xa0\xbc\xed\xbd\x95"))
+    reading = data.read_snips(tmp_path)
+    assert reading.items[0].words == ("é", "\U0001f355")
+    assert not reading.problems
+
+
+def turn(user: str, system: str, *acts: tuple) -> dict:
+    slu = [{"act": act, "slots": [list(slot)]} for act, slot in acts]
+    return {"usr": {"transcript": user, "slu": slu}, "sys": {"sent": system}}
+
+
+def test_camrest_with_every_defect(tmp_path: Path) -> None:
+    first = turn("Cheap?", "Yes.", ("inform", ("price", "cheap")), ("request", ("slot", "area")))
+    dialogues = [{"dialogue_id": 4, "dial": [first, turn("Bye", "Bye")]}, {"dial": []}, {"dialogue_id": 5, "dial": []}]
+    path = tmp_path / "dialogues.json"
+    path.write_text("####\n# Notice #\n" + json.dumps(dialogues))
+    reading = data.read_camrest(path)
+    assert reading.items == [(4, (("Cheap?", "Yes.", (("price", "cheap"),), ("area",)), ("Bye", "Bye", (), ())))]
+    assert told(reading) == [("dialogues.json", 2), ("dialogues.json", 3)]
+    path.write_text("# one\n# two\n[{,}]")
+    with pytest.raises(ValueError, match=r"dialogues\.json:3: left out: not JSON"):
+        data.read_camrest(path)
+    path.write_bytes(b"# one\n[\xff]")
+    with pytest.raises(ValueError, match=r"dialogues\.json:2: left out: the file is not UTF-8"):
+        data.read_camrest(path)
+
+
+def test_problems_read_as_places() -> None:
+    assert str(Problem(Place("a.txt", 3), "odd")) == "a.txt:3: odd"
+    assert str(Problem(Place("a.wav"), "odd")) == "a.wav: odd"

@@ -1,0 +1,157 @@
+"""Wav files of every kind, written byte by byte, and what becomes of those that are not as expected."""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rnnjax import data
+
+
+def riff(samples: bytes, *, bits: int, tag: int = 1, channels: int = 1, rate: int = 8000, extra: bytes = b"") -> bytes:
+    """A wav file."""
+    size = channels * bits // 8
+    fmt = struct.pack("<HHIIHH", tag, channels, rate, rate * size, size, bits) + extra
+    chunks = b"fmt " + struct.pack("<I", len(fmt)) + fmt + b"data" + struct.pack("<I", len(samples)) + samples
+    return b"RIFF" + struct.pack("<I", 4 + len(chunks)) + b"WAVE" + chunks
+
+
+def packed(numbers: list[int], size: int) -> bytes:
+    return b"".join(number.to_bytes(size, "little", signed=True) for number in numbers)
+
+
+EXTENSIBLE = struct.pack("<HHI", 22, 16, 4) + bytes.fromhex("0100000000001000800000aa00389b71")
+KINDS = {
+    "pcm8": (riff(bytes([0, 128, 255, 64]), bits=8), [-1, 0, 127 / 128, -0.5]),
+    "pcm16": (riff(packed([-32768, 0, 16384, 1], 2), bits=16), [-1, 0, 0.5, 1 / 32768]),
+    "pcm24": (riff(packed([-(2**23), 0, 2**22, 1], 3), bits=24), [-1, 0, 0.5, 2.0**-23]),
+    "pcm32": (riff(packed([-(2**31), 0, 2**30, 2**8], 4), bits=32), [-1, 0, 0.5, 2.0**-23]),
+    "float32": (riff(np.array([-1, 0, 0.5, 0.25], "<f4").tobytes(), bits=32, tag=3), [-1, 0, 0.5, 0.25]),
+    "float64": (riff(np.array([-1, 0, 0.5, 0.25], "<f8").tobytes(), bits=64, tag=3), [-1, 0, 0.5, 0.25]),
+    "extensible": (riff(packed([-32768, 0, 16384], 2), bits=16, tag=0xFFFE, extra=EXTENSIBLE), [-1, 0, 0.5]),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kinds_of_numbers(kind: str, tmp_path: Path) -> None:
+    raw, expected = KINDS[kind]
+    path = tmp_path / "a.wav"
+    path.write_bytes(raw)
+    sound = data.read_wav(path)
+    assert sound.samples.dtype == np.float32
+    np.testing.assert_array_equal(sound.samples, np.array(expected, np.float32))
+    assert sound.rate == 8000
+    assert not sound.problems
+
+
+def test_channels_are_averaged(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(packed([16384, 0, -16384, -8192], 2), bits=16, channels=2))
+    sound = data.read_wav(path)
+    np.testing.assert_array_equal(sound.samples, np.float32([0.25, -0.375]))
+    assert [str(problem) for problem in sound.problems] == [f"{path}: 2 channels: their mean is used"]
+
+
+def test_another_rate_is_resampled(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    time = np.arange(4000)
+    data.write_wav(path, 0.5 * np.sin(2 * np.pi * 440 / 16000 * time), 16000)
+    sound = data.read_wav(path, 11025)
+    assert sound.rate == 11025
+    assert len(sound.samples) == np.ceil(4000 * 11025 / 16000)
+    wave = 0.5 * np.sin(2 * np.pi * 440 / 11025 * np.arange(len(sound.samples)))
+    np.testing.assert_allclose(sound.samples[100:-100], wave[100:-100], atol=0.01)
+    assert [str(problem) for problem in sound.problems] == [f"{path}: 16000 samples a second: resampled to 11025"]
+
+
+def test_written_files_are_read_again(tmp_path: Path) -> None:
+    samples = np.random.default_rng(0).integers(-32768, 32768, 50) / 32768
+    data.write_wav(tmp_path / "a.wav", samples, 16000)
+    np.testing.assert_array_equal(data.read_wav(tmp_path / "a.wav", 16000).samples, samples.astype(np.float32))
+    data.write_wav(tmp_path / "b.wav", np.array([2.0, -2.0]), 8000)
+    np.testing.assert_array_equal(data.read_wav(tmp_path / "b.wav").samples, np.float32([32767 / 32768, -1]))
+    with pytest.raises(ValueError, match="one channel"):
+        data.write_wav(tmp_path / "c.wav", np.ones((3, 2)), 8000)
+
+
+def test_files_that_end_too_early(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(packed([100, 200, 300, 400], 2), bits=16)[:-4])
+    sound = data.read_wav(path)
+    np.testing.assert_array_equal(sound.samples, np.float32([100, 200]) / 32768)
+    assert "cut short" in sound.problems[0].message
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(np.array([np.nan, 0.5, np.inf], "<f4").tobytes(), bits=32, tag=3))
+    sound = data.read_wav(path)
+    np.testing.assert_array_equal(sound.samples, np.float32([0, 0.5, 0]))
+    assert "not finite" in sound.problems[0].message
+
+
+@pytest.mark.parametrize("raw", [b"", b"no sound at all", riff(b"", bits=16), riff(b"abcd", bits=16, tag=85)])
+def test_files_that_are_no_sound(raw: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(raw)
+    with pytest.raises(ValueError, match=r"a\.wav"):
+        data.read_wav(path)
+    with pytest.raises(FileNotFoundError):
+        data.read_wav(tmp_path / "b.wav")
+
+
+def test_a_folder_uses_the_rest(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("3_ann_7", "4_bob_12", "note"):
+        data.write_wav(tmp_path / f"{name}.wav", rng.uniform(-1, 1, 80), 8000)
+    data.write_wav(tmp_path / "5_ann_0.wav", rng.uniform(-1, 1, 80), 16000)
+    (tmp_path / "6_ann_1.wav").write_bytes(b"broken")
+    reading = data.read_fsdd(tmp_path)
+    assert [(clip.digit, clip.speaker, clip.index, clip.test) for clip in reading] == [
+        (3, "ann", 7, False), (4, "bob", 12, False), (5, "ann", 0, True)
+    ]  # fmt: skip
+    assert [len(clip.samples) for clip in reading] == [80, 80, 40]
+    told = {Path(problem.place.path).name: problem.message for problem in reading.problems}
+    assert set(told) == {"note.wav", "5_ann_0.wav", "6_ann_1.wav"}
+    assert told["5_ann_0.wav"].endswith("resampled to 8000")
+    assert told["note.wav"].startswith("left out: the name must be")
+    assert "6_ann_1.wav is no wav file" in told["6_ann_1.wav"]
+
+
+def test_digits_are_joined_with_pauses() -> None:
+    clips = [data.Clip(np.full(10 + n, n + 1, np.float32), n % 10, "ab"[n % 2], n) for n in range(40)]
+    spoken = data.digit_strings(clips, 60, seed=3, shortest=2, longest=4, gap=5)
+    lengths = {len(one.text.split()) for one in spoken}
+    assert lengths == {2, 3, 4}
+    names = {
+        "zero": 0,
+        "one": 1,
+        "two": 2,
+        "three": 3,
+        "four": 4,
+        "five": 5,
+        "six": 6,
+        "seven": 7,
+        "eight": 8,
+        "nine": 9,
+    }
+    gaps = set()
+    for one in spoken:
+        edges = np.flatnonzero(np.diff(one.samples, prepend=0, append=0))
+        values = [one.samples[at] for at in edges[:-1]]
+        used = [clips[int(value) - 1] for value in values if value]
+        assert [clip.digit for clip in used] == [names[word] for word in one.text.split()]
+        assert len({clip.speaker for clip in used}) == 1
+        gaps.add(len(one.samples) - sum(len(clip.samples) for clip in used))
+    assert 0 in gaps
+    assert max(gaps) <= 15
+    assert {clip for one in spoken for clip in one.text.split()} == set(names)
+    again = data.digit_strings(clips, 5, seed=3, shortest=2, longest=4, gap=5)
+    assert [one.text for one in again] == [one.text for one in spoken[:5]]
+    with pytest.raises(ValueError, match="at least one clip"):
+        data.digit_strings([], 1, seed=0)
+    with pytest.raises(ValueError, match="`longest` must be at least"):
+        data.digit_strings(clips, 1, seed=0, longest=2)
