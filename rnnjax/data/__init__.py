@@ -53,8 +53,10 @@ from ._resample import resample as resample
 from ._speech import Clip as Clip
 from ._speech import Recording as Recording
 from ._speech import Utterance as Utterance
+from ._speech import ctc_complaint as ctc_complaint
 from ._speech import digit_strings as digit_strings
 from ._speech import read_fsdd as read_fsdd
+from ._speech import read_transcribed as read_transcribed
 from ._speech import read_wavs as read_wavs
 from ._stft import STFT as STFT
 from ._text import split as split

@@ -25,7 +25,8 @@ class Pairs(NamedTuple):
 
     def batch(self) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], np.ndarray]:
         """What `fit` takes, (inputs, targets, lengths): {"source": sources, "target": inputs}, {"labels": targets,
-        "lengths": target_lengths} and source_lengths. The loss masks by the lengths that come with the labels."""
+        "lengths": target_lengths} and source_lengths. A loss is `lambda outputs, targets, mask: cross_entropy(outputs,
+        **targets, mask=mask, time_major=False)`."""
         inputs = {"source": self.sources, "target": self.inputs}
         return inputs, {"labels": self.targets, "lengths": self.target_lengths}, self.source_lengths
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 from .._errors import check_size
+from ._pairs import read_pairs
 from ._reading import Found, PathLike, Place, Problem, Reading, collected
 from ._wav import read_wav
 
@@ -66,6 +68,50 @@ def read_wavs(folder: PathLike, rate: int) -> Reading[Recording]:
                 yield Place(str(path)), Recording(path.stem, sound.samples)
 
     return collected(folder, found())
+
+
+def read_transcribed(table: PathLike, rate: int, *, encoding: str = "utf-8") -> Reading[Utterance]:
+    """Recordings with what is said in them.
+
+    Args:
+        table: tab-separated lines: the path of a wav file, seen from the folder of the table, and its transcript.
+        rate: samples a second, as for `read_wavs`.
+        encoding: of the table.
+
+    Returns:
+        a `Reading` whose places are lines of the table. A line whose file cannot be read is left out.
+    """
+    lines = read_pairs(table, encoding=encoding)
+
+    def found() -> Iterator[Found[Utterance]]:
+        yield from lines.problems
+        for place, (name, text) in zip(lines.places, lines.items, strict=True):
+            try:
+                sound = read_wav(Path(table).parent / name, rate)
+            except (OSError, ValueError) as error:
+                yield Problem(place, f"left out: {error}")
+            else:
+                yield from (Problem(place, str(problem)) for problem in sound.problems)
+                yield place, Utterance(sound.samples, text)
+
+    return collected(table, found())
+
+
+def ctc_complaint(frames: int, labels: Sequence[int]) -> str | None:
+    """What `Reading.check` says of an utterance that is too short for its transcript; None if it is long enough.
+
+    Connectionist temporal classification needs a frame for each label, and one more between equal neighbours.
+
+    Args:
+        frames: steps that the network's output has.
+        labels: numbers of the transcript.
+
+    >>> import rnnjax as rj
+    >>> rj.data.ctc_complaint(5, [3, 3, 7, 3, 3])
+    '5 frames are too few for its 5 labels, which need 7'
+    """
+    needed = len(labels) + sum(a == b for a, b in pairwise(labels))
+    return f"{frames} frames are too few for its {len(labels)} labels, which need {needed}" if frames < needed else None
 
 
 def read_fsdd(folder: PathLike, rate: int = 8000) -> Reading[Clip]:

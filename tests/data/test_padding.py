@@ -89,8 +89,8 @@ def test_fit_takes_buckets_and_arrays() -> None:
         read = jnp.where(inside[..., None], params["table"][sources], 0).sum(1)
         return params["table"][decoded] + read[:, None]
 
-    def loss(outputs, targets):
-        return rj.training.cross_entropy(outputs, **targets, time_major=False)
+    def loss(outputs, targets, mask):
+        return rj.training.cross_entropy(outputs, **targets, mask=mask, time_major=False)
 
     for source in (pairs.batch(), data.pair_buckets(pairs, 2, count=2)):
         fitted = rj.training.fit((params, apply), source, loss=loss, epochs=3, batch_size=2, progress=False)

@@ -121,6 +121,21 @@ def test_a_folder_uses_the_rest(tmp_path: Path) -> None:
     assert "6_ann_1.wav is no wav file" in told["6_ann_1.wav"]
 
 
+def test_transcripts_and_what_is_too_short_for_them(tmp_path: Path) -> None:
+    for name, samples, rate in (("a", 80, 8000), ("b", 160, 16000), ("c", 30, 8000)):
+        data.write_wav(tmp_path / f"{name}.wav", np.full(samples, 0.5), rate)
+    table = tmp_path / "table.tsv"
+    table.write_text("a.wav\tone\nb.wav\ttwo\nd.wav\tthree\nc.wav\tsee\n\n")
+    reading = data.read_transcribed(table, 8000)
+    assert [(len(one.samples), one.text) for one in reading] == [(80, "one"), (80, "two"), (30, "see")]
+    assert {problem.place.line for problem in reading.problems} == {2, 3, 5}
+    long_enough = reading.check(lambda one: data.ctc_complaint(len(one.samples) // 10, [*map(ord, one.text)]))
+    assert [one.text for one in long_enough] == ["one", "two"]
+    assert str(long_enough.problems[-1]) == f"{table}:4: left out: 3 frames are too few for its 3 labels, which need 4"
+    assert data.ctc_complaint(0, []) is None
+    assert data.ctc_complaint(4, [1, 1, 2]) is None
+
+
 def test_digits_are_joined_with_pauses() -> None:
     clips = [data.Clip(np.full(10 + n, n + 1, np.float32), n % 10, "ab"[n % 2], n) for n in range(40)]
     spoken = data.digit_strings(clips, 60, seed=3, shortest=2, longest=4, gap=5)
