@@ -20,16 +20,17 @@ def runs(hidden: np.ndarray) -> np.ndarray:
 
 def test_masks_are_bands_of_the_right_sizes() -> None:
     x = jnp.ones((ROWS, STEPS, FEATURES))
-    options = {"time_masks": 1, "time_width": 7, "frequency_masks": 1, "frequency_width": 4}
+    options = {"time_masks": 1, "time_width": 7, "frequency_masks": 1, "frequency_width": 3}
     y = np.asarray(data.spec_augment(KEY, x, **options))
     time, frequency = (y == 0).all(2), (y == 0).all(1)
     np.testing.assert_array_equal(y == 0, time[:, :, None] | frequency[:, None, :])
     assert runs(time).max() == runs(frequency).max() == 1
     assert set(time.sum(1)) == set(range(8))
-    assert set(frequency.sum(1)) == set(range(5))
+    assert set(frequency.sum(1)) == set(range(4))
+    assert abs(np.corrcoef(time.sum(1), frequency.sum(1))[0, 1]) < 0.2
     # widths are uniform, and masks reach both ends
     np.testing.assert_allclose(time.sum(1).mean(), 3.5, atol=0.4)
-    np.testing.assert_allclose(frequency.sum(1).mean(), 2.0, atol=0.3)
+    np.testing.assert_allclose(frequency.sum(1).mean(), 1.5, atol=0.25)
     assert time[:, [0, -1]].any(0).all()
     assert frequency[:, [0, -1]].any(0).all()
 

@@ -72,10 +72,10 @@ def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_order_and_limits() -> None:
-    vocabulary = Vocabulary.words(["b a b", "c a b d"])
+    vocabulary = Vocabulary.words(["b a b", "d a b c"])
     assert vocabulary.symbols == ("b", "a", "c", "d")
     assert vocabulary.encode("a b").tolist() == [5, 4]
-    assert Vocabulary.words(["b a b", "c a b d"], min_count=2).symbols == ("b", "a")
+    assert Vocabulary.words(["b a b", "d a b c"], min_count=2).symbols == ("b", "a")
     limited = Vocabulary.words([["b", "a", "b"], ["c"]], max_size=6)
     assert len(limited) == 6
     assert limited.symbols == ("b", "a")
