@@ -6,6 +6,10 @@ Sizes are small and unequal, so that a swapped axis cannot pass, and every compi
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
 
 import rnnjax as rj
 from rnnjax._unroll import kernels
@@ -16,12 +20,27 @@ NATIVE = (*GATED, "cpu") if kernels.load().variants else GATED
 PLAIN = ("scan",)
 
 
+@rj.struct
+class Remembering(rj.Wrapper):
+    """A cell with a memory of its own, which takes the place of the context: 3 vectors, the same for all rows. They are
+    a number times fixed ones, so that laws about a cell's leaves are about the memory."""
+
+    memory_size: int = 2
+    gain: float = rj.node(default=1.0)
+
+    def prepare(self, params: Any, *, key: Any = None, context: Any = None) -> Any:
+        values = np.random.default_rng(13).normal(size=(3, self.memory_size)) * jnp.asarray(self.gain, jnp.float64)
+        source = rj.Source(values, mask=np.array([True, True, False]), ids=np.array([3, 1, 1]))
+        return super().prepare(params, key=key, context=source)
+
+
 @dataclass(frozen=True)
 class Descriptor:
     """A cell under test.
 
     event_shape is the shape of one input, (I,) or (*S, I). live_leaves are the cell's fields that change the outputs,
     so that their gradients must not vanish. implementations is the row of the committed matrix: exactly these must run.
+    memory_size is the features of the memory that a cell with attention reads.
     """
 
     name: str
@@ -29,6 +48,12 @@ class Descriptor:
     event_shape: tuple[int, ...] = (3,)
     live_leaves: tuple[str, ...] = ()
     implementations: tuple[str, ...] = GATED
+    memory_size: int | None = None
+
+    @property
+    def subject(self) -> rj.Cell:
+        """What runs without a context."""
+        return self.cell if self.memory_size is None else Remembering(self.cell, self.memory_size)
 
     @property
     def in_size(self) -> int:
@@ -67,6 +92,29 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3)),
     Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3), implementations=NATIVE),
     Descriptor("nested", rj.Zoneout(rj.RecurrentDropout(rj.LearnedInitialState(rj.LSTM(4)))), live_leaves=("rate",)),
+    Descriptor(
+        "bahdanau_attention",
+        rj.BahdanauAttention(rj.GRU(4), rj.LocationScore(3, filters=2, width=3), memory_size=2),
+        live_leaves=("gain",),
+        implementations=PLAIN,
+        memory_size=2,
+    ),
+    Descriptor(
+        "luong_attention",
+        rj.LuongAttention(rj.LayerNormGRU(4), rj.MultiHeadScore(4, heads=2), memory_size=2, size=3),
+        live_leaves=("gain",),
+        implementations=PLAIN,
+        memory_size=2,
+    ),
+    Descriptor(
+        "pointer_generator",
+        rj.PointerGenerator(
+            rj.LuongAttention(rj.LSTM(4), rj.CoverageScore(3), memory_size=2, size=3), vocabulary=3, extra=1
+        ),
+        live_leaves=("gain",),
+        implementations=PLAIN,
+        memory_size=2,
+    ),
 )
 
 # inputs have 3 features

@@ -35,7 +35,7 @@ def cells() -> list[str]:
     names = table.names()
     lines = [f"| cell | what it is | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (2 + len(names)) + "|"]
     for cls in sorted(first, key=lambda cls: issubclass(cls, rj.Wrapper)):
-        marks = [mark(first[cls].cell, first[cls].event_shape, name) for name in names]
+        marks = [mark(first[cls].subject, first[cls].event_shape, name) for name in names]
         shown = f"{cls.__name__}(cell)" if issubclass(cls, rj.Wrapper) else cls.__name__
         lines.append(f"| `{shown}` | {first_sentence(cls)} | {' | '.join(marks)} |")
     return lines

@@ -31,6 +31,7 @@ def arguments(
     mask: Any,
     reset: Any,
     key: Any,
+    context: Any,
     remat: Any,
     implementation: Any,
 ) -> None:
@@ -43,7 +44,7 @@ def arguments(
     check_placement(xs)
     parameters(cell, params, xs)
     if state is not None:
-        check_state(cell, params, state, batch_shape)
+        check_state(cell, params, state, batch_shape, context)
     check_lengths(lengths, steps, batch_shape)
     check_flags("mask", mask, steps, batch_shape, xs)
     check_flags("reset", reset, steps, batch_shape, xs)
@@ -143,9 +144,13 @@ def _expected_parameters(structure: Any, leaves: tuple[Any, ...], in_size: int) 
     return jax.eval_shape(lambda cell, key: cell.init(key, in_size), cell, jax.eval_shape(lambda: jax.random.key(0)))
 
 
-def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int, ...]) -> None:
+def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int, ...], context: Any) -> None:
     """A state has the structure and the shapes of `cell.initial_state`."""
-    expected = jax.eval_shape(lambda cell, p: cell.initial_state(p, batch_shape), cell, params)
+
+    def initial(cell: Cell, params: Params, context: Any) -> State:
+        return cell.initial_state(cell.prepare(params, context=context), batch_shape)
+
+    expected = jax.eval_shape(initial, cell, params, context)
     if jax.tree.structure(expected) != jax.tree.structure(state):
         raise TypeError(
             f"`state` must be {_outline(expected)}, as `cell.initial_state` makes it; got {_outline(state)}"

@@ -72,7 +72,7 @@ def unroll(
     >>> bool((ys[2:, 1] == 0).all()), bool((ys[1, 1] == state.h[1]).all())
     (True, True)
     """
-    check.arguments(cell, params, xs, state, lengths, mask, reset, key, remat, implementation)
+    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation)
     try:
         return _execute(
             cell,
@@ -122,7 +122,7 @@ def explain(
     → fused        chosen, the first that can and would
       scan         can run it; 'fused' was taken before it
     """
-    check.arguments(cell, params, xs, state, lengths, mask, reset, key, remat, implementation)
+    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation)
     lines = []
 
     def describe(*arrays: Any) -> None:

@@ -113,21 +113,21 @@ class ConvLSTM(Cell):
                 f"`xs` must be (T, *B, *S, I) with *S = {self.spatial_shape}, the cell's `spatial_shape`; got shape "
                 f"{x.shape}"
             )
-        return add_bias(_convolve(x, params.w), params.b)
+        return add_bias(convolve(x, params.w), params.b)
 
     def step(self, params: ConvLSTMParams, state: ConvLSTMState, z: Array, noise: Noise = None) -> ConvLSTMState:
         gate, phi = activation(self.gate_activation), activation(self.activation)
-        i, f, g, o = split_gates(z + _convolve(state.h, params.u), 4)
+        i, f, g, o = split_gates(z + convolve(state.h, params.u), 4)
         c = gate(f) * state.c + gate(i) * phi(g)
         return ConvLSTMState(h=gate(o) * phi(c), c=c)
 
 
-def _convolve(x: Array, w: Array) -> Array:
+def convolve(x: Array, w: Array) -> Array:
     """x (…, *S, I) convolved with w (*K, I, O) in the dtype of w, accumulated and returned in at least float32."""
     axes = "012"[: w.ndim - 2]
     if x.ndim > w.ndim and explicit_spec(x) is not None:
         # an explicit mesh does not fold a sharded batch axis into time
-        return lax.map(lambda at_time: _convolve(at_time, w), x)
+        return lax.map(lambda at_time: convolve(at_time, w), x)
     lead, event = x.shape[: x.ndim - w.ndim + 1], x.shape[x.ndim - w.ndim + 1 :]
     y = lax.conv_general_dilated(
         x.reshape(math.prod(lead), *event).astype(w.dtype),

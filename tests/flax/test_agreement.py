@@ -108,16 +108,16 @@ def test_stacks(kind: str, options: dict[str, Any], cover: str) -> None:
 
 @pytest.mark.parametrize("row", CELLS, ids=lambda row: row.name)
 def test_every_cell(row: Descriptor) -> None:
-    shapes = jax.eval_shape(lambda: row.cell.init(jax.random.key(0), row.in_size))
+    shapes = jax.eval_shape(lambda: row.subject.init(jax.random.key(0), row.in_size))
     params = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, jnp.float64), shapes)
-    mine = rnnx.RNN(row.cell, row.in_size, params=params)
+    mine = rnnx.RNN(row.subject, row.in_size, params=params)
     x = jnp.ones((B, T, *row.event_shape), jnp.float64)
 
     def functional(params: Any, x: jax.Array, covers: Any) -> Any:
-        ys, state = rj.unroll(row.cell, params, jnp.swapaxes(x, 0, 1))
+        ys, state = rj.unroll(row.subject, params, jnp.swapaxes(x, 0, 1))
         return jnp.swapaxes(ys, 0, 1), state
 
-    same_program(mine, rlinen.RNN(row.cell), functional, x, {})
+    same_program(mine, rlinen.RNN(row.subject), functional, x, {})
 
 
 def test_layer() -> None:

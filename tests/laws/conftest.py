@@ -32,4 +32,4 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Descriptor, str]]:
 @pytest.fixture
 def subject(pair: tuple[Descriptor, str]) -> Subject:
     row, implementation = pair
-    return Subject(row.cell, row.event_shape, implementation)
+    return Subject(row.subject, row.event_shape, implementation)

@@ -1,0 +1,31 @@
+"""Attention to a memory, such as the outputs of an encoder, around any cell."""
+
+from .additive import AdditiveScore as AdditiveScore
+from .additive import AdditiveScoreParams as AdditiveScoreParams
+from .additive import CoverageScore as CoverageScore
+from .additive import CoverageScoreParams as CoverageScoreParams
+from .additive import LocationScore as LocationScore
+from .additive import LocationScoreParams as LocationScoreParams
+from .alignments import alignments as alignments
+from .bahdanau import BahdanauAttention as BahdanauAttention
+from .bahdanau import BahdanauAttentionParams as BahdanauAttentionParams
+from .bahdanau import BahdanauAttentionState as BahdanauAttentionState
+from .cell import Attention as Attention
+from .cell import Prepared as Prepared
+from .luong import LuongAttention as LuongAttention
+from .luong import LuongAttentionParams as LuongAttentionParams
+from .luong import LuongAttentionState as LuongAttentionState
+from .memory import Memory as Memory
+from .memory import Source as Source
+from .pointer import PointerGenerator as PointerGenerator
+from .pointer import PointerGeneratorParams as PointerGeneratorParams
+from .pooling import AttentionPooling as AttentionPooling
+from .pooling import AttentionPoolingParams as AttentionPoolingParams
+from .score import Attended as Attended
+from .score import DotScore as DotScore
+from .score import GeneralScore as GeneralScore
+from .score import GeneralScoreParams as GeneralScoreParams
+from .score import MultiHeadScore as MultiHeadScore
+from .score import MultiHeadScoreParams as MultiHeadScoreParams
+from .score import ScaledDotScore as ScaledDotScore
+from .score import Score as Score

@@ -1,0 +1,72 @@
+"""The alignments of a whole sequence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+from jax import lax
+
+from ..._cell import Cell
+from ..._types import Array, Params, State, Xs
+from ..._unroll.lift import zero_where_masked
+from .._layer import Layer, check_stream, valid_steps
+from ..rnn import as_layer
+from .score import Attended
+
+
+def alignments(
+    model: Layer | Cell,
+    params: Params,
+    xs: Xs,
+    state: State | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    context: Any = None,
+) -> Array:
+    """What a model with attention reads at every step of a sequence, such as for a picture of rows over columns.
+
+    The model runs step by step, without noise: it takes longer than the model's own call.
+
+    Args:
+        model: a layer or a cell that is causal, with one attention cell in it.
+        params, xs, state, lengths, mask, reset, context: as in the model's own call.
+
+    Returns:
+        alignments (T, *B, S), zero at masked steps.
+
+    Raises:
+        ValueError: for a model that is not causal, or with another number of attention cells than one.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> model = rj.Stack([rj.BahdanauAttention(rj.GRU(5), rj.AdditiveScore(6), memory_size=4), rj.Dense(2)])
+    >>> params = model.init(jax.random.key(0), in_size=3)
+    >>> rj.alignments(model, params, jnp.ones((9, 2, 3)), context=jnp.ones((7, 2, 4))).shape
+    (9, 2, 7)
+    """
+    layer = as_layer("model", model)
+    if not layer.causal:
+        raise ValueError(f"{layer!r} is not causal: it cannot run step by step, which is how alignments are collected")
+    check_stream(layer, state)
+    valid = valid_steps(layer, xs, lengths, mask, reset)
+    _, state = layer(params, jax.tree.map(lambda leaf: leaf[:0], xs), state, context=context)
+    _alignment(layer, state)
+
+    def step(state: State, inputs: Any) -> tuple[State, Array]:
+        x, mask, reset = jax.tree.map(lambda leaf: leaf[None], inputs)
+        _, state = layer(params, x, state, mask=mask, reset=reset, context=context)
+        return state, _alignment(layer, state)
+
+    return zero_where_masked(valid, lax.scan(step, state, (xs, valid, reset))[1])
+
+
+def _alignment(layer: Layer, state: State) -> Array:
+    leaves = jax.tree.leaves(state, is_leaf=lambda part: isinstance(part, Attended))
+    found = [leaf.alignment for leaf in leaves if isinstance(leaf, Attended)]
+    if len(found) != 1:
+        raise ValueError(
+            f"`model` must have one attention cell in it; {layer!r} has {len(found)}. Of several, call each by itself"
+        )
+    return found[0]

@@ -1,0 +1,161 @@
+"""What the attention cells share: the memory, the inner cell with more inputs, and what has been read."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from ..._cell import Cell, dot, input_weights, project_gates, split_gates
+from ..._errors import check_size, describe, is_array
+from ..._struct import node, struct
+from ..._types import Array, DTypeLike, Key, Noise, Params, State, Xs, Z
+from ..._unroll.call import Dtypes
+from ...cells._common import abstract_state
+from .memory import Memory, Source, as_source, rows_first
+from .score import Attended, Score
+
+
+class Prepared(NamedTuple):
+    """An attention cell's parameters with the memory of one call: what `prepare` makes of them."""
+
+    params: Any
+    memory: Memory
+
+
+@struct
+class Attention(Cell):
+    """A cell that reads a memory at every step. A subclass writes `init`, `step`, `emit` and what follows from them.
+
+    Parameters are a NamedTuple with the fields cell, the inner cell's, and score; states one with the fields cell and
+    attention, an `Attended`.
+
+    Args:
+        cell: the inner cell. A wrapper such as `Zoneout` belongs inside, around the recurrent cell.
+        score: how well each step of the memory answers a query.
+        memory_size: M, features of the memory.
+    """
+
+    cell: Any = node()
+    score: Any = node()
+    memory_size: int
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.cell, Cell) or self.cell.event_ndim != 1:
+            raise TypeError(f"`cell` must be a cell with inputs (*B, I), such as `rnnjax.GRU(128)`; got {self.cell!r}")
+        if not isinstance(self.score, Score):
+            raise TypeError(f"`score` must be a score, such as `rnnjax.AdditiveScore(128)`; got {self.score!r}")
+        check_size("memory_size", self.memory_size)
+
+    @property
+    def hidden_size(self) -> int:  # type: ignore[override]
+        return self.cell.hidden_size
+
+    @property
+    def compute_dtype(self) -> DTypeLike | None:  # type: ignore[override]
+        return self.cell.compute_dtype
+
+    @property
+    def query_size(self) -> int:
+        """Q, features of what the inner cell emits, which is the query."""
+        emitted = jax.eval_shape(self.cell.emit, abstract_state(self.cell, ()))
+        if not is_array(emitted) or emitted.ndim != 1:
+            raise TypeError(f"`cell` must emit one array (*B, Q), because it is the query; {self.cell!r} does not")
+        return emitted.shape[0]
+
+    def remember(self, params: Params, source: Array | Source) -> Memory:
+        """The memory with everything that depends on it alone, for a loop of calls with a few steps each.
+
+        `context=` takes it in the place of the source. It is computed from these parameters: make a new one when they
+        change, and one for each cell.
+
+        Args:
+            params: this cell's parameters.
+            source: an array (S, *B, M), or a `Source`.
+
+        Raises:
+            ValueError, TypeError: for sizes and dtypes that do not fit.
+        """
+        source = as_source(source)
+        if source.values.shape[-1] != self.memory_size:
+            raise ValueError(
+                f"`context` must be (S, *B, M) with M = {self.memory_size}, the `memory_size` of {self!r}; got shape "
+                f"{tuple(source.values.shape)}"
+            )
+        values, mask, ids = rows_first(source)
+        own = Dtypes.of(self.compute_dtype, params).cast(params.score)
+        return Memory(self.score.keys(own, values), self.score.values(own, values), mask, ids)
+
+    def prepare(self, params: Params, *, key: Key | None = None, context: Any = None) -> Prepared:
+        if isinstance(context, Memory):
+            self._check_memory(params, context)
+        memory = context if isinstance(context, Memory) else self.remember(params, context)
+        inner = self.cell.prepare(params.cell, key=key, context=context)
+        return Prepared(params._replace(cell=inner), memory)
+
+    def _check_memory(self, params: Params, memory: Memory) -> None:
+        one = jnp.zeros((1, self.memory_size))
+        wanted = jax.eval_shape(lambda own: (self.score.keys(own, one), self.score.values(own, one)), params.score)
+        for name, want, have in zip(memory._fields, wanted, memory, strict=False):
+            if have.ndim < 2 or have.shape[-1] != want.shape[-1] or have.shape[:-1] != memory.values.shape[:-1]:
+                raise ValueError(
+                    f"`context.{name}` must be (*B, S, {want.shape[-1]}), as `remember` of {self!r} makes it; got "
+                    f"{describe(have)} with values {describe(memory.values)}: a memory belongs to the cell that made it"
+                )
+
+    def noise(self, key: Key, steps: int, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Noise:
+        return self.cell.noise(key, steps, batch_shape, dtype)
+
+    def project(self, params: Prepared, x: Xs, noise: Noise = None) -> Z:
+        """The inner cell's, of the inputs alone, where that is a product; else the inputs themselves."""
+        if not is_array(x):
+            raise TypeError(f"`xs` of {type(self).__name__} must be one array (T, *B, I); got {type(x).__name__}")
+        weights = input_weights(self.cell, params.params.cell)
+        if weights is None:
+            return x
+        w, b = weights
+        return project_gates(x, w[: x.shape[-1]], b, w.shape[-1] // self.hidden_size)
+
+    def advance(self, params: Prepared, state: State, z: Z, more: Array, noise: Noise) -> State:
+        """The inner cell's step with inputs [x; more], given what `project` made of x."""
+        own, given = params.params.cell, () if noise is None else (noise,)
+        weights = input_weights(self.cell, own)
+        if weights is None:
+            x = jnp.concatenate([z, more.astype(z.dtype)], axis=-1)[None]
+            at_once = jax.tree.map(lambda leaf: leaf[None], given)
+            z = jax.tree.map(lambda leaf: leaf[0], self.cell.project(own, x, *at_once))
+        else:
+            products = split_gates(dot(more, weights[0][weights[0].shape[0] - more.shape[-1] :]), len(z))
+            z = tuple(a + b.astype(a.dtype) for a, b in zip(z, products, strict=True))
+        return self.cell.step(own, state, z, *given)
+
+    def attend(self, params: Prepared, inner: State, before: Attended) -> Attended:
+        """What is read with the query of an inner state."""
+        query = self.cell.emit(inner)
+        context, alignment = self.score.read(params.params.score, query, params.memory, before)
+        alignment = alignment.astype(before.coverage.dtype)
+        overlap = jnp.sum(jnp.minimum(alignment, before.coverage), axis=-1)
+        return Attended(context, alignment, before.coverage + alignment, before.overlap + overlap)
+
+    def nothing_read(self, params: Prepared, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Attended:
+        """Before the first step: zeros, as many as the memory has steps."""
+        if not isinstance(params, Prepared):
+            raise ValueError(
+                f"the state of {type(self).__name__} has a weight for every step of the memory, so that it begins with "
+                "`cell.initial_state(cell.prepare(params, context=memory), batch_shape)`. Or pass `state=None`: with "
+                "`xs[:0]`, a call returns the state before the first step"
+            )
+        *rows, steps, _ = params.memory.values.shape
+        if tuple(rows) != batch_shape[: len(rows)]:
+            raise ValueError(
+                f"`context` must be (S, *B, M) whose batch axes are the first ones of `xs`; got *B = {tuple(rows)} for "
+                f"inputs with the batch axes {batch_shape}"
+            )
+        weights = jnp.zeros((*batch_shape, steps), dtype)
+        return Attended(
+            context=jnp.zeros((*batch_shape, self.memory_size), dtype),
+            alignment=weights,
+            coverage=weights,
+            overlap=jnp.zeros(batch_shape, dtype),
+        )
