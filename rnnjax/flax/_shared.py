@@ -165,19 +165,23 @@ def check_weights(layer: Layer, in_features: Any, weights: Any) -> None:
             )
 
 
-def draws_noise(layer: Layer, x: Xs, context: Any = None) -> bool:
+def draws_noise(layer: Layer, x: Xs, context: Any = None, time_major: bool = True) -> bool:
     """Whether a layer reads its key on such inputs. Nothing is run; inputs that do not fit raise as in the layer."""
-    return _draws_noise(*_signature(layer), *_signature((x, context)))
+    return _draws_noise(*_signature(layer), *_signature((x, context)), time_major)
 
 
 @lru_cache(maxsize=256)
-def _draws_noise(structure: Any, leaves: tuple[Any, ...], args: Any, arg_leaves: tuple[Any, ...]) -> bool:
+def _draws_noise(
+    structure: Any, leaves: tuple[Any, ...], args: Any, arg_leaves: tuple[Any, ...], time_major: bool
+) -> bool:
     layer, (x, context) = _abstract(structure, leaves), _abstract(args, arg_leaves)
     params = _expected(structure, leaves, in_features_of(layer, x))
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
 
     def outputs(layer: Layer, params: Params, x: Xs, context: Any, key: Key | None = None) -> Any:
-        return layer(params, x, key=key, context=context)
+        axis = time_axis(layer, x, time_major)
+        xs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), x)
+        return layer(params, xs, key=key, context=context)
 
     jax.eval_shape(outputs, layer, params, x, context)
     try:
@@ -206,6 +210,11 @@ class Inputs(NamedTuple):
     mask: Array | None
     reset: Array | None
     context: Any
+
+
+def time_axis(layer: Layer, x: Xs, time_major: bool) -> int:
+    """Where time is in the caller's layout."""
+    return 0 if time_major else jax.tree.leaves(x)[0].ndim - 1 - layer.event_ndim
 
 
 def in_features_of(layer: Layer, x: Xs) -> Any:
@@ -291,7 +300,7 @@ def run(
     return_sequences: bool,
 ) -> tuple[Any, State]:
     """Calls a functional layer in the caller's layout, on inputs that have been checked."""
-    axis = 0 if time_major else jax.tree.leaves(inputs.x)[0].ndim - 1 - layer.event_ndim
+    axis = time_axis(layer, inputs.x, time_major)
     xs, mask, reset = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), (inputs.x, inputs.mask, inputs.reset))
     ys, state = layer(
         params, xs, state, lengths=inputs.lengths, mask=mask, reset=reset, key=key, context=inputs.context

@@ -122,7 +122,7 @@ class Recurrent(nn.Module, kw_only=True):
             lengths: valid steps of each row, integers (*B).
             mask: True where a step is valid, booleans (*B, T), or (T, *B) if `time_major`.
             reset: True at a boundary before a step, in the form of `mask`.
-            context: handed on to the layer as it is.
+            context: handed on to the layer as it is: an attention's memory is time-major, (S, *B, M), in any layout.
             deterministic: overrides the field.
 
         Returns:
@@ -157,7 +157,7 @@ class Recurrent(nn.Module, kw_only=True):
     @nn.nowrap
     def _key(self, layer: layers.Layer, inputs: _shared.Inputs, deterministic: bool | None) -> Key | None:
         deterministic = self.deterministic if deterministic is None else deterministic
-        if deterministic or not _shared.draws_noise(layer, inputs.x, inputs.context):
+        if deterministic or not _shared.draws_noise(layer, inputs.x, inputs.context, self.time_major):
             return None
         if deterministic is None:
             raise ValueError(

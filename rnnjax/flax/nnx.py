@@ -145,7 +145,7 @@ class Recurrent(nnx.Module):
             lengths: valid steps of each row, integers (*B).
             mask: True where a step is valid, booleans (*B, T), or (T, *B) if `time_major`.
             reset: True at a boundary before a step, in the form of `mask`.
-            context: handed on to the layer as it is.
+            context: handed on to the layer as it is: an attention's memory is time-major, (S, *B, M), in any layout.
             deterministic: overrides the attribute.
             rngs: overrides the module's own stream: an `nnx.Rngs`, of which "dropout" is taken, a stream or one key.
                 With a key nothing is mutated, so that plain `jax.jit` may close over a module that draws noise.
@@ -177,7 +177,7 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None,
     ) -> jax.Array | None:
         deterministic = self.deterministic if deterministic is None else deterministic
-        if deterministic or not _shared.draws_noise(layer, inputs.x, inputs.context):
+        if deterministic or not _shared.draws_noise(layer, inputs.x, inputs.context, self.time_major):
             return None
         source = self.rngs if rngs is None else rngs
         if source is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -67,7 +68,7 @@ class AdditiveScore(Score):
         return affine(values, params.w_k, params.b)
 
     def score(self, params: AdditiveScoreParams, query: Array, keys: Array, attended: Attended) -> Array:
-        return _units(params.v, dot(query, params.w_q)[..., None, :], keys)
+        return _units(params.v, dot(query, params.w_q), keys)
 
 
 class LocationScoreParams(NamedTuple):
@@ -120,8 +121,8 @@ class LocationScore(Score):
         return AdditiveScore(self.size).keys(params.additive, values)
 
     def score(self, params: LocationScoreParams, query: Array, keys: Array, attended: Attended) -> Array:
-        location = dot(convolve(attended.alignment[..., None], params.f[:, None]), params.u)
-        return _units(params.additive.v, dot(query, params.additive.w_q)[..., None, :] + location, keys)
+        location = convolve(attended.alignment[..., None], params.f[:, None])
+        return _units(params.additive.v, dot(query, params.additive.w_q), keys, location, params.u)
 
 
 class CoverageScoreParams(NamedTuple):
@@ -163,13 +164,18 @@ class CoverageScore(Score):
         return AdditiveScore(self.size).keys(params.additive, values)
 
     def score(self, params: CoverageScoreParams, query: Array, keys: Array, attended: Attended) -> Array:
-        covered = attended.coverage[..., None]
-        covered = covered * spread(params.w_c.astype(covered.dtype), covered.ndim, 1)
-        return _units(params.additive.v, dot(query, params.additive.w_q)[..., None, :] + covered, keys)
+        coverage = attended.coverage[..., None]
+        return _units(params.additive.v, dot(query, params.additive.w_q), keys, coverage, params.w_c[None])
 
 
-def _units(v: Array, own: Array, keys: Array) -> Array:
-    """v · tanh(own + keys) of own (*B, *R, S or 1, A) and keys (*B, S, A), in the dtype of `own`."""
+@partial(jax.checkpoint, prevent_cse=False)
+def _units(v: Array, query: Array, keys: Array, more: Array | None = None, w_more: Array | None = None) -> Array:
+    """v · tanh(query + more w_more + keys) for every step: query (*B, *R, A), keys (*B, S, A), more (*B, *R, S, K).
+
+    The backward pass computes the units again: that takes less time than S · A numbers a query to be written and read.
+    """
+    own = query[..., None, :]
+    if more is not None:
+        own = own + dot(more, w_more).astype(own.dtype)
     units = jnp.tanh(own + spread(keys.astype(own.dtype), own.ndim, 2))
-    # a sum and not a product of matrices, so that XLA forms the units and adds them up in one pass over memory
     return jnp.sum(units * spread(v.astype(own.dtype), own.ndim, 1), axis=-1)
