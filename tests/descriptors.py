@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 import rnnjax as rj
@@ -29,7 +28,7 @@ class Remembering(rj.Wrapper):
     gain: float = rj.node(default=1.0)
 
     def prepare(self, params: Any, *, key: Any = None, context: Any = None) -> Any:
-        values = np.random.default_rng(13).normal(size=(3, self.memory_size)) * jnp.asarray(self.gain, jnp.float64)
+        values = np.random.default_rng(13).normal(size=(3, self.memory_size)) * self.gain
         source = rj.Source(values, mask=np.array([True, True, False]), ids=np.array([3, 1, 1]))
         return super().prepare(params, key=key, context=source)
 

@@ -26,7 +26,10 @@ GENERAL = rj.LuongAttention(rj.LSTM(Q), rj.GeneralScore(), M, 3)
 each = pytest.mark.parametrize("cell", [ADDITIVE, GENERAL], ids=["bahdanau", "luong"])
 CASES = {
     **{f"bahdanau_{name}": rj.BahdanauAttention(rj.GRU(Q), score, M) for name, score in SCORES.items()},
-    **{f"luong_{name}": rj.LuongAttention(rj.GRU(Q), score, M, 3) for name, score in SCORES.items()},
+    **{
+        f"luong_{name}": rj.LuongAttention(rj.GRU(Q), SCORES[name], M, 3)
+        for name in ("coverage", "general", "location", "multi_head")
+    },
     "bahdanau_lstm": rj.BahdanauAttention(rj.LSTM(Q), SCORES["additive"], M),
     "bahdanau_plain": rj.BahdanauAttention(rj.LayerNormGRU(Q), SCORES["additive"], M),
     "bahdanau_dot": rj.BahdanauAttention(rj.Elman(M), rj.DotScore(), M),
@@ -346,7 +349,17 @@ def test_sources_refuse_what_does_not_fit(draw):
     np.testing.assert_array_equal(both.valid, (np.arange(S)[:, None] < LENGTHS) & both.mask)
 
 
+@rj.struct
+class Pair(rj.LSTM):
+    """Emits two arrays."""
+
+    def emit(self, state):
+        return state.h, state.c
+
+
 def test_cells_refuse_what_does_not_fit():
+    with pytest.raises(TypeError, match=r"`cell` must emit one array \(\*B, Q\), because it is the query; Pair"):
+        rj.BahdanauAttention(Pair(4), rj.GeneralScore(), 3).init(jax.random.key(0), 2)
     with pytest.raises(TypeError, match=r"`cell` must be a cell with inputs \(\*B, I\).*; got RNN"):
         rj.BahdanauAttention(rj.RNN(rj.GRU(3)), rj.DotScore(), 3)
     with pytest.raises(TypeError, match=r"`cell` must be a cell with inputs \(\*B, I\).*; got ConvLSTM"):
