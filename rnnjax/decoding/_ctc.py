@@ -1,0 +1,83 @@
+"""Connectionist temporal classification: from logits of frames to labels."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import jax.numpy as jnp
+
+from .._errors import describe, is_array
+from .._types import Array
+from .._unroll.check import check_lengths
+from ._step import check_token, log_normaliser, possible
+
+
+class Labels(NamedTuple):
+    """What `ctc_greedy` returns.
+
+    tokens: labels (*B, T), `pad` after the end.
+    lengths: labels of each row, (*B).
+    log_probs: log-probability of the path through the frames that they were read from, (*B).
+    """
+
+    tokens: Array
+    lengths: Array
+    log_probs: Array
+
+
+def ctc_greedy(logits: Array, lengths: Array | None = None, *, blank: int = 0, pad: int = 0) -> Labels:
+    """The labels of the most probable path: repeats merged, then blanks left out.
+
+    Args:
+        logits: unnormalised log-probabilities (T, *B, V).
+        lengths: valid frames of each row, integers (*B) in 0…T; None is all.
+        blank: the id that stands for no label.
+        pad: what fills `tokens` after the end.
+
+    Returns:
+        a `Labels`. A frame without a finite logit gives log-probability −∞.
+
+    Raises:
+        ValueError, TypeError: for shapes and dtypes that do not fit, and a blank out of range.
+
+    References:
+        Graves, Fernández, Gomez, Schmidhuber 2006, Connectionist temporal classification, doi:10.1145/1143844.1143891.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> path = jnp.array([1, 1, 0, 1, 2, 2])
+    >>> labels = jax.jit(rj.decoding.ctc_greedy)(5 * jax.nn.one_hot(path, 3))
+    >>> labels.tokens.tolist(), int(labels.lengths)
+    ([1, 1, 2, 0, 0, 0], 3)
+    """
+    log_probs, valid = frames(logits, lengths, blank)
+    path = jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+    before = jnp.concatenate([jnp.full_like(path[:1], blank), path[:-1]])
+    new = valid & (path != blank) & (path != before)
+    position = jnp.where(new, jnp.cumsum(new, axis=0, dtype=jnp.int32) - 1, len(path))
+    rows = math.prod(path.shape[1:])
+    row = jnp.broadcast_to(jnp.arange(rows), (len(path), rows))
+    flat = jnp.full((rows, len(path)), pad, jnp.int32)
+    flat = flat.at[row, position.reshape(row.shape)].set(path.reshape(row.shape), mode="drop")
+    return Labels(
+        tokens=flat.reshape(*path.shape[1:], len(path)),
+        lengths=new.sum(0, dtype=jnp.int32),
+        log_probs=jnp.where(valid, log_probs.max(-1), 0).sum(0),
+    )
+
+
+def frames(logits: Array, lengths: Array | None, blank: int) -> tuple[Array, Array]:
+    """Log-probabilities (T, *B, V), and which frames are valid, (T, *B)."""
+    if not is_array(logits) or not jnp.issubdtype(logits.dtype, jnp.floating):
+        raise TypeError(f"`logits` must be a floating-point array (T, *B, V); got {describe(logits)}")
+    if logits.ndim < 2 or logits.shape[-1] == 0:
+        raise ValueError(f"`logits` must be (T, *B, V) with V ≥ 1; got shape {tuple(logits.shape)}")
+    check_token("blank", blank, logits.shape[-1])
+    steps, *batch = logits.shape[:-1]
+    check_lengths(lengths, steps, tuple(batch))
+    logits = possible(jnp.asarray(logits))
+    valid = jnp.ones(logits.shape[:-1], bool)
+    if lengths is not None:
+        times = jnp.arange(steps, dtype=jnp.int32).reshape(steps, *(1,) * len(batch))
+        valid = times < jnp.asarray(lengths).astype(jnp.int32)[None]
+    return logits - log_normaliser(logits), valid

@@ -1,0 +1,108 @@
+"""Which tokens may follow: bans, a least length, no repeated n-grams, and tokens that are given."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax.core import Tracer
+
+from .._errors import check_size, describe, is_array
+from .._types import Array
+from ._step import check_token
+
+
+class Rules(NamedTuple):
+    """Rules for the tokens of one call; `prefix` (*B, P) or None, the other fields are static."""
+
+    end: int | None
+    min_length: int
+    bans: tuple[int, ...]
+    no_repeat: int | None
+    prefix: Array | None
+
+    def apply(self, logits: Array, history: Array, t: Array) -> Array:
+        """Logits (…, V) with −∞ for what must not be token t, given the tokens so far, history (…, L).
+
+        Axes of the logits that `prefix` lacks lie between its own batch axes and V.
+        """
+        vocabulary = logits.shape[-1]
+        banned = np.zeros(vocabulary, bool)
+        banned[list(self.bans)] = True
+        result = jnp.where(_spread(jnp.asarray(banned), logits), -jnp.inf, logits) if self.bans else logits
+        if self.min_length:
+            early = jnp.asarray(np.arange(vocabulary) == self.end) & (t < self.min_length)
+            result = jnp.where(_spread(early, logits), -jnp.inf, result)
+        if self.no_repeat is not None and self.no_repeat <= history.shape[-1]:
+            result = jnp.where(repeating(history, t, self.no_repeat, vocabulary), -jnp.inf, result)
+        return result if self.prefix is None else self._force(result, logits, t)
+
+    def _force(self, result: Array, logits: Array, t: Array) -> Array:
+        steps = self.prefix.shape[-1]
+        given = jnp.where(t < steps, self.prefix[..., jnp.minimum(t, steps - 1)], -1)
+        given = given.reshape(*given.shape, *(1,) * (logits.ndim - given.ndim))
+        others = jnp.arange(logits.shape[-1], dtype=given.dtype).reshape(*(1,) * (logits.ndim - 1), -1) != given
+        return jnp.where(given < 0, result, jnp.where(others, -jnp.inf, logits))
+
+
+def rules(
+    vocabulary: int,
+    length: int,
+    batch_shape: tuple[int, ...],
+    end: int | None,
+    min_length: int,
+    bans: Sequence[int],
+    no_repeat: int | None,
+    prefix: Array | None,
+) -> Rules:
+    """Rules whose fields are checked."""
+    check_size("length", length)
+    if end is not None:
+        check_token("end", end, vocabulary)
+    if min_length != 0:
+        check_size("min_length", min_length)
+    if min_length and end is None:
+        raise ValueError(f"`min_length` = {min_length} says how early `end` may come; give an `end`, or leave it out")
+    if not isinstance(bans, Sequence):
+        raise TypeError(f"`bans` must be a tuple of token ids; got {describe(bans)}")
+    for token in bans:
+        check_token("bans", token, vocabulary)
+    if no_repeat is not None:
+        check_size("no_repeat", no_repeat)
+    if prefix is not None:
+        prefix = _prefix(prefix, vocabulary, length, batch_shape)
+    return Rules(end, min_length, tuple(bans), no_repeat, prefix)
+
+
+def _prefix(prefix: Any, vocabulary: int, length: int, batch_shape: tuple[int, ...]) -> Array | None:
+    if not is_array(prefix) or not jnp.issubdtype(prefix.dtype, jnp.integer):
+        raise TypeError(f"`prefix` must be integers (*B, P), negative where a token is free; got {describe(prefix)}")
+    if tuple(prefix.shape[:-1]) != batch_shape or prefix.ndim == 0 or prefix.shape[-1] > length:
+        raise ValueError(
+            f"`prefix` must be (*B, P) with *B = {batch_shape} and P at most `length` = {length}; got shape "
+            f"{tuple(prefix.shape)}"
+        )
+    if not isinstance(prefix, Tracer) and prefix.size and int(np.max(prefix)) >= vocabulary:
+        raise ValueError(f"`prefix` must hold tokens up to V − 1 = {vocabulary - 1}; got {int(np.max(prefix))}")
+    return jnp.asarray(prefix).astype(jnp.int32) if prefix.shape[-1] else None
+
+
+def repeating(history: Array, t: Array, n: int, vocabulary: int) -> Array:
+    """True for the tokens that would complete, as token t, an n-gram which history (…, L) holds before it, (…, V)."""
+    windows = history.shape[-1] - n + 1
+    found = jnp.broadcast_to(jnp.arange(windows) + n - 1 < t, (*history.shape[:-1], windows))
+    for j in range(n - 1):
+        latest = jnp.take(history, jnp.maximum(t - (n - 1) + j, 0), axis=-1)[..., None]
+        found &= history[..., j : j + windows] == latest
+    follows = jnp.where(found, history[..., n - 1 :], vocabulary)
+    rows = math.prod(history.shape[:-1])
+    row = jnp.broadcast_to(jnp.arange(rows)[:, None], (rows, windows))
+    seen = jnp.zeros((rows, vocabulary), bool).at[row, follows.reshape(rows, windows)].set(True, mode="drop")
+    return seen.reshape(*history.shape[:-1], vocabulary)
+
+
+def _spread(flags: Array, logits: Array) -> Array:
+    return jnp.broadcast_to(flags, logits.shape)
