@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
+from jax.core import Tracer
 
 from .._errors import check_size, describe, is_array
 from .._types import Array
@@ -209,6 +211,8 @@ def _divisors(length_penalty: Callable[[Array], Array] | None, length: int, dtyp
             f"`length_penalty` must map numbers of tokens (L) = {lengths.shape} to as many divisors; got "
             f"{describe(divisor)}"
         )
+    if not isinstance(divisor, Tracer) and not (np.asarray(divisor) > 0).all():
+        raise ValueError(f"`length_penalty` must be positive for 1 … L = {length} tokens; got {divisor}")
     return jnp.asarray(divisor).astype(dtype)
 
 

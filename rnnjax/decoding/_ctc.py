@@ -56,7 +56,7 @@ def ctc_greedy(logits: Array, lengths: Array | None = None, *, blank: int = 0, p
     new = valid & (path != blank) & (path != before)
     position = jnp.where(new, jnp.cumsum(new, axis=0, dtype=jnp.int32) - 1, len(path))
     rows = math.prod(path.shape[1:])
-    row = jnp.broadcast_to(jnp.arange(rows), (len(path), rows))
+    row = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), (len(path), rows))
     flat = jnp.full((rows, len(path)), pad, jnp.int32)
     flat = flat.at[row, position.reshape(row.shape)].set(path.reshape(row.shape), mode="drop")
     return Labels(

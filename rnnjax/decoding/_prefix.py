@@ -145,16 +145,17 @@ def _frame(state: _Prefixes, log_probs: Array, blank: int, lm: Fusion | None) ->
     choice = _Choice(jnp.where(grown, flat // vocabulary, chosen), flat % vocabulary, grown)
 
     def either(stay: Array, grow: Array) -> Array:
-        return jnp.where(grown, pick(grow.reshape(*grow.shape[:-2], -1), flat), pick(stay, choice.parent))
+        return jnp.where(
+            grown, pick(grow.reshape(*grow.shape[:-2], beams * vocabulary), flat), pick(stay, choice.parent)
+        )
 
     ahead, carry = (None, None) if lm is None else _read(state, choice, lm)
     tokens, lengths, common = _extend(state, choice)
-    nothing = jnp.full_like(longer, -jnp.inf)
     return _Prefixes(
         state.t,
         tokens,
         lengths,
-        either(silent, nothing),
+        jnp.where(grown, -jnp.inf, pick(silent, choice.parent)),
         either(same, longer),
         common,
         either(state.fused, gain),

@@ -93,13 +93,13 @@ def _prefix(prefix: Any, vocabulary: int, length: int, batch_shape: tuple[int, .
 def repeating(history: Array, t: Array, n: int, vocabulary: int) -> Array:
     """True for the tokens that would complete, as token t, an n-gram which history (…, L) holds before it, (…, V)."""
     windows = history.shape[-1] - n + 1
-    found = jnp.broadcast_to(jnp.arange(windows) + n - 1 < t, (*history.shape[:-1], windows))
+    found = jnp.broadcast_to(jnp.arange(windows, dtype=jnp.int32) + n - 1 < t, (*history.shape[:-1], windows))
     for j in range(n - 1):
         latest = jnp.take(history, jnp.maximum(t - (n - 1) + j, 0), axis=-1)[..., None]
         found &= history[..., j : j + windows] == latest
     follows = jnp.where(found, history[..., n - 1 :], vocabulary)
     rows = math.prod(history.shape[:-1])
-    row = jnp.broadcast_to(jnp.arange(rows)[:, None], (rows, windows))
+    row = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32)[:, None], (rows, windows))
     seen = jnp.zeros((rows, vocabulary), bool).at[row, follows.reshape(rows, windows)].set(True, mode="drop")
     return seen.reshape(*history.shape[:-1], vocabulary)
 

@@ -189,7 +189,7 @@ def _decode(
         return _Rows(
             t=rows.t + 1,
             token=jnp.where(active, token, rows.token),
-            carry=jax.tree.map(lambda old, new: where_rows(rows.ended, old, new), rows.carry, carry),
+            carry=jax.tree.map(lambda old, new: where_rows(active, new, old), rows.carry, carry),
             tokens=rows.tokens.at[..., rows.t].set(jnp.where(active, token, pad)),
             lengths=rows.lengths + active.astype(jnp.int32),
             log_probs=jnp.where(stuck, -jnp.inf, rows.log_probs + gain),
@@ -229,4 +229,4 @@ def _draw(keys: Key, t: Array, logits: Array) -> Array:
     def row(key: Key, logits: Array) -> Array:
         return jax.random.categorical(jax.random.fold_in(key, t), logits).astype(jnp.int32)
 
-    return jax.vmap(row)(keys.reshape(-1), logits.reshape(keys.size, -1)).reshape(keys.shape)
+    return jax.vmap(row)(keys.reshape(-1), logits.reshape(keys.size, logits.shape[-1])).reshape(keys.shape)

@@ -1,0 +1,59 @@
+"""A small decoder that is known twice, as a step in JAX and as a loop in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rnnjax._types import Array
+
+
+def log_softmax(x: np.ndarray) -> np.ndarray:
+    shifted = x - x.max(-1, keepdims=True)
+    return shifted - np.log(np.exp(shifted).sum(-1, keepdims=True))
+
+
+class Toy:
+    """h' = tanh(e[token] + h u), logits = h' w; its state is a tree with a leaf of integers, which counts the steps."""
+
+    def __init__(self, vocabulary: int, rows: int, seed: int = 0, scale: float = 3.0) -> None:
+        draw = np.random.default_rng(seed)
+        self.e = draw.normal(size=(vocabulary, 6))
+        self.u = draw.normal(size=(6, 6))
+        self.w = draw.normal(size=(6, vocabulary)) * scale
+        self.h = draw.normal(size=(rows, 6))
+        self.start = draw.integers(0, vocabulary, rows)
+
+    def step(self, carry: Any, tokens: Array) -> tuple[Array, Any]:
+        dtype = carry["h"].dtype
+        h = jnp.tanh(jnp.asarray(self.e, dtype)[tokens] + carry["h"] @ jnp.asarray(self.u, dtype))
+        return h @ jnp.asarray(self.w, dtype), {"h": h, "count": carry["count"] + 1}
+
+    def carry(self, dtype: Any = jnp.float64) -> Any:
+        return {"h": jnp.asarray(self.h, dtype), "count": jnp.zeros(len(self.h), jnp.int32)}
+
+    def logits(self, row: int, tokens: Any) -> np.ndarray:
+        """The logits of each token and of the one behind the last, (n + 1, V)."""
+        h, found = self.h[row], []
+        for token in (self.start[row], *tokens):
+            h = np.tanh(self.e[token] + h @ self.u)
+            found.append(h @ self.w)
+        return np.array(found)
+
+    def hidden(self, row: int, tokens: Any) -> np.ndarray:
+        """The state that has read the start and these tokens."""
+        h = self.h[row]
+        for token in (self.start[row], *tokens):
+            h = np.tanh(self.e[token] + h @ self.u)
+        return h
+
+    def log_prob(self, row: int, tokens: Any) -> float:
+        return sum(log_softmax(x)[token] for x, token in zip(self.logits(row, tokens), tokens, strict=False))
+
+
+@pytest.fixture
+def toy() -> type[Toy]:
+    return Toy
