@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from .._errors import check_size, describe, is_array
 from .._types import Array
-from ._best import best
+from ._best import best, largest
 from ._rules import Rules, rules
 from ._step import Step, check_carry, log_normaliser, pick, possible, repeat, settle, start_tokens
 
@@ -175,7 +175,7 @@ def _advance(task: _Task, search: _Search) -> _Search:
         ending = jnp.where(token[..., top] == end, values[..., top], -jnp.inf)
         history = pick(search.history, parent[..., top]).at[..., t].set(end)
         closed = _close(closed, history, t + 1, ending, task.divisor[t], pick(penalty, parent[..., top]))
-        values, going = lax.top_k(jnp.where(token == end, -jnp.inf, values), task.beams)
+        values, going = largest(jnp.where(token == end, -jnp.inf, values), task.beams)
         parent, token = pick(parent, going), pick(token, going)
     reachable = values[..., :1] / task.most[jnp.minimum(t + 1, task.most.shape[0] - 1)]
     return _Search(
@@ -196,7 +196,7 @@ def _close(closed: Beams, tokens: Array, length: Array, log_probs: Array, diviso
     new = Beams(tokens, lengths, scores, log_probs)
     axis = log_probs.ndim - 1
     both = Beams(*(jnp.concatenate(pair, axis) for pair in zip(closed, new, strict=True)))
-    _, order = lax.top_k(both.scores, closed.scores.shape[-1])
+    _, order = largest(both.scores, closed.scores.shape[-1])
     return Beams(*(pick(leaf, order) for leaf in both))
 
 

@@ -11,6 +11,11 @@ from ._step import pick
 WIDTH = 64
 
 
+def largest(values: Array, count: int) -> tuple[Array, Array]:
+    """`lax.top_k`, behind which XLA must not see that a part of the result is cut off: it would sort everything."""
+    return lax.optimization_barrier(lax.top_k(values, count))
+
+
 def best(scores: Array, offset: Array, count: int) -> tuple[Array, Array]:
     """The `count` largest of scores (*B, K, V) + offset (*B, K), largest first, with indices into K·V, (*B, count).
 
@@ -21,17 +26,17 @@ def best(scores: Array, offset: Array, count: int) -> tuple[Array, Array]:
     *batch, beams, vocabulary = scores.shape
     blocks = -(-vocabulary // WIDTH)
     if count >= beams * blocks:
-        return lax.top_k((scores + offset[..., None]).reshape(*batch, beams * vocabulary), count)
+        return largest((scores + offset[..., None]).reshape(*batch, beams * vocabulary), count)
     spare = blocks * WIDTH - vocabulary
     if spare:
         ends = [(0, 0)] * (scores.ndim - 1) + [(0, spare)]
         scores = jnp.pad(scores, ends, constant_values=-jnp.inf)
     split = scores.reshape(*batch, beams, blocks, WIDTH)
     highest = (split.max(-1) + offset[..., None]).reshape(*batch, beams * blocks)
-    chosen = jnp.sort(lax.top_k(highest, count)[1], axis=-1)
+    chosen = jnp.sort(largest(highest, count)[1], axis=-1)
     beam = chosen // blocks
     inside = pick(split.reshape(*batch, beams * blocks, WIDTH), chosen) + pick(offset, beam)[..., None]
-    values, index = lax.top_k(inside.reshape(*batch, count * WIDTH), count)
+    values, index = largest(inside.reshape(*batch, count * WIDTH), count)
     block = pick(chosen, index // WIDTH)
     token = block % blocks * WIDTH + index % WIDTH
     return values, jnp.minimum(block // blocks * vocabulary + token, beams * vocabulary - 1)

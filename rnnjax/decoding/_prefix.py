@@ -10,7 +10,7 @@ from jax import lax
 
 from .._types import Array
 from ._beam import Beams, check_n_best
-from ._best import best
+from ._best import best, largest
 from ._ctc import frames
 from ._fusion import Fusion
 from ._step import at, pick, possible, repeat, where_rows
@@ -139,7 +139,7 @@ def _frame(state: _Prefixes, log_probs: Array, blank: int, lm: Fusion | None) ->
     gain = state.fused[..., None] + (jnp.zeros_like(longer) if lm is None else state.ahead[..., :vocabulary])
     stays = jnp.logaddexp(silent, same) + state.fused
     grows, flat = best(longer + gain, jnp.zeros_like(total), beams)
-    _, chosen = lax.top_k(jnp.concatenate([stays, grows], axis=-1), beams)
+    _, chosen = largest(jnp.concatenate([stays, grows], axis=-1), beams)
     grown = chosen >= beams
     flat = pick(flat, jnp.maximum(chosen - beams, 0))
     choice = _Choice(jnp.where(grown, flat // vocabulary, chosen), flat % vocabulary, grown)
@@ -217,7 +217,7 @@ def _best_of(state: _Prefixes, n_best: int, lm: Fusion | None, pad: int) -> Beam
     scores = total + state.fused
     if lm is not None and lm.end is not None:
         scores = scores + state.ahead[..., lm.end]
-    scores, order = lax.top_k(scores, n_best)
+    scores, order = largest(scores, n_best)
     found = scores > -jnp.inf
     lengths = jnp.where(found, pick(state.lengths, order), 0)
     tokens = pick(state.tokens, order)
