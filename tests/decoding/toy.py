@@ -1,4 +1,4 @@
-"""A small decoder that is known twice, as a step in JAX and as a loop in NumPy."""
+"""A small decoder that is known twice, as a step in JAX and as a loop in NumPy, and rules for 5 rows and 7 tokens."""
 
 from __future__ import annotations
 
@@ -6,9 +6,21 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from rnnjax._types import Array
+
+END = 3
+PREFIX = np.array([[1, 2], [-1, 6], [4, -1], [-1, -1], [END, 0]])
+RULES: dict[str, dict[str, Any]] = {
+    "none": {},
+    "end": {"end": END},
+    "min_length": {"end": END, "min_length": 6},
+    "bans": {"bans": (0, 5)},
+    "unigrams": {"no_repeat": 1},
+    "bigrams": {"no_repeat": 2, "end": END},
+    "trigrams": {"no_repeat": 3, "bans": (2, 4, 6)},
+    "prefix": {"prefix": PREFIX, "end": END, "min_length": 1, "bans": (6,), "no_repeat": 2},
+}
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
@@ -54,6 +66,22 @@ class Toy:
         return sum(log_softmax(x)[token] for x, token in zip(self.logits(row, tokens), tokens, strict=False))
 
 
-@pytest.fixture
-def toy() -> type[Toy]:
-    return Toy
+def forbidden(
+    tokens: list[int],
+    row: int,
+    *,
+    end: Any = None,
+    min_length: int = 0,
+    bans: Any = (),
+    no_repeat: Any = None,
+    prefix: Any = None,
+) -> set[int]:
+    """What must not follow these tokens."""
+    t = len(tokens)
+    if prefix is not None and t < prefix.shape[1] and prefix[row, t] >= 0:
+        return set(range(7)) - {int(prefix[row, t])}
+    found = set(bans) | ({end} if t < min_length else set())
+    if no_repeat is not None:
+        grams = {tuple(tokens[i : i + no_repeat]) for i in range(t - no_repeat + 1)}
+        found |= {token for token in range(7) if tuple([*tokens, token][-no_repeat:]) in grams}
+    return found
