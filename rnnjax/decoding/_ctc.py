@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._errors import describe, is_array
 from .._types import Array
 from .._unroll.check import check_lengths
-from ._step import check_token, log_normaliser, possible
+from ._step import at, check_token, log_normaliser, possible
 
 
 class Labels(NamedTuple):
@@ -19,19 +19,30 @@ class Labels(NamedTuple):
     tokens: labels (*B, T), `pad` after the end.
     lengths: labels of each row, (*B).
     log_probs: log-probability of the path through the frames that they were read from, (*B).
+    last: the id on the path at the last valid frame, (*B): the `previous` of the next piece of a stream.
     """
 
     tokens: Array
     lengths: Array
     log_probs: Array
+    last: Array
 
 
-def ctc_greedy(logits: Array, lengths: Array | None = None, *, blank: int = 0, pad: int = 0) -> Labels:
+def ctc_greedy(
+    logits: Array,
+    lengths: Array | None = None,
+    *,
+    previous: Array | None = None,
+    blank: int = 0,
+    pad: int = 0,
+) -> Labels:
     """The labels of the most probable path: repeats merged, then blanks left out.
 
     Args:
         logits: unnormalised log-probabilities (T, *B, V).
         lengths: valid frames of each row, integers (*B) in 0…T; None is all.
+        previous: where the frames continue a stream, `last` of the piece before, so that the pieces together read as
+            the whole does.
         blank: the id that stands for no label.
         pad: what fills `tokens` after the end.
 
@@ -52,7 +63,9 @@ def ctc_greedy(logits: Array, lengths: Array | None = None, *, blank: int = 0, p
     """
     log_probs, valid = frames(logits, lengths, blank)
     path = jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
-    before = jnp.concatenate([jnp.full_like(path[:1], blank), path[:-1]])
+    path = jnp.concatenate([_previous(previous, blank, path.shape[1:])[None], path])
+    last = at(jnp.moveaxis(path, 0, -1), valid.sum(0, dtype=jnp.int32))
+    before, path = path[:-1], path[1:]
     new = valid & (path != blank) & (path != before)
     position = jnp.where(new, jnp.cumsum(new, axis=0, dtype=jnp.int32) - 1, len(path))
     rows = math.prod(path.shape[1:])
@@ -63,7 +76,16 @@ def ctc_greedy(logits: Array, lengths: Array | None = None, *, blank: int = 0, p
         tokens=flat.reshape(*path.shape[1:], len(path)),
         lengths=new.sum(0, dtype=jnp.int32),
         log_probs=jnp.where(valid, log_probs.max(-1), 0).sum(0),
+        last=last,
     )
+
+
+def _previous(previous: Array | None, blank: int, batch_shape: tuple[int, ...]) -> Array:
+    if previous is None:
+        return jnp.full(batch_shape, blank, jnp.int32)
+    if not is_array(previous) or not jnp.issubdtype(previous.dtype, jnp.integer) or previous.shape != batch_shape:
+        raise ValueError(f"`previous` must be integers (*B) = {batch_shape}; got {describe(previous)}")
+    return jnp.asarray(previous).astype(jnp.int32)
 
 
 def frames(logits: Array, lengths: Array | None, blank: int) -> tuple[Array, Array]:

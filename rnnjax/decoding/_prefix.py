@@ -17,10 +17,9 @@ from ._step import at, pick, possible, repeat, where_rows
 
 
 class _Prefixes(NamedTuple):
-    """The K best prefixes of each row, those behind the last possible one with probability zero.
+    """The K best prefixes of each row, no two of them equal; places that are still free are empty and come last.
 
-    `common` makes equal prefixes known exactly and without comparing them: a prefix is the parent of another where they
-    have all of it in common and the other is longer by one.
+    `common` says exactly, and without comparing tokens, where one is the beginning of another.
     """
 
     t: Array
@@ -134,7 +133,7 @@ def _frame(state: _Prefixes, log_probs: Array, blank: int, lm: Fusion | None) ->
     # behind itself without a blank between, a label is the same one
     before = jnp.where(ids == last[..., None], state.blank[..., None], total[..., None])
     longer = jnp.where(ids == blank, -jnp.inf, before + log_probs)
-    same, longer = _merge(state, total, last, same, longer)
+    same, longer = _merge(state, last, same, longer)
 
     gain = state.fused[..., None] + (jnp.zeros_like(longer) if lm is None else state.ahead[..., :vocabulary])
     stays = jnp.logaddexp(silent, same) + state.fused
@@ -164,15 +163,14 @@ def _frame(state: _Prefixes, log_probs: Array, blank: int, lm: Fusion | None) ->
     )
 
 
-def _merge(state: _Prefixes, total: Array, last: Array, same: Array, longer: Array) -> tuple[Array, Array]:
+def _merge(state: _Prefixes, last: Array, same: Array, longer: Array) -> tuple[Array, Array]:
     """Where a prefix that grows becomes another one of them, its probability goes there and no second one is made.
 
     same (*B, K) and longer (*B, K, V): log-probabilities of prefixes that keep their last label, and that get another.
     """
-    alive = total + state.fused > -jnp.inf
     whole = state.common == state.lengths[..., :, None]
     by_one = state.lengths[..., :, None] + 1 == state.lengths[..., None, :]
-    child = whole & by_one & alive[..., :, None] & alive[..., None, :]
+    child = whole & by_one
     found, parent = child.any(-2), jnp.argmax(child, axis=-2).astype(jnp.int32)
     vocabulary, beams = longer.shape[-1], longer.shape[-2]
     flat = longer.reshape(*longer.shape[:-2], beams * vocabulary)

@@ -14,14 +14,14 @@ import rnnjax as rj
 from rnnjax.decoding import GNMT, Beams, Decoded, PerToken, beam_search, coverage_penalty, greedy
 from rnnjax.decoding._best import best
 
-from .toy import RULES, Toy, forbidden
+from .toy import RULES, Toy, forbidden, log_softmax
 
 LENGTH_PENALTIES = {
     "none": (None, lambda n: 1.0),
     "gnmt": (GNMT(0.8), lambda n: ((5 + n) / 6) ** 0.8),
     "mean": (PerToken(), lambda n: float(n)),
     "short": (PerToken(-0.7), lambda n: n**-0.7),
-    "hump": (lambda n: 1 + jnp.where(n == 2, 3.0, 0.0), lambda n: 1 + 3.0 * (n == 2)),
+    "hump": (lambda n: 1 + jnp.where(n == 4, 3.0, 0.0), lambda n: 1 + 3.0 * (n == 4)),
 }
 
 
@@ -244,8 +244,32 @@ def test_the_search_stops_when_nothing_can_be_won() -> None:
     model = Toy(7, 5, scale=1.5)
     calls, found = steps_of(model, 40, 3, end=2)
     assert int(found.lengths.max()) <= calls < 20
-    later, _ = steps_of(model, 40, 3, end=2, length_penalty=PerToken())
-    assert later > calls
+
+
+@pytest.mark.parametrize("name", LENGTH_PENALTIES)
+def test_the_search_stops_as_soon_as_nothing_can_be_won(name: str) -> None:
+    given, divisor = LENGTH_PENALTIES[name]
+    model, length, beams = Toy(7, 5, scale=1.5), 12, 3
+    calls, found = steps_of(model, length, beams, end=2, length_penalty=given)
+    steps = []
+    for row in range(5):
+        live: list[tuple[float, tuple[int, ...]]] = [(0.0, ())]
+        closed = [-np.inf]
+        for n in range(1, length + 1):
+            ordered = []
+            for log_prob, tokens in live:
+                logits = model.logits(row, tokens)[-1] + 2.0 * (np.arange(7) == 2)
+                ordered += [(log_prob + x, (*tokens, token)) for token, x in enumerate(log_softmax(logits))]
+            ordered.sort(reverse=True)
+            closed += [value / divisor(n) for value, tokens in ordered[:beams] if tokens[-1] == 2]
+            live = [pair for pair in ordered if pair[1][-1] != 2][:beams]
+            ahead = [divisor(later) for later in range(n + 1, length + 1)]
+            if not ahead or max(closed) >= live[0][0] / max(ahead):
+                break
+        steps.append(n)
+        closed += [value / divisor(length) for value, _ in live if n == length]
+        np.testing.assert_allclose(found.scores[row, 0], max(closed), rtol=1e-10)
+    assert calls == max(steps)
 
 
 def test_what_is_not_finite_is_never_taken() -> None:
@@ -288,7 +312,7 @@ def test_no_rows() -> None:
 def test_the_best_of_many_are_those_of_a_sort(shape: tuple[int, ...], values: str) -> None:
     draw = np.random.default_rng(1)
     x = draw.normal(size=shape) if values == "normal" else draw.integers(0, 4, shape).astype(float)
-    x = np.where(draw.random(shape) < 0.999, -np.inf, x) if values == "infinite" else x
+    x = np.where(draw.random(shape) < {"normal": 0, "few": 0.97, "infinite": 0.999}[values], -np.inf, x)
     offset = draw.integers(-2, 1, shape[:-1]).astype(float)
     for count in (1, 7, shape[-1]):
         found, index = jax.jit(best, static_argnums=2)(jnp.asarray(x), jnp.asarray(offset), count)

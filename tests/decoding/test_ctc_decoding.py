@@ -249,13 +249,41 @@ def test_what_is_not_finite_is_never_read() -> None:
     assert jnp.isfinite(path.log_probs).tolist() == [True, False, True]
 
 
+def test_pieces_of_a_stream_read_as_the_whole() -> None:
+    logits = RNG.normal(size=(12, 4, 3)) * 2
+    whole = follow(logits, blank=1)
+    for cuts in ((0, 5, 12), (0, 1, 2, 3, 12), (0, 0, 7, 7, 12)):
+        last, read_so_far, log_probs = None, [[] for _ in range(4)], 0.0
+        for start, stop in itertools.pairwise(cuts):
+            piece = follow(logits[start:stop], blank=1, previous=last)
+            last, log_probs = piece.last, log_probs + piece.log_probs
+            for row in range(4):
+                read_so_far[row] += piece.tokens[row, : piece.lengths[row]].tolist()
+        assert read_so_far == [whole.tokens[row, : whole.lengths[row]].tolist() for row in range(4)]
+        np.testing.assert_allclose(log_probs, whole.log_probs, rtol=1e-12)
+    ragged = follow(logits, np.array([12, 3, 0, 1]), blank=1, previous=jnp.array([0, 0, 2, 0]))
+    assert ragged.last.tolist() == [*(logits[[11, 2], [0, 1]].argmax(-1)), 2, logits[0, 3].argmax()]
+
+
+def test_prefixes_that_were_impossible_come_back() -> None:
+    logits = RNG.normal(size=(9, 40, 3))
+    holes = RNG.random(logits.shape) < 0.4
+    logits = np.where(holes & ~holes.all(-1, keepdims=True), -np.inf, logits)
+    for beams in (4, 40):
+        found = find(logits, beams=beams, n_best=4)
+        for row in range(40):
+            with np.errstate(invalid="ignore"):
+                wanted = prefix_search(log_softmax(logits[:, row]), beams, 0)
+            agrees(found, row, [pair for pair in wanted if pair[0] > -np.inf], 9)
+
+
 def test_dtypes_and_nothing_to_read() -> None:
     logits = RNG.normal(size=(6, 2, 5))
     for dtype in (jnp.float32, jnp.float64):
         found = find(logits.astype(dtype), beams=4)
         assert [leaf.dtype for leaf in found] == [jnp.int32, jnp.int32, dtype, dtype]
         path = follow(logits.astype(dtype))
-        assert [leaf.dtype for leaf in path] == [jnp.int32, jnp.int32, dtype]
+        assert [leaf.dtype for leaf in path] == [jnp.int32, jnp.int32, dtype, jnp.int32]
     for steps, rows in ((0, 2), (6, 0)):
         found = find(logits[:steps, :rows], beams=4)
         assert found.tokens.shape == (rows, 1, steps)
@@ -273,6 +301,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: ctc_greedy(X[0, 0]), ValueError, r"`logits` must be \(T, \*B, V\) with V ≥ 1; got shape \(4,\)"),
     (lambda: ctc_greedy(X, blank=4), ValueError, "`blank` must lie in 0…V − 1 = 3; got 4"),
     (lambda: ctc_greedy(X, jnp.array([4, 1])), ValueError, "`lengths` must lie in 0…T = 3"),
+    (lambda: ctc_greedy(X, previous=jnp.array([1])), ValueError, r"`previous` must be integers \(\*B\) = \(2,\)"),
     (lambda: ctc_greedy(X, jnp.array([1])), ValueError, r"`lengths` must be \(\*B\) = \(2,\)"),
     (lambda: ctc_prefix_beam(X, beams=0), ValueError, "`beams` must be at least 1"),
     (lambda: ctc_prefix_beam(X, beams=2, n_best=3), ValueError, "`n_best` must be at most `beams` = 2"),

@@ -48,6 +48,11 @@ def test_top_p_keeps_the_shortest_head_with_that_probability(x: np.ndarray, p: f
     np.testing.assert_array_equal(top_p(jnp.asarray(x), p), wanted)
 
 
+def test_top_p_stops_where_the_probability_is_reached_exactly() -> None:
+    assert jnp.isfinite(top_p(jnp.zeros(4), 0.5)).tolist() == [True, True, False, False]
+    assert jnp.isfinite(top_p(jnp.zeros(4), 0.51)).tolist() == [True, True, True, False]
+
+
 def test_top_p_of_1_keeps_a_tail_that_sums_lose() -> None:
     x = jnp.log(jnp.array([1.0, 1e-9, 1e-12], jnp.float32))
     assert jnp.isfinite(top_p(x, 1.0)).all()

@@ -10,7 +10,7 @@ import numpy as np
 from rnnjax._types import Array
 
 END = 3
-PREFIX = np.array([[1, 2], [-1, 6], [4, -1], [-1, -1], [END, 0]])
+PREFIX = np.array([[0, 2], [-1, 6], [4, -1], [-1, -1], [END, 0]])
 RULES: dict[str, dict[str, Any]] = {
     "none": {},
     "end": {"end": END},
