@@ -64,8 +64,8 @@ def greedy(
 
     Arguments and result are those of `sample`.
 
-    >>> import jax.numpy as jnp, rnnjax as rj
-    >>> count = lambda carry, tokens: (-jnp.abs(jnp.arange(5.0)[None] - tokens[:, None] - 1), carry)
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> count = lambda carry, tokens: (jax.nn.one_hot(tokens + 1, 5), carry)
     >>> rj.decoding.greedy(count, (), jnp.array([1, 3]), length=4, end=4).tokens.tolist()
     [[2, 3, 4, 0], [4, 0, 0, 0]]
     """
