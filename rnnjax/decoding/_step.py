@@ -12,7 +12,7 @@ import numpy as np
 
 from .._errors import describe, is_array
 from .._struct import node, struct
-from .._types import Array, DTypeLike, Params, at_least_float32
+from .._types import Array, Params, at_least_float32
 from ..layers import Layer
 
 Step: TypeAlias = Callable[[Any, Array], tuple[Array, Any]]
@@ -32,9 +32,11 @@ class NextToken:
         ys, state = self.layer(self.params, tokens[None], carry, context=self.context)
         return ys[0], state
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> Any:
+    def initial_state(self, batch_shape: tuple[int, ...] = ()) -> Any:
         """The layer's state before the first token, for `carry`."""
-        return self.layer.initial_state(self.params, batch_shape, dtype)
+        # of no steps, because a state may depend on the context: attention has one number for each step of its memory
+        _, state = self.layer(self.params, jnp.zeros((0, *batch_shape), jnp.int32), context=self.context)
+        return state
 
 
 def next_token(layer: Layer, params: Params, context: Any = None) -> NextToken:
@@ -46,8 +48,8 @@ def next_token(layer: Layer, params: Params, context: Any = None) -> NextToken:
         layer: a causal layer whose inputs are ids, such as `Stack([Embedding(V, 32), LSTM(64), Dense(V)])`.
         params: its parameters.
         context: handed on to the layer as it is, such as an attention memory. Beams are an axis behind the batch, so
-            that the layer's batch axes are (*B, K): a memory with batch axes *B serves all beams of a row where the
-            layer lets its batch axes be the first ones of the state's.
+            that the layer's batch axes are (*B, K): a memory with batch axes *B serves all beams of a row, as
+            `rnnjax.Source` says. What depends on the memory alone is best computed once, by `remember` of the cell.
 
     Raises:
         TypeError: if `layer` is no layer.

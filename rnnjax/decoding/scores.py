@@ -57,7 +57,8 @@ def coverage_penalty(coverage: Array, beta: float | Array = 0.2, mask: Array | N
 
     cp = β Σ_s log min(coverage_s, 1)
 
-    For `beam_search`, as in `penalty=lambda carry: coverage_penalty(carry.coverage)`.
+    For `beam_search`: `penalty=lambda carry: coverage_penalty(carry[1].attention.coverage)` where layer 1 of a stack is
+    an attention cell.
 
     Args:
         coverage: alignments summed over the steps so far, (…, S).

@@ -224,6 +224,44 @@ def test_a_memory_of_rows_serves_all_their_beams() -> None:
         np.testing.assert_allclose(found.scores[row, 0], log_prob, rtol=1e-12)
 
 
+@pytest.mark.parametrize("once", [False, True], ids=["source", "remembered"])
+def test_a_decoder_attends_and_pays_for_what_it_has_not_covered(once: bool) -> None:
+    cell = rj.BahdanauAttention(rj.GRU(5), rj.AdditiveScore(4), memory_size=3)
+    layer = rj.Stack([rj.Embedding(7, 4), cell, rj.Dense(7)])
+    draw = np.random.default_rng(2)
+    params = jax.tree.map(lambda leaf: 3 * leaf, layer.init(jax.random.key(0), 7, jnp.float64))
+    memory, lengths, start = draw.normal(size=(6, 3, 3)) * 2, np.array([6, 2, 4]), jnp.array([2, 0, 6], jnp.int32)
+
+    @jax.jit
+    def decode(params: Any) -> Beams:
+        source = rj.Source(jnp.asarray(memory), jnp.asarray(lengths))
+        step = rj.decoding.next_token(layer, params, cell.remember(params[1], source) if once else source)
+
+        def penalty(carry: Any) -> Any:
+            return coverage_penalty(carry[1].attention.coverage, 0.5, np.arange(6) < lengths[:, None, None])
+
+        return beam_search(step, step.initial_state((3,)), start, 7, 4, end=1, n_best=2, penalty=penalty)
+
+    @jax.jit
+    def alone(read: Any, values: Any, length: Any) -> Any:
+        source = rj.Source(values, length)
+        return layer(params, read, context=source)[0], rj.alignments(layer, params, read, context=source)
+
+    found = decode(params)
+    assert (found.lengths > 2).any()
+    for row, i in itertools.product(range(3), range(2)):
+        n = int(found.lengths[row, i])
+        tokens = np.asarray(found.tokens[row, i])
+        read = np.concatenate([np.asarray(start)[row : row + 1], tokens[:-1]])
+        logits, alignments = alone(read, memory[:, row], lengths[row])
+        log_prob = log_softmax(np.asarray(logits))[np.arange(n), tokens[:n]].sum()
+        coverage = np.asarray(alignments)[:n, : lengths[row]].sum(0)
+        np.testing.assert_allclose(found.log_probs[row, i], log_prob, rtol=1e-10)
+        lost = 0.5 * np.log(np.minimum(coverage, 1)).sum()
+        assert lost < 0 or lengths[row] == 2
+        np.testing.assert_allclose(found.scores[row, i], log_prob + lost, rtol=1e-10)
+
+
 def steps_of(model: Any, length: int, beams: int, **options: Any) -> tuple[int, Beams]:
     calls: list[int] = []
 

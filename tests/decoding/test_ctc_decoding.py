@@ -199,7 +199,7 @@ def test_a_model_with_a_state_reads_each_label_once() -> None:
     @jax.jit
     def transcribe(params: Any, logits: Any) -> Beams:
         step = rj.decoding.next_token(layer, params)
-        lm = character_fusion(step, step.initial_state((2,), jnp.float64), jnp.full(2, 4, jnp.int32), blank=None)
+        lm = character_fusion(step, step.initial_state((2,)), jnp.full(2, 4, jnp.int32), blank=None)
         return ctc_prefix_beam(logits, beams=6, lm=lm, n_best=4)
 
     found, read_all = transcribe(params, jnp.asarray(logits)), jax.jit(layer)
