@@ -1,0 +1,203 @@
+"""Fixed and slow points of a cell with a constant input."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._cell import Cell
+from .._errors import check_size
+from .._types import Array, Params, State
+from ._flat import flat_cell, flatten, unflatten
+from ._levenberg import minimise
+
+
+class Relaxed(NamedTuple):
+    """Where the search from each start ended: states with leaves (N, …), and q = ½ |F(s) − s|² there, (N)."""
+
+    state: State
+    q: Array
+
+
+class FixedPoints(NamedTuple):
+    """What was found, those that most starts ended at first.
+
+    state: the points, leaves (K, …).
+    q: ½ |F(s) − s|², (K).
+    fixed: q ≤ tolerance, (K); the others are slow points.
+    eigenvalues: of ∂F/∂s, complex (K, S), in falling order of their modulus.
+    stable: whether all of them are inside the unit circle, (K).
+    starts: how many starts ended there, (K).
+    """
+
+    state: State
+    q: Array
+    fixed: Array
+    eigenvalues: Array
+    stable: Array
+    starts: Array
+
+
+@partial(jax.jit, static_argnames=("iterations", "together"))
+def relax(
+    cell: Cell,
+    params: Params,
+    x: Array,
+    starts: State,
+    *,
+    tolerance: float | Array = 1e-12,
+    iterations: int = 100,
+    together: int = 64,
+) -> Relaxed:
+    """Lowers the speed of a cell's state from many starts at once: the search in `fixed_points`, which is pure.
+
+    q(s) = ½ |F(s) − s|²,    F(s) = step(s, x)
+
+    Args:
+        cell, params: a cell and its parameters.
+        x: the constant input (I).
+        starts: states with leaves (N, …).
+        tolerance: below this q the search goes on only while each step quarters q.
+        iterations: the most steps of Levenberg and Marquardt from each start.
+        together: how many searches take a step at a time; the memory is together · S · G·H numbers.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.Elman(hidden_size=2)
+    >>> params = cell.init(jax.random.key(0), in_size=1)._replace(u=2 * jnp.eye(2))
+    >>> starts = cell.initial_state(params, (1,))._replace(h=jnp.array([[0.8, -0.8]]))
+    >>> [round(float(h), 4) for h in rj.diagnostics.relax(cell, params, jnp.zeros(1), starts).state.h[0]]
+    [0.9575, -0.9575]
+    """
+    step, shapes = _constant(cell, params, x)
+    rows = jax.tree.leaves(starts)[0].shape[0]
+    flat = flatten(starts, rows).astype(jax.tree.leaves(shapes)[0].dtype)
+    points, q = minimise(lambda s: step(s) - s, flat, tolerance, iterations, together)
+    return Relaxed(unflatten(points, shapes), q)
+
+
+def _constant(cell: Cell, params: Params, x: Array) -> tuple[Callable[[Array], Array], State]:
+    """The map of state vectors at a constant input, and the shapes of a state."""
+    flat = flat_cell(cell, params, jax.tree.map(lambda leaf: leaf[None], x), None)
+    z = jax.tree.map(lambda leaf: leaf[0, 0], flat.z)
+    return lambda s: flat.step(s, z), flat.shapes
+
+
+def fixed_points(
+    cell: Cell,
+    params: Params,
+    x: Array,
+    starts: State,
+    *,
+    tolerance: float = 1e-12,
+    slow: float | None = None,
+    unique: float = 1e-3,
+    outlier: float = 10.0,
+    iterations: int = 100,
+) -> FixedPoints:
+    """Fixed points, and slow points, of a cell with a constant input, from many starts.
+
+    q(s) = ½ |F(s) − s|²,    F(s) = step(s, x),    J = ∂F/∂s
+
+    From every start q is lowered to a local minimum by the method of Levenberg and Marquardt, all in one program. Minima
+    with q above `slow` are dropped, those within `unique` of one with a lower q are the same point, and those far from
+    all starts are dropped. Saddles are found as well as attractors. What no start leads to is not found: draw starts
+    with `sample_states`, and some noise. How many points there are depends on the numbers, so that this is not to be
+    jitted; `relax` is the part that can be.
+
+    Args:
+        cell, params: a cell and its parameters.
+        x: the constant input (I).
+        starts: states with leaves (N, …).
+        tolerance: the largest q of a fixed point.
+        slow: the largest q of a slow point; None keeps fixed points alone.
+        unique: the largest Euclidean distance of two points that count as one.
+        outlier: points farther from the mean of the starts than so many mean distances of the starts from it are
+            dropped, unless all starts are one.
+        iterations: the most steps from each start.
+
+    Raises:
+        ValueError: if the starts or the parameters are not finite, or shapes do not fit.
+
+    References:
+        Sussillo, Barak 2013, Opening the black box: low-dimensional dynamics in high-dimensional recurrent neural
+        networks, doi:10.1162/NECO_a_00409.
+        Golub, Sussillo 2018, FixedPointFinder, doi:10.21105/joss.01003.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.Elman(hidden_size=2)
+    >>> params = cell.init(jax.random.key(0), in_size=1)._replace(u=2 * jnp.eye(2))
+    >>> starts = cell.initial_state(params, (200,))._replace(h=jax.random.normal(jax.random.key(1), (200, 2)))
+    >>> found = rj.diagnostics.fixed_points(cell, params, jnp.zeros(1), starts)
+    >>> found.q.size, int(found.stable.sum())
+    (9, 4)
+    """
+    _check_starts(cell, params, starts)
+    relaxed = relax(cell, params, x, starts, tolerance=tolerance, iterations=iterations)
+    rows = relaxed.q.size
+    origins = np.asarray(flatten(starts, rows), np.float64)
+    points, q = np.asarray(flatten(relaxed.state, rows)), np.asarray(relaxed.q)
+    fits = q <= (tolerance if slow is None else max(slow, tolerance))
+    index, counts = _distinct(points, q, fits & _near(points, origins, outlier), unique)
+    eigenvalues = _eigenvalues(cell, params, x, points[index])
+    return FixedPoints(
+        state=jax.tree.map(lambda leaf: leaf[index], relaxed.state),
+        q=jnp.asarray(q[index]),
+        fixed=jnp.asarray(q[index] <= tolerance),
+        eigenvalues=jnp.asarray(eigenvalues),
+        stable=jnp.asarray((np.abs(eigenvalues) < 1).all(-1)),
+        starts=jnp.asarray(counts),
+    )
+
+
+def _check_starts(cell: Cell, params: Params, starts: State) -> None:
+    leaves = jax.tree.leaves(starts)
+    if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
+        raise ValueError("`starts` must be a state with leaves (N, …); draw some with `sample_states`")
+    check_size("N, the number of `starts`,", leaves[0].shape[0])
+    for name, tree in (("starts", starts), ("params", params)):
+        if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree)):
+            raise ValueError(f"`{name}` must be finite; got inf or NaN, from which no search leads anywhere")
+
+
+def _near(points: np.ndarray, starts: np.ndarray, outlier: float) -> np.ndarray:
+    """Which points are within so many mean distances of the starts' mean."""
+    centre = starts.mean(0)
+    radius = np.linalg.norm(starts - centre, axis=1).mean()
+    if radius == 0:
+        return np.ones(len(points), bool)
+    return np.linalg.norm(points - centre, axis=1) <= outlier * radius
+
+
+def _distinct(points: np.ndarray, q: np.ndarray, fits: np.ndarray, unique: float) -> tuple[np.ndarray, np.ndarray]:
+    """The rows that stand for distinct points, and how many rows each stands for, in falling order of that."""
+    left, rows, counts = fits.copy(), [], []
+    for row in np.argsort(q):
+        if left[row]:
+            same = left & (np.linalg.norm(points - points[row], axis=1) <= unique)
+            left &= ~same
+            rows.append(row)
+            counts.append(same.sum())
+    order = np.argsort(-np.array(counts, int), kind="stable")
+    return np.array(rows, int)[order], np.array(counts, int)[order]
+
+
+def _eigenvalues(cell: Cell, params: Params, x: Any, points: np.ndarray) -> np.ndarray:
+    """Eigenvalues at each point, (K, S), in falling order of modulus."""
+    if not len(points):
+        return np.zeros((0, points.shape[1]), np.complex128)
+    # filled up to a power of two, so that few programs are compiled
+    size = 1 << (len(points) - 1).bit_length()
+    filled = np.concatenate([points, np.repeat(points[:1], size - len(points), axis=0)])
+    values = np.linalg.eigvals(np.asarray(_jacobians(cell, params, x, filled))[: len(points)])
+    return np.take_along_axis(values, np.argsort(-np.abs(values), axis=1), axis=1)
+
+
+@jax.jit
+def _jacobians(cell: Cell, params: Params, x: Any, points: Array) -> Array:
+    step, _ = _constant(cell, params, x)
+    return jax.lax.map(jax.jacfwd(step), points, batch_size=min(64, points.shape[0]))

@@ -1,0 +1,190 @@
+"""How much of a loss's gradient reaches each state of a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._cell import Cell
+from .._types import Array, Key, Params, State, Xs
+from ..layers import Layer
+from ..layers.rnn import as_layer
+from ._probe import probed, sites, zero_perturbations
+
+VANISHED, EXPLODED, REMEMBERED = 1e-3, 1e3, 1e-2
+"""The share of the gradient below which it has vanished, above which it has exploded, and that a memory must keep."""
+
+
+class GradientFlow(NamedTuple):
+    """The gradient of a loss by the states of each recurrent layer; the names are the layers' places in the model.
+
+    loss: the loss.
+    norms: ‖∂loss/∂s_t‖ over all arrays of the state, (T, *B).
+    gradients: ∂loss/∂s_t, states with leaves (T, *B, …).
+    reverse: whether the layer runs from the last step to the first.
+    """
+
+    loss: Array
+    norms: dict[str, Array]
+    gradients: dict[str, State]
+    reverse: dict[str, Array]
+
+
+def gradient_flow(
+    model: Layer | Cell,
+    params: Params,
+    xs: Xs,
+    loss: Callable[[Any], Array],
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    key: Key | None = None,
+    context: Any = None,
+) -> GradientFlow:
+    """The gradient of a loss by every state of every recurrent layer, in one backward pass.
+
+    s_t = step(s_{t-1}, x_t) + ε_t,    ∂loss/∂s_t = ∂loss/∂ε_t at ε = 0
+
+    It is the whole derivative, through all later steps and layers. At masked steps it is zero. To see how far back a
+    model can learn from, let the loss read the last output alone: every step that the loss reads adds a gradient of its
+    own. It is pure: `jax.jit` and `jax.vmap` apply.
+
+    Args:
+        model: a cell or a layer; every `rnnjax.RNN` in it is measured.
+        params: its parameters.
+        xs: inputs (T, *B, I).
+        loss: a function of the model's outputs that returns a scalar.
+        lengths, mask, reset, key, context: as for `rnnjax.unroll`.
+
+    Raises:
+        TypeError: if `model` is neither a cell nor a layer.
+        ValueError: if it has no recurrent layer, or the loss is no scalar.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> model = rj.Stack([rj.Elman(4), rj.Elman(3)])
+    >>> params = model.init(jax.random.key(0), in_size=2)
+    >>> flow = rj.diagnostics.gradient_flow(model, params, jnp.ones((6, 5, 2)), lambda ys: jnp.sum(ys[-1] ** 2))
+    >>> {name: norms.shape for name, norms in flow.norms.items()}
+    {'0': (6, 5), '1': (6, 5)}
+    """
+    layer = as_layer("model", model)
+    found = sites(layer)
+    if not found:
+        raise ValueError(f"`model` must have at least one recurrent layer, `rnnjax.RNN`; got {layer!r}")
+
+    def total(epsilons: dict[str, State]) -> Array:
+        ys, _ = probed(layer, epsilons)(params, xs, lengths=lengths, mask=mask, reset=reset, key=key, context=context)
+        value = loss(ys)
+        if jnp.shape(value) != ():
+            raise ValueError(f"`loss` must return a scalar; got an array of shape {jnp.shape(value)}")
+        return value
+
+    value, gradients = jax.value_and_grad(total)(zero_perturbations(layer, params, xs))
+    event_ndim = {name: site.layer.event_ndim for name, site in found.items()}
+    norms = {name: _norms(gradient, event_ndim[name]) for name, gradient in gradients.items()}
+    return GradientFlow(value, norms, gradients, {name: jnp.asarray(site.reverse) for name, site in found.items()})
+
+
+def _norms(gradient: State, event_ndim: int) -> Array:
+    """(T, *B), scaled by the largest number so that squares of tiny gradients do not become zero."""
+
+    def over_event(reduce: Callable[..., Array], leaf: Array) -> Array:
+        return reduce(leaf, axis=tuple(range(leaf.ndim - event_ndim, leaf.ndim)))
+
+    leaves = jax.tree.leaves(gradient)
+    top = jnp.stack([over_event(jnp.max, jnp.abs(leaf)) for leaf in leaves]).max(0)
+    scale = jnp.where(top > 0, top, 1)
+    axes = tuple(range(-event_ndim, 0))
+    squares = [over_event(jnp.sum, (leaf / jnp.expand_dims(scale, axes)) ** 2) for leaf in leaves]
+    return scale * jnp.sqrt(sum(squares[1:], squares[0]))
+
+
+def kept_share(norms: Array, reverse: bool | Array = False) -> Array:
+    """The share of the gradient that is left k steps back, k = 0 … T − 1, on average over the rows.
+
+    share_k = mean_b ‖∂loss/∂s_{last−k}‖ / mean_b ‖∂loss/∂s_last‖
+
+    Args:
+        norms: (T, *B), from `gradient_flow`. In each row, `last` is the last step with a gradient.
+        reverse: whether the layer runs from the last step to the first, so that `last` is the first with a gradient.
+
+    Returns:
+        (T), 1 at k = 0; zeros where no step has a gradient. A k that only some rows reach is averaged over those, and
+        one that none reaches is 0.
+
+    >>> import jax.numpy as jnp, rnnjax as rj
+    >>> rj.diagnostics.kept_share(jnp.array([0.25, 0.5, 1.0, 0.0])).tolist()
+    [1.0, 0.5, 0.25, 0.0]
+    """
+    steps = norms.shape[0]
+    rows = norms.reshape(steps, math.prod(norms.shape[1:]))
+    rows = jnp.where(reverse, rows, jnp.flip(rows, 0))
+    first = jnp.argmax(rows != 0, axis=0)
+    index = jnp.arange(steps)[:, None] + first[None, :]
+    inside = index < steps
+    back = jnp.where(inside, jnp.take_along_axis(rows, jnp.minimum(index, steps - 1), axis=0), 0)
+    count = inside.sum(1)
+    mean = back.sum(1) / jnp.where(count > 0, count, 1).astype(back.dtype)
+    return jnp.where(mean[:1] != 0, mean / jnp.where(mean[:1] != 0, mean[:1], 1), 0)
+
+
+def horizon(share: Array, kept: float = REMEMBERED) -> Array:
+    """How many steps back at least this share of the gradient is left all the way: 0 … T − 1.
+
+    Args:
+        share: (T), from `kept_share`.
+        kept: the share that still counts.
+
+    >>> import jax.numpy as jnp, rnnjax as rj
+    >>> int(rj.diagnostics.horizon(jnp.array([1.0, 0.1, 0.02, 0.004, 0.5])))
+    2
+    """
+    return jnp.maximum(jnp.cumprod(share >= kept).sum() - 1, 0)
+
+
+def verdict(flow: GradientFlow) -> str:
+    """What the gradient does on its way back, one line a layer, and what to try. Needs concrete arrays.
+
+    It has vanished where less than 1e-3 of it is left at the first step, and exploded where it has grown more than a
+    thousandfold. The memory horizon is the steps back over which at least one hundredth is left.
+
+    >>> import jax.numpy as jnp, rnnjax as rj
+    >>> norms = {"rnn": 0.5 ** jnp.arange(50.0)[::-1]}
+    >>> said = rj.diagnostics.verdict(rj.diagnostics.GradientFlow(0.0, norms, {}, {"rnn": False}))
+    >>> print(said.split(". ")[0])
+    rnn: vanishes: 2e-15 of the gradient is left 49 steps back; memory horizon about 6 steps
+    """
+    return "\n".join(f"{name}: {_line(norms, flow.reverse[name])}" for name, norms in flow.norms.items())
+
+
+def _line(norms: Array, reverse: Any) -> str:
+    if not np.all(np.isfinite(np.asarray(norms))):
+        return (
+            "is not finite: some gradient is inf or NaN. Look for such numbers in inputs, parameters and loss; where "
+            "they are sound, clip the gradient inside the recurrence with `rnnjax.GradientClip`"
+        )
+    share = np.asarray(kept_share(norms, reverse))
+    if share.size == 0 or share[0] == 0:
+        return "has no gradient: the loss does not depend on this layer's states"
+    back, memory = share.size - 1, int(horizon(jnp.asarray(share)))
+    reach = f"memory horizon {'about' if memory < back else 'at least'} {memory} steps"
+    if share.max() > EXPLODED:
+        worst = int(share.argmax())
+        return (
+            f"explodes: {share[worst]:.0e} times the gradient {worst} steps back. Try clipping "
+            "(`rnnjax.training.optimizer(clip_norm=1.0)`, `rnnjax.GradientClip`), orthogonal recurrent weights, or a "
+            "lower learning rate"
+        )
+    if share[-1] < VANISHED:
+        return (
+            f"vanishes: {share[-1]:.0e} of the gradient is left {back} steps back; {reach}. Try a GRU or an LSTM with "
+            '`max_time`, the identity as recurrent weights (`rnnjax.Elman(…, activation="relu", '
+            'recurrent_init="identity")`), or shorter paths, with pooling or `rnnjax.Residual`'
+        )
+    return f"flows: {share[-1]:.2g} of the gradient is left {back} steps back; {reach}"

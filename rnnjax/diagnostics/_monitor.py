@@ -1,0 +1,99 @@
+"""Gradient flow while a model is trained: a callback of `fit`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._errors import check_size
+from .._types import Array
+from ..layers import Layer
+from ..training import Epoch
+from ..training._batches import as_batch, take
+from ..training._measure import is_loss, measures
+from ..training.loggers import Log
+from ._gradient_flow import gradient_flow, horizon, kept_share
+
+
+class Reading(NamedTuple):
+    """One reading: the step, and by layer the share of the gradient left k steps back (T) and its horizon."""
+
+    step: int
+    share: dict[str, np.ndarray]
+    horizon: dict[str, int]
+
+
+class GradientMonitor:
+    """What `gradient_monitor` returns; `readings` is a list of `Reading`."""
+
+    def __init__(self, model: Layer, data: Any, loss: Any, every: int, rows: int, log: Log | None) -> None:
+        self.readings: list[Reading] = []
+        self._every, self._log, self._last = every, log, -math.inf
+        batch = take(as_batch(data), slice(0, rows))
+        (measure,) = measures(loss, ())
+        xs = jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf), 1, 0), batch.inputs)
+
+        def total(ys: Array) -> Array:
+            outputs = ys.swapaxes(0, 1) if model.keeps_time else ys
+            return is_loss(measure(outputs, batch)).value
+
+        def read(params: Any) -> Any:
+            flow = gradient_flow(model, params, xs, total, lengths=batch.lengths)
+            shares = {name: kept_share(norms, flow.reverse[name]) for name, norms in flow.norms.items()}
+            return shares, {name: horizon(share) for name, share in shares.items()}
+
+        self._read = jax.jit(read)
+
+    def __call__(self, event: Epoch) -> None:
+        """Takes a reading if enough steps have passed since the last one."""
+        if event.step - self._last < self._every:
+            return
+        self._last = event.step
+        shares, horizons = jax.device_get(self._read(event.state.params))
+        reading = Reading(event.step, shares, {name: int(value) for name, value in horizons.items()})
+        self.readings.append(reading)
+        if self._log is not None:
+            self._log(event.step, _values(reading))
+
+
+def _values(reading: Reading) -> Mapping[str, float]:
+    values = {f"gradient_left/{name}": float(share[-1]) for name, share in reading.share.items()}
+    return values | {f"gradient_horizon/{name}": float(steps) for name, steps in reading.horizon.items()}
+
+
+def gradient_monitor(
+    model: Layer, data: Any, *, loss: Any = "cross_entropy", every: int = 1, rows: int = 32, log: Log | None = None
+) -> GradientMonitor:
+    """A callback of `rnnjax.training.fit` that follows how far back the gradient reaches.
+
+    `fit` calls it after every epoch, so that its readings are taken at the first end of an epoch at which `every` steps
+    have passed. Each is one forward and one backward pass over a few rows, without noise.
+
+    Args:
+        model: the layer that is trained.
+        data: (inputs, targets) or (inputs, targets, lengths) as for `fit`, batch-major; the first `rows` are used.
+        loss: as for `fit`.
+        every: steps from one reading to the next, at least.
+        rows: how many rows of `data` are used.
+        log: a function of the step and the values, such as `rnnjax.training.csv_logger("flow.csv")`.
+
+    Raises:
+        TypeError: if the model is no layer of rnnjax.
+
+    >>> import numpy as np, rnnjax as rj
+    >>> x, y = np.random.default_rng(0).normal(size=(64, 5, 2)).astype("float32"), np.arange(64) % 2
+    >>> model = rj.Stack([rj.RNN(rj.GRU(4)), rj.Last(), rj.Dense(2)])
+    >>> monitor = rj.diagnostics.gradient_monitor(model, (x, y))
+    >>> fitted = rj.training.fit(model, (x, y), epochs=2, callbacks=[monitor], progress=False)
+    >>> [(reading.step, reading.share["0"].shape) for reading in monitor.readings]
+    [(2, (5,)), (4, (5,))]
+    """
+    if not isinstance(model, Layer):
+        raise TypeError(f"`model` must be a layer of rnnjax, whose states can be reached; got {type(model).__name__}")
+    check_size("every", every)
+    check_size("rows", rows)
+    return GradientMonitor(model, data, loss, every, rows, log)
