@@ -1,5 +1,6 @@
 """Understanding: gradient flow, dynamics and attribution, as pure functions that return arrays."""
 
+from . import plots as plots
 from ._attribution import Attribution as Attribution
 from ._attribution import at_embedding as at_embedding
 from ._attribution import expected_gradients as expected_gradients

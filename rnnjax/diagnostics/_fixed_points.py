@@ -52,7 +52,7 @@ def relax(
     *,
     tolerance: float | Array = 1e-12,
     iterations: int = 100,
-    together: int = 64,
+    together: int = 16,
 ) -> Relaxed:
     """Lowers the speed of a cell's state from many starts at once: the search in `fixed_points`, which is pure.
 
@@ -103,11 +103,11 @@ def fixed_points(
 
     q(s) = ½ |F(s) − s|²,    F(s) = step(s, x),    J = ∂F/∂s
 
-    From every start q is lowered to a local minimum by the method of Levenberg and Marquardt, all in one program. Minima
-    with q above `slow` are dropped, those within `unique` of one with a lower q are the same point, and those far from
-    all starts are dropped. Saddles are found as well as attractors. What no start leads to is not found: draw starts
-    with `sample_states`, and some noise. How many points there are depends on the numbers, so that this is not to be
-    jitted; `relax` is the part that can be.
+    From every start q is lowered to a local minimum by the method of Levenberg and Marquardt. Minima with q above
+    `slow` are dropped, those within `unique` of one with a lower q are the same point, and those far from all starts are
+    dropped. Saddles are found as well as attractors. What no start leads to is not found: draw starts with
+    `sample_states`, and some noise. How many points there are depends on the numbers, so that this is not to be jitted;
+    `relax` is the part that can be.
 
     Args:
         cell, params: a cell and its parameters.

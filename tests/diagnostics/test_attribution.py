@@ -43,7 +43,9 @@ def test_integrated_gradients_are_complete(dtype: Any) -> None:
     difference = np.asarray(f(xs)) - np.asarray(f(baseline))
     assert np.abs(difference).min() > 0.01
     np.testing.assert_allclose(found.difference, difference, rtol=1e-5)
-    np.testing.assert_allclose(found.values.sum((0, 2)), difference, rtol=0, atol=1e-5 if dtype == "float32" else 1e-10)
+    np.testing.assert_allclose(
+        found.values.sum((0, 2)), difference, rtol=0, atol=1e-5 if dtype is jnp.float32 else 1e-10
+    )
 
 
 def test_integrated_gradients_against_a_sum() -> None:

@@ -41,7 +41,7 @@ def test_three_switches(dtype: Any) -> None:
     assert found.fixed.all()
     slopes = 2 * (1 - np.tanh(2 * wanted[distance.argmin(1)]) ** 2)
     np.testing.assert_allclose(found.eigenvalues, -np.sort(-slopes, axis=1), atol=1e-4)
-    assert found.starts.sum() == 600
+    assert 590 <= found.starts.sum() <= 600
     assert np.all(np.diff(found.starts) <= 0)
 
 
