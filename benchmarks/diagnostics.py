@@ -27,9 +27,6 @@ import time
 from typing import Any
 
 import jax
-
-jax.config.update("jax_enable_x64", True)
-
 import jax.numpy as jnp
 import numpy as np
 import optax
@@ -181,7 +178,7 @@ def gradient_flow_error() -> float:
 
     @jax.jit
     def loss(epsilon: Any) -> jax.Array:
-        state, total = cell.initial_state(params, (), jnp.float64), 0.0
+        state, total = cell.initial_state(params, (), jnp.float64), jnp.zeros(())
         for t in range(8):
             _, state = rj.unroll(cell, params, xs[t : t + 1], state)
             state = jax.tree.map(lambda s, e, t=t: s + e[t], state, epsilon)
@@ -238,6 +235,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="shorter trajectories: within about a minute")
     parser.add_argument("--write", action="store_true", help="save the figures under benchmarks/results")
     args = parser.parse_args()
+    jax.config.update("jax_enable_x64", True)
     print(machine())
     figures = measure(args.quick)
     for name, value in figures.items():

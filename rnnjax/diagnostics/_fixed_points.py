@@ -104,10 +104,10 @@ def fixed_points(
     q(s) = ½ |F(s) − s|²,    F(s) = step(s, x),    J = ∂F/∂s
 
     From every start q is lowered to a local minimum by the method of Levenberg and Marquardt. Minima with q above
-    `slow` are dropped, those within `unique` of one with a lower q are the same point, and those far from all starts are
-    dropped. Saddles are found as well as attractors. What no start leads to is not found: draw starts with
-    `sample_states`, and some noise. How many points there are depends on the numbers, so that this is not to be jitted;
-    `relax` is the part that can be.
+    `slow` and those far from all starts are dropped; those within `unique` of one with a lower q are the same point.
+    Saddles are found as well as attractors. What no start leads to is not found: draw starts with `sample_states`, and
+    some noise. How many points there are depends on the numbers, so that this is not to be jitted; `relax`, the part
+    that takes time, can be.
 
     Args:
         cell, params: a cell and its parameters.

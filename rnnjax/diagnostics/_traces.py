@@ -99,21 +99,24 @@ def _innermost(cell: Any) -> Any:
 
 def _listening(cell: Any, heard: list[Array]) -> Any:
     """The same cell, whose gate activation also puts what it returns into `heard`."""
-    name = "cell" if isinstance(cell, Wrapper) else "gate_activation"
-    if not hasattr(cell, name):
+    if isinstance(cell, Wrapper):
+        return _replaced(cell, "cell", _listening(cell.cell, heard))
+    if not hasattr(cell, "gate_activation"):
         return cell
-    if name == "cell":
-        value: Any = _listening(cell.cell, heard)
-    else:
-        plain = activation(cell.gate_activation)
+    plain = activation(cell.gate_activation)
 
-        def value(x: Array) -> Array:
-            heard.append(plain(x))
-            return heard[-1]
+    def listen(x: Array) -> Array:
+        heard.append(plain(x))
+        return heard[-1]
 
-    listening = copy.copy(cell)
-    set_field(listening, name, value)
-    return listening
+    return _replaced(cell, "gate_activation", listen)
+
+
+def _replaced(cell: Any, name: str, value: Any) -> Any:
+    """A copy with another field, which no constructor checks."""
+    cell = copy.copy(cell)
+    set_field(cell, name, value)
+    return cell
 
 
 class Saturation(NamedTuple):

@@ -146,7 +146,7 @@ def spectrum(eigenvalues: Mapping[str, Array] | Array, ax: Any = None) -> Any:
     ax.plot(np.cos(angle), np.sin(angle), color="0.5", linewidth=1)
     for (name, values), colour, marker in zip(named.items(), cycle(COLOURS), cycle("osv^Dx+"), strict=False):
         flat = np.asarray(values).ravel()
-        ax.scatter(flat.real, flat.imag, s=18, color=colour, marker=marker, label=name or None, zorder=2)
+        ax.scatter(np.real(flat), np.imag(flat), s=18, color=colour, marker=marker, label=name or None, zorder=2)
     ax.set_aspect("equal")
     ax.set_xlabel("real part")
     ax.set_ylabel("imaginary part")
@@ -174,11 +174,11 @@ def phase_portrait(trajectories: Array, points: Array, stable: Array, ax: Any = 
     >>> plots.phase_portrait(paths, np.zeros((1, 4)), np.array([True])).get_xlabel().split(",")[0]
     'first component'
     """
-    paths, points, stable = np.asarray(trajectories, np.float64), np.asarray(points), np.asarray(stable, bool)
-    if paths.ndim < 2 or paths.shape[-1] < 2 or points.shape != (stable.size, paths.shape[-1]):
+    paths, still, holds = np.asarray(trajectories, np.float64), np.asarray(points), np.asarray(stable, bool)
+    if paths.ndim < 2 or paths.shape[-1] < 2 or still.shape != (holds.size, paths.shape[-1]):
         raise ValueError(
             f"`trajectories` must be (T, *B, S) with S ≥ 2, `points` (K, S) and `stable` (K); got {paths.shape}, "
-            f"{points.shape} and {stable.shape}"
+            f"{still.shape} and {holds.shape}"
         )
     rows = paths.reshape(-1, paths.shape[-1])
     centre = rows.mean(0)
@@ -191,9 +191,9 @@ def phase_portrait(trajectories: Array, points: Array, stable: Array, ax: Any = 
     flat = ((paths - centre) @ axes[:2].T).reshape(paths.shape[0], -1, 2)
     ax = _axes(ax)
     ax.plot(flat[..., 0], flat[..., 1], color="0.6", linewidth=0.6, zorder=1)
-    at = (points - centre) @ axes[:2].T
-    ax.scatter(*at[stable].T, s=45, color=COLOURS[0], marker="o", label="stable", zorder=3)
-    ax.scatter(*at[~stable].T, s=45, facecolors="white", edgecolors=COLOURS[1], marker="s", label="unstable", zorder=2)
+    at = (still - centre) @ axes[:2].T
+    ax.scatter(*at[holds].T, s=45, color=COLOURS[0], marker="o", label="stable", zorder=3)
+    ax.scatter(*at[~holds].T, s=45, facecolors="white", edgecolors=COLOURS[1], marker="s", label="unstable", zorder=2)
     ax.set_xlabel(f"first component, {share[0]:.0%} of the variance")
     ax.set_ylabel(f"second component, {share[1]:.0%}")
     ax.legend()
