@@ -53,7 +53,10 @@ def test_phase_portrait() -> None:
     rng = np.random.default_rng(0)
     plane = np.linalg.qr(rng.standard_normal((4, 2)))[0].T
     paths, points = rng.standard_normal((20, 3, 2)) @ plane + 1.0, rng.standard_normal((3, 2)) @ plane + 1.0
-    stable, unstable = plots.phase_portrait(paths, points, np.array([True, False, True])).collections
+    ax = plots.phase_portrait(paths, points, np.array([True, False, True]))
+    stable, unstable = ax.collections
+    path = np.asarray(ax.get_lines()[1].get_xydata())
+    np.testing.assert_allclose(np.linalg.norm(path, axis=1), np.linalg.norm(paths[:, 1] - paths.mean((0, 1)), axis=1))
     drawn, kept = np.asarray(stable.get_offsets()), points[[0, 2]]
     assert len(unstable.get_offsets()) == 1
     np.testing.assert_allclose(np.linalg.norm(drawn[0] - drawn[1]), np.linalg.norm(kept[0] - kept[1]))
