@@ -151,8 +151,10 @@ def flip_flop_points(cell: rj.GRU, params: Any) -> dict[str, float]:
     singles = [jax.tree.map(lambda leaf, i=i: leaf[i : i + 1], starts) for i in range(STARTS)]
     for warm in (starts, singles[0]):
         search(warm)
-    ratios = [sum(map(search, singles)) / search(starts) for _ in range(3)]
-    print(f"flip-flop: loop over batch {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    turns = [(sum(map(search, singles)), search(starts)) for _ in range(5)]
+    ratios = [loop / batch for loop, batch in turns]
+    batches = ", ".join(f"{batch:.1f}" for _, batch in turns)
+    print(f"flip-flop: search {batches} s; loop over batch {', '.join(f'{ratio:.2f}' for ratio in ratios)}")
     return {
         "flipflop_stable_points": int(found.stable.sum()),
         "fixed_point_seconds": seconds,

@@ -64,7 +64,7 @@ def relax(
         starts: states with leaves (N, …).
         tolerance: below this q the search goes on only while each step quarters q.
         iterations: the most steps of Levenberg and Marquardt from each start.
-        together: how many searches take a step at a time; the memory is together · S · G·H numbers.
+        together: how many searches take a step at a time; memory for S · G·H numbers each.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.Elman(hidden_size=2)

@@ -25,8 +25,8 @@ def step_jacobians(cell: Cell, params: Params, xs: Xs, state: State | None = Non
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.Elman(hidden_size=4, activation="identity")
     >>> params = cell.init(jax.random.key(0), in_size=3)
-    >>> jacobians = rj.diagnostics.step_jacobians(cell, params, jnp.ones((6, 2, 3)))
-    >>> jacobians.shape, bool(jnp.allclose(jacobians, params.u.T))
+    >>> jacobians = rj.diagnostics.step_jacobians(cell, params, jnp.ones((6, 2, 3), jnp.float32))
+    >>> jacobians.shape, bool(jnp.allclose(jacobians[4, 1], params.u.T))
     ((6, 2, 4, 4), True)
     """
     flat = flat_cell(cell, params, xs, state)

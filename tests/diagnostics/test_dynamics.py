@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -58,6 +59,31 @@ def test_step_jacobians_and_products() -> None:
             product = product @ jacobian
             np.testing.assert_allclose(norms.step[t, row], np.log(np.linalg.norm(jacobian, 2)), atol=1e-7)
             np.testing.assert_allclose(norms.product[t, row], np.log(np.linalg.norm(product, 2)), atol=1e-7)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        rj.GRU(H),
+        rj.ResetBeforeGRU(H),
+        rj.PeepholeLSTM(H),
+        rj.LayerNormLSTM(H),
+        rj.LeakyElman(H, leak=0.3),
+        rj.Zoneout(rj.GRU(H), rate=0.4),
+        rj.ConvLSTM(2, spatial_shape=(3,)),
+    ],
+    ids=lambda cell: type(cell).__name__,
+)
+def test_step_jacobians_of_any_cell(cell: Any) -> None:
+    """Column by column: what `unroll` makes of states that are moved a little either way."""
+    params, x = random_of(cell, 10)
+    x = jnp.asarray(np.random.default_rng(11).standard_normal((2, 3, I) if cell.event_ndim == 2 else (2, I)))
+    before = rj.diagnostics.states(cell, params, x[:1])
+    flat, restore = jax.flatten_util.ravel_pytree(jax.tree.map(lambda leaf: leaf[0], before))
+    step = jax.jit(jax.vmap(lambda s: jax.flatten_util.ravel_pytree(rj.unroll(cell, params, x[1:], restore(s))[1])[0]))
+    moves = 1e-6 * np.eye(flat.size)
+    wanted = (np.asarray(step(flat[None] + moves)) - np.asarray(step(flat[None] - moves))).T / 2e-6
+    np.testing.assert_allclose(step_jacobians(cell, params, x)[1], wanted, rtol=0, atol=1e-8)
 
 
 def test_products_neither_underflow_nor_overflow() -> None:
