@@ -64,6 +64,7 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> Any:
+    """Rooms that the core does without are imported where they are first used."""
     if name in ("data", "decoding", "diagnostics", "flax", "testing", "training"):
         import importlib
 
