@@ -234,7 +234,7 @@ def measure(quick: bool) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="shorter trajectories: within about a minute")
+    parser.add_argument("--quick", action="store_true", help="a minute or two; the flip-flop is not learnt in it")
     parser.add_argument("--write", action="store_true", help="save the figures under benchmarks/results")
     args = parser.parse_args()
     jax.config.update("jax_enable_x64", True)
