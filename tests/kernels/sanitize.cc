@@ -1,9 +1,11 @@
 // Runs the kernels on buffers of exact size at odd addresses, for the sanitizers to watch, on several threads.
 //
-// Every result is filled with NaN beforehand and must hold none afterwards.
+// Every result is filled with NaN beforehand and must hold none afterwards. Where two threads share the steps of one
+// row, the bits must be those of one thread.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
@@ -28,6 +30,7 @@ class Numbers {
  public:
   explicit Numbers(int64_t n) : n_(n), memory_(new T[n + 1]) {}
   T* data() { return memory_.get() + 1; }
+  int64_t size() const { return n_; }
   Numbers& draw() {
     std::normal_distribution<double> normal(0, 0.3);
     for (int64_t i = 0; i < n_; ++i) data()[i] = T(normal(random_numbers));
@@ -66,7 +69,8 @@ struct Case {
   int64_t models, steps, batch, inputs, hidden, every;
   bool reverse, flagged, shared;
 
-  void run(int64_t threads) const {
+  // All results, one after another.
+  std::vector<T> run(int64_t threads) const {
     const bool lstm = cell == kLstm, gru = cell == kGru;
     const int64_t N = models, TB = steps * batch, BH = batch * hidden, G = lstm ? 4 : (gru ? 3 : 1);
     const int64_t kept = every == 0 ? TB * (lstm ? 5 : (gru ? 4 : 0)) * hidden
@@ -108,10 +112,13 @@ struct Case {
     if (flagged && lstm) p.d_boundary_c = out(BH);
     done = done && backward(p, runner);
     for (auto& result : results) done = done && result->finite();
-    if (done) return;
+    std::vector<T> all;
+    for (auto& result : results) all.insert(all.end(), result->data(), result->data() + result->size());
+    if (done) return all;
     ++failures;
     std::printf("cell %d, %zu bytes, models %d, steps %d, batch %d, inputs %d, hidden %d, every %d, flags %d\n", cell,
                 sizeof(T), int(N), int(steps), int(batch), int(inputs), int(hidden), int(every), flagged);
+    return all;
   }
 
   static bool forward(const Problem<float>& p, const Runner& r) { return RNNJAX_VARIANT::variant.forward_f32(p, r); }
@@ -137,6 +144,16 @@ void run_all() {
     }
     // large enough for several threads to share the rows of one model
     Case<T>{Cell(cell), 1, 12, 19, 40, 48, 0, false, true, false}.run(3);
+    // large enough for two threads to share the steps of one row, and long enough for more than one stretch of them
+    for (const int64_t every : {0, 5}) {
+      const Case<T> row = {Cell(cell), 1, 400, 1, 3, 200, every, every > 0, false, false};
+      std::mt19937 before = random_numbers;
+      const std::vector<T> alone = row.run(1);
+      random_numbers = before;
+      if (std::memcmp(alone.data(), row.run(2).data(), alone.size() * sizeof(T)) == 0) continue;
+      ++failures;
+      std::printf("cell %d, %zu bytes, every %d: two threads have other bits\n", cell, sizeof(T), int(every));
+    }
   }
 }
 

@@ -85,6 +85,15 @@ def test_blocks_of_steps_cover_a_long_sequence(variant: str) -> None:
         close(pull(*rows, implementation="cpu", remat=remat), pull(*rows, implementation="scan"), 1e-10)
 
 
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_two_threads_share_the_steps_of_one_row(name: str) -> None:
+    for steps, options in ((401, {}), (200, {"remat": 7, "reverse": True})):
+        rows = trial(CELLS[name], 1, 5, 113, jnp.float64, steps=steps)
+        want = pull(*rows, implementation="scan", **{**options, "remat": None})
+        for _ in range(3):
+            close(pull(*rows, implementation="cpu", **options), want, 1e-9)
+
+
 def test_tanh_has_a_relative_error_below_a_millionth(variant: str) -> None:
     # one input, one unit, no recurrence: the output is tanh of the input
     cell, params = rj.Elman(1), rj.Elman(1).init(jax.random.key(0), 1)

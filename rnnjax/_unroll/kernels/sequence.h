@@ -6,6 +6,7 @@
 
 #include <type_traits>
 
+#include "pair.h"
 #include "problem.h"
 #include "tile.h"
 
@@ -71,24 +72,37 @@ class Rows {
   static int64_t features(int64_t n) { return ceil_div(n, kRows) * kRows; }
 
   void forward(T* scratch) {
-    T *h = take(scratch, rows_ * stride_), *next = take(scratch, rows_ * stride_);
-    T* c = Cell::kHasC ? take(scratch, rows_ * stride_) : nullptr;
-    start(at(p_.h0), at(p_.c0), h, c);
+    State now = state(scratch), next = state(scratch), spare[2] = {state(scratch), state(scratch)};
+    start(at(p_.h0), at(p_.c0), now);
     T* products = take(scratch, ahead_ * rows_ * layout_.panels * kSlots * kLanes);
     T* kept = p_.keeps && p_.every == 0 ? at(p_.kept) : nullptr;
-    for (int64_t s = 0; s < p_.steps; ++s) {
-      if (ahead_ > 0 && s % ahead_ == 0) project(s, least(s + ahead_, p_.steps), products);
+    // keeps what has to be kept of a whole state
+    const auto begin = [&](int64_t s, State now) {
       if (p_.keeps && p_.every > 0 && Cell::kHasC && s % p_.every == 0) {
-        unload(c, at(p_.kept) + (s / p_.every * p_.batch + first_) * p_.hidden);
+        unload(now.c, at(p_.kept) + (s / p_.every * p_.batch + first_) * p_.hidden);
       }
-      const int64_t t = time(s);
-      T* ys = at(p_.ys) + (t * p_.batch + first_) * p_.hidden;
-      const T* product = ahead_ > 0 ? products + s % ahead_ * kSlots * kLanes : nullptr;
-      step(t, h, next, c, product, ys, kept ? kept + (t * p_.batch + first_) * kKept * p_.hidden : nullptr);
-      swap(&h, &next);
+      restart(time(s), now);
+    };
+    const auto step = [&](int64_t s, State now, State next) {
+      const int64_t t = time(s), row = t * p_.batch + first_;
+      return Step{t, now, next, ahead_ > 0 ? products + s % ahead_ * kSlots * kLanes : nullptr,
+                  at(p_.ys) + row * p_.hidden, kept ? kept + row * kKept * p_.hidden : nullptr};
+    };
+    const int64_t part = ahead_ > 0 ? ahead_ : greatest(p_.steps, 1);
+    for (int64_t from = 0; from < p_.steps; from += part) {
+      const int64_t to = least(from + part, p_.steps);
+      if (ahead_ > 0) project(from, to, products);
+      if (paired()) {
+        in_pair(from, to, begin, step, now, next, spare);
+        continue;
+      }
+      for (int64_t s = from; s < to; ++s, swap(now, next)) {
+        begin(s, now);
+        panels(step(s, now, next), 0, layout_.panels);
+      }
     }
-    unload(h, at(p_.h) + first_ * p_.hidden);
-    if (Cell::kHasC) unload(c, at(p_.c) + first_ * p_.hidden);
+    unload(now.h, at(p_.h) + first_ * p_.hidden);
+    if (Cell::kHasC) unload(now.c, at(p_.c) + first_ * p_.hidden);
   }
 
   // `gradient` is this block's packed gradient of the weights, which it sets.
@@ -130,14 +144,34 @@ class Rows {
   static constexpr int64_t kFewRows = 4, kAhead = 192;
   // Rows of dx that are formed at once.
   static constexpr int64_t kInputRows = 48;
+  // Multiplications of a step from which two threads share it.
+  static constexpr int64_t kWorthPairing = 32 << 10;
+
+  // The rows' h, and c behind it where the cell has one.
+  struct State {
+    T *h, *c;
+  };
+  // One step forwards: what it reads and what it sets. `product` is what `project` formed; it, ys and kept may be null.
+  struct Step {
+    int64_t t;
+    State before, after;
+    const T* product;
+    T *ys, *kept;
+  };
+
+  int64_t state_size() const { return (Cell::kHasC ? 2 : 1) * rows_ * stride_; }
+  State state(T*& scratch) const {
+    T* h = take(scratch, state_size());
+    return {h, Cell::kHasC ? h + rows_ * stride_ : nullptr};
+  }
 
   int64_t forward_size() const {
-    return 3 * rows_ * stride_ + kLanes + ahead_ * rows_ * layout_.panels * kSlots * kLanes;
+    return 4 * state_size() + kLanes + ahead_ * rows_ * layout_.panels * kSlots * kLanes;
   }
   int64_t backward_size() const {
     int64_t size = 4 * rows_ * stride_ + kLanes;
     size += block_ * rows_ * (layout_.panels * kSlots * kLanes + features(p_.inputs) + features(p_.hidden));
-    if (p_.every > 0) size += 3 * rows_ * stride_ + least(p_.every, p_.steps) * rows_ * kKept * p_.hidden;
+    if (p_.every > 0) size += 2 * state_size() + least(p_.every, p_.steps) * rows_ * kKept * p_.hidden;
     return size;
   }
 
@@ -146,10 +180,11 @@ class Rows {
     scratch += n;
     return taken;
   }
-  static void swap(T** a, T** b) {
-    T* c = *a;
-    *a = *b;
-    *b = c;
+  template <class Q>
+  static void swap(Q& a, Q& b) {
+    const Q c = a;
+    a = b;
+    b = c;
   }
   static void zero(T* p, int64_t n) { std::memset(p, 0, n * sizeof(T)); }
 
@@ -172,9 +207,9 @@ class Rows {
   void unload(const T* from, T* to) const {
     for (int64_t r = 0; r < rows_; ++r) std::memcpy(to + r * p_.hidden, from + r * stride_, p_.hidden * sizeof(T));
   }
-  void start(const T* h0, const T* c0, T* h, T* c) const {
-    fill(h0 + first_ * p_.hidden, h);
-    if (Cell::kHasC) fill(c0 + first_ * p_.hidden, c);
+  void start(const T* h0, const T* c0, State to) const {
+    fill(h0 + first_ * p_.hidden, to.h);
+    if (Cell::kHasC) fill(c0 + first_ * p_.hidden, to.c);
   }
 
   // Pre-activations from the inputs of steps from … to - 1 alone, as [panel][row][step][slot][lane].
@@ -200,57 +235,108 @@ class Rows {
     });
   }
 
-  // One step forwards: the rows' h and c -> next and c; product, where not null, is what `project` formed for it, ys and
-  // kept, where not null, are to be set.
-  void step(int64_t t, T* h, T* next, T* c, const T* product, T* ys, T* kept) const {
-    if (p_.reset.data) {
-      for (int64_t r = 0; r < rows_; ++r) {
-        if (!restarts(t, r)) continue;
-        fill_row(at(p_.boundary_h) + (first_ + r) * p_.hidden, h + r * stride_);
-        if (Cell::kHasC) fill_row(at(p_.boundary_c) + (first_ + r) * p_.hidden, c + r * stride_);
-      }
+  // The state of every row where a reset comes before this time.
+  void restart(int64_t t, State state) const {
+    for (int64_t r = 0; r < rows_ && p_.reset.data; ++r) {
+      if (!restarts(t, r)) continue;
+      fill_row(at(p_.boundary_h) + (first_ + r) * p_.hidden, state.h + r * stride_);
+      if (Cell::kHasC) fill_row(at(p_.boundary_c) + (first_ + r) * p_.hidden, state.c + r * stride_);
     }
-    const T* x = at(p_.x) + (t * p_.batch + first_) * p_.inputs;
-    for (int64_t panel = 0; panel < layout_.panels; ++panel) {
+  }
+
+  // Panels first … last - 1 of one step forwards.
+  void panels(const Step& step, int64_t first, int64_t last) const {
+    const T* x = at(p_.x) + (step.t * p_.batch + first_) * p_.inputs;
+    for (int64_t panel = first; panel < last; ++panel) {
       layout_.with_vectors(panel, [&](auto vectors) {
         for_row_blocks(rows_, [&](int64_t r, int64_t count) {
           with_constant<kRows>(count, [&](auto rows) {
-            tile<decltype(rows)::value, decltype(vectors)::value>(t, panel, r, x, product, h, next, c, ys, kept);
+            tile<decltype(rows)::value, decltype(vectors)::value>(step, panel, r, x);
           });
         });
       });
     }
   }
 
+  // Whether two threads gain more by sharing each step than the waiting at its end costs. A reset would have to wait once
+  // more.
+  bool paired() const {
+    return ahead_ > 0 && runner_.threads > 1 && layout_.panels > 1 && rows_ * work() >= kWorthPairing && !p_.reset.data;
+  }
+  int64_t work() const { return p_.hidden * Cell::kGates * p_.hidden; }
+
+  // Steps from … to - 1 by two threads: the first to come leads, and has the first half of the panels; the other one,
+  // from when it comes, has the rest. A panel is computed alike by either. Each goes on to the next step as soon as both
+  // halves of the last one are there. Where the other one is late, as on a busy machine, the leader does its panels too
+  // and goes on alone, in `spare` states, because the other one may still write to those that it was given.
+  template <class Begin, class Make>
+  void in_pair(int64_t from, int64_t to, Begin&& begin, Make&& make, State& now, State& next, State* spare) const {
+    Pair pair;
+    Step given[2];  // steps s and s + 1
+    const int64_t middle = (layout_.panels + 1) / 2;
+    const auto post = [&](int64_t s, State before, State after) {
+      given[s % 2] = make(s, before, after);
+      pair.post(s);
+    };
+    const auto lead = [&] {
+      bool both = false, alone = false;
+      for (int64_t s = from; s < to; ++s, swap(now, next)) {
+        begin(s, now);
+        if (!both && !alone && pair.complete()) {
+          both = true;
+          pair.begin(s);
+          post(s, now, next);
+        }
+        const Step step = make(s, now, next);
+        panels(step, 0, both ? middle : layout_.panels);
+        if (!both) continue;
+        if (s + 1 < to) post(s + 1, next, now);
+        if (pair.wait_done(s, kPatience + rows_ * work() / 64)) continue;
+        both = false, alone = true;
+        panels(step, middle, layout_.panels);
+        std::memcpy(spare[0].h, next.h, state_size() * sizeof(T));
+        swap(next, spare[0]);
+        swap(now, spare[1]);
+      }
+      pair.finish();
+    };
+    const auto follow = [&] {
+      for (int64_t s; pair.wait_posted(&s);) {
+        panels(given[s % 2], middle, layout_.panels);
+        pair.report(s);
+      }
+    };
+    parallel(runner_, 2, [&](int64_t) { pair.arrive() == 0 ? lead() : follow(); });
+  }
+
   template <int rows, int vectors>
-  void tile(int64_t t, int64_t panel, int64_t r, const T* x, const T* product, const T* h, T* next, T* c, T* ys,
-            T* kept) const {
+  void tile(const Step& to, int64_t panel, int64_t r, const T* x) const {
     constexpr int step = L::kVectors * kLanes, wide = kSlots * kLanes;
     V z[rows][kSlots];
     const T *w = packed_.w + panel * p_.inputs * step, *u = packed_.u + panel * p_.hidden * step;
     const int64_t across = ahead_ * wide;
-    const T* bias = product ? product + (panel * rows_ + r) * across : packed_.bias + panel * wide;
-    both_passes<rows, vectors>(x + r * p_.inputs, p_.inputs, w, product ? 0 : p_.inputs, h + r * stride_, stride_, u,
-                               p_.hidden, bias, product ? across : 0, reinterpret_cast<T*>(z));
+    const T* bias = to.product ? to.product + (panel * rows_ + r) * across : packed_.bias + panel * wide;
+    both_passes<rows, vectors>(x + r * p_.inputs, p_.inputs, w, to.product ? 0 : p_.inputs, to.before.h + r * stride_,
+                               stride_, u, p_.hidden, bias, to.product ? across : 0, reinterpret_cast<T*>(z));
     for (int i = 0; i < rows; ++i) {
-      const bool held = masked(t, r + i);
+      const bool held = masked(to.t, r + i);
       for (int v = 0; v < (Cell::kGates == 1 ? vectors : 1); ++v) {
         const int64_t unit = layout_.first_unit(panel, v), n = layout_.units(panel, v);
         const int64_t own = (r + i) * stride_ + unit;
-        const V before = load(h + own);
+        const V before = load(to.before.h + own);
         V h_new, c_new, keep[kKept + 1];
         V c_before = {};
-        if (Cell::kHasC) c_before = load(c + own);
+        if (Cell::kHasC) c_before = load(to.before.c + own);
         Cell::forward(z[i] + v, before, c_before, &h_new, &c_new, keep);
         if (held) {
           h_new = before;
           if (Cell::kHasC) keep[0] = c_new = c_before;
         }
-        store(next + own, h_new);
-        if (Cell::kHasC) store(c + own, c_new);
-        if (ys) store(ys + (r + i) * p_.hidden + unit, h_new, n);
-        if (kept) {
-          for (int j = 0; j < kKept; ++j) store(kept + ((r + i) * kKept + j) * p_.hidden + unit, keep[j], n);
+        store(to.after.h + own, h_new);
+        if (Cell::kHasC) store(to.after.c + own, c_new);
+        if (to.ys) store(to.ys + (r + i) * p_.hidden + unit, h_new, n);
+        for (int j = 0; j < kKept && to.kept; ++j) {
+          store(to.kept + ((r + i) * kKept + j) * p_.hidden + unit, keep[j], n);
         }
       }
     }
@@ -270,13 +356,14 @@ class Rows {
 
   // Forms again what the steps from … to - 1 keep, from the state before them.
   void remember(int64_t from, int64_t to, T* scratch) {
-    T *h = take(scratch, rows_ * stride_), *next = take(scratch, rows_ * stride_), *c = take(scratch, rows_ * stride_);
+    State now = state(scratch), next = state(scratch);
     remembered_ = scratch;
-    for (int64_t r = 0; r < rows_; ++r) fill_row(h_before(from, r), h + r * stride_);
-    if (Cell::kHasC) fill(at(p_.kept_in) + (from / p_.every * p_.batch + first_) * p_.hidden, c);
-    for (int64_t s = from; s < to && kKept > 0; ++s) {
-      step(time(s), h, next, c, nullptr, nullptr, remembered_ + (s - from) * rows_ * kKept * p_.hidden);
-      swap(&h, &next);
+    for (int64_t r = 0; r < rows_; ++r) fill_row(h_before(from, r), now.h + r * stride_);
+    if (Cell::kHasC) fill(at(p_.kept_in) + (from / p_.every * p_.batch + first_) * p_.hidden, now.c);
+    for (int64_t s = from; s < to && kKept > 0; ++s, swap(now, next)) {
+      const int64_t t = time(s);
+      restart(t, now);
+      panels({t, now, next, nullptr, nullptr, remembered_ + (s - from) * rows_ * kKept * p_.hidden}, 0, layout_.panels);
     }
   }
 
