@@ -2,16 +2,21 @@
 
 from typing import Any
 
+from ._cell import AssociativeCell as AssociativeCell
 from ._cell import Cell as Cell
+from ._cell import DiagonalCell as DiagonalCell
 from ._cell import GatedCell as GatedCell
 from ._cell import Wrapper as Wrapper
+from ._linear import Affine as Affine
 from ._struct import node as node
 from ._struct import struct as struct
 from ._unroll import explain as explain
 from ._unroll import unroll as unroll
 from .cells import GRU as GRU
+from .cells import LRU as LRU
 from .cells import LSTM as LSTM
 from .cells import MGU as MGU
+from .cells import RGLRU as RGLRU
 from .cells import ActiveUnits as ActiveUnits
 from .cells import ConvLSTM as ConvLSTM
 from .cells import CoupledLSTM as CoupledLSTM
@@ -22,6 +27,9 @@ from .cells import LayerNormGRU as LayerNormGRU
 from .cells import LayerNormLSTM as LayerNormLSTM
 from .cells import LeakyElman as LeakyElman
 from .cells import LearnedInitialState as LearnedInitialState
+from .cells import LinearElman as LinearElman
+from .cells import MinGRU as MinGRU
+from .cells import MinLSTM as MinLSTM
 from .cells import PeepholeLSTM as PeepholeLSTM
 from .cells import ProjectionLSTM as ProjectionLSTM
 from .cells import RecurrentDropout as RecurrentDropout

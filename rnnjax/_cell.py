@@ -19,10 +19,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from ._errors import check_key, check_size
+from ._linear import Affine, Numbers, plus, times
 from ._struct import node, struct
 from ._types import Array, Bias, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
 
-Capability = Literal["plain", "gated"]
+Capability = Literal["plain", "gated", "associative"]
 
 
 class Kernel(NamedTuple):
@@ -62,7 +63,8 @@ class Cell(abc.ABC):
     event_ndim: int = 1
     """Trailing axes of one input: 1, and for a convolutional cell 1 + its spatial axes."""
     capability: Capability = "plain"
-    """What the implementations may rely on: "gated" cells have the methods of `GatedCell`."""
+    """What the implementations may rely on: "gated" cells have the methods of `GatedCell`, "associative" ones
+    those of `AssociativeCell`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -159,6 +161,67 @@ class GatedCell(Cell):
         return self.update(params, state, z, gh, noise)
 
 
+class AssociativeCell(Cell):
+    """A cell whose transitions compose, so that many steps can be taken at once; `step` follows from `act`.
+
+    `z` of one time step, as `project` returns it, is a transition. They form a monoid that acts on states:
+
+        act(combine(f, g), s) == act(g, act(f, s))    combine(combine(f, g), h) == combine(f, combine(g, h))
+
+    A subclass writes `init`, `initial_state`, `project`, `combine` and `act`. The last two take any leading axes, the
+    same for all their arguments, and `emit` selects arrays of a state.
+    """
+
+    capability: Capability = "associative"
+
+    @abc.abstractmethod
+    def combine(self, first: Z, then: Z) -> Z:
+        """The transition that is `first` and `then` in one."""
+
+    @abc.abstractmethod
+    def act(self, z: Z, state: State) -> State:
+        """The state after the transition."""
+
+    def diagonal(self) -> Numbers | None:
+        """The numbers with which `z` is an `Affine` that acts as s ↦ a ⊙ s + b, or None for any other action."""
+        return None
+
+    def step(self, params: Params, state: State, z: Z, noise: Noise = None) -> State:
+        return self.act(z, state)
+
+
+class DiagonalCell(AssociativeCell):
+    """A diagonal linear recurrence s_t = a_t ⊙ s_{t-1} + b_t, where a and b depend on the inputs alone.
+
+    `project` returns `Affine(a, b)`. All such cells share one scan with a hand-formed derivative. A subclass writes
+    `init`, `initial_state` and `project`. With `numbers` "complex" the state is a pair of real and imaginary parts.
+    """
+
+    numbers: Numbers = "real"
+
+    def diagonal(self) -> Numbers | None:
+        return self.numbers
+
+    def combine(self, first: Affine, then: Affine) -> Affine:
+        carried = times(self.numbers, then.a, first.b)
+        return Affine(times(self.numbers, then.a, first.a), plus(carried, then.b))
+
+    def act(self, z: Affine, state: State) -> State:
+        leaves, structure = jax.tree.flatten(state)
+        return jax.tree.unflatten(structure, plus(times(self.numbers, z.a, tuple(leaves)), z.b))
+
+
+def acts(cell: Any) -> bool:
+    """Whether `step` is what `combine` and `act` say: no subclass has changed it since."""
+    return cell.capability == "associative" and _in_step(cell, "act", "step")
+
+
+def diagonal(cell: Any) -> Numbers | None:
+    """An associative cell's `diagonal`, or None where a subclass has changed `combine` or `act` since."""
+    in_step = all(_in_step(cell, "diagonal", method) for method in ("combine", "act"))
+    return cell.diagonal() if in_step else None
+
+
 def input_weights(cell: Any, params: Params) -> tuple[Array, Bias] | None:
     """A gated cell's `input_weights`, or None where a subclass has changed `project` since."""
     return cell.input_weights(params) if _in_step(cell, "input_weights", "project") else None
@@ -184,7 +247,8 @@ def _in_step(cell: Any, shortcut: str, method: str) -> bool:
 
 @struct
 class Wrapper(Cell):
-    """A cell around another one, with the same capability, so that it keeps the inner cell's fast paths.
+    """A cell around another one, with the same capability, so that it keeps the inner cell's fast paths. Only around an
+    associative cell a `finish` makes it a plain one: its steps no longer compose.
 
     A subclass overrides the hooks `unwrap`, `rewrap`, `draw`, `feed`, `finish` and, where it must, single methods.
     """
@@ -217,7 +281,8 @@ class Wrapper(Cell):
 
     @property
     def capability(self) -> Capability:  # type: ignore[override]
-        return self.cell.capability
+        changes = type(self).finish is not Wrapper.finish
+        return "plain" if changes and self.cell.capability == "associative" else self.cell.capability
 
     @property
     def hidden_size(self) -> int:  # type: ignore[override]
@@ -257,6 +322,15 @@ class Wrapper(Cell):
             return GatedCell.step(self, params, state, z, noise)  # type: ignore[arg-type]
         new = self.cell.step(self.unwrap(params), state, z, *_inner(noise))
         return self.finish(params, state, new, _own(noise))
+
+    def combine(self, first: Z, then: Z) -> Z:
+        return self.cell.combine(first, then)
+
+    def act(self, z: Z, state: State) -> State:
+        return self.cell.act(z, state)
+
+    def diagonal(self) -> Numbers | None:
+        return diagonal(self.cell)
 
     def emit(self, state: State) -> Any:
         return self.cell.emit(state)

@@ -50,3 +50,17 @@ def chrono(key: Key, size: int, max_time: int, dtype: DTypeLike = jnp.float32) -
         raise ValueError(f"`max_time` must be at least 3 time steps for chrono initialisation; got {max_time}")
     exact = at_least_float32(dtype)
     return jnp.log(jax.random.uniform(key, (size,), exact, 1.0, max_time - 1.0)).astype(dtype)
+
+
+def ring(
+    key: Key, size: int, r_min: float, r_max: float, max_phase: float, dtype: DTypeLike = jnp.float32
+) -> tuple[Array, Array]:
+    """ν and θ, each (N), of λ = exp(−exp ν + i exp θ), uniform on the ring r_min ≤ |λ| ≤ r_max of the complex plane
+    between the angles 0 and `max_phase` (Orvieto et al. 2023, arXiv:2303.06349, lemma 3.2)."""
+    exact = at_least_float32(dtype)
+    key_radius, key_phase = jax.random.split(key)
+    squared = jax.random.uniform(key_radius, (size,), exact, r_min**2, r_max**2)
+    # a radius of 0 or 1 has no logarithm or none of its own
+    squared = jnp.clip(squared, 1e-12, 1 - 1e-6)
+    phase = jax.random.uniform(key_phase, (size,), exact, 1e-6 * max_phase, max_phase)
+    return jnp.log(-0.5 * jnp.log(squared)).astype(dtype), jnp.log(phase).astype(dtype)

@@ -17,6 +17,7 @@ GATED = ("scan", "fused")
 # the package may have been installed where nothing could compile its kernels
 NATIVE = (*GATED, "cpu") if kernels.load().variants else GATED
 PLAIN = ("scan",)
+ASSOCIATIVE = ("chunked", "associative", "scan")
 
 
 @rj.struct
@@ -40,6 +41,7 @@ class Descriptor:
     event_shape is the shape of one input, (I,) or (*S, I). live_leaves are the cell's fields that change the outputs,
     so that their gradients must not vanish. implementations is the row of the committed matrix: exactly these must run.
     memory_size is the features of the memory that a cell with attention reads.
+    The laws of a slow row run with --all: another row holds what it shares with it.
     """
 
     name: str
@@ -48,6 +50,7 @@ class Descriptor:
     live_leaves: tuple[str, ...] = ()
     implementations: tuple[str, ...] = GATED
     memory_size: int | None = None
+    slow: bool = False
 
     @property
     def subject(self) -> rj.Cell:
@@ -84,7 +87,13 @@ CELLS: tuple[Descriptor, ...] = (
         event_shape=(2, 3, 4, 1),
         implementations=PLAIN,
     ),
+    Descriptor("min_gru", rj.MinGRU(4), implementations=ASSOCIATIVE),
+    Descriptor("min_lstm", rj.MinLSTM(4), implementations=ASSOCIATIVE, slow=True),
+    Descriptor("linear_elman", rj.LinearElman(4), implementations=ASSOCIATIVE, slow=True),
+    Descriptor("lru", rj.LRU(4), implementations=ASSOCIATIVE, slow=True),
+    Descriptor("rg_lru", rj.RGLRU(3), implementations=ASSOCIATIVE, slow=True),
     Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4)), implementations=NATIVE),
+    Descriptor("learned_initial_lru", rj.LearnedInitialState(rj.LRU(4)), implementations=ASSOCIATIVE),
     Descriptor("zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate")),
     Descriptor("recurrent_dropout", rj.RecurrentDropout(rj.GRU(4), rate=0.3)),
     Descriptor("active_units", rj.ActiveUnits(rj.LSTM(4), units=3)),

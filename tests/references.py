@@ -223,3 +223,64 @@ def conv_lstm(x: Array, *, w: Array, u: Array, b: Array, h: Array, c: Array) -> 
         h = o * np.tanh(c)
         ys.append(h)
     return np.stack(ys), {"h": h, "c": c}
+
+
+def positive(x: Array) -> Array:
+    return np.where(x >= 0, x + 0.5, sigmoid(x))
+
+
+def min_gru(x: Array, *, w: Array, b: Array, h: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        z = sigmoid(x_t @ w[:, :n] + b[:n])
+        candidate = positive(x_t @ w[:, n:] + b[n:])
+        h = (1 - z) * h + z * candidate
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def min_lstm(x: Array, *, w: Array, b: Array, h: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        f = sigmoid(x_t @ w[:, 0 * n : 1 * n] + b[0 * n : 1 * n])
+        i = sigmoid(x_t @ w[:, 1 * n : 2 * n] + b[1 * n : 2 * n])
+        candidate = positive(x_t @ w[:, 2 * n : 3 * n] + b[2 * n : 3 * n])
+        h = f / (f + i) * h + i / (f + i) * candidate
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def linear_elman(x: Array, *, w: Array, u: Array, b: Array, h: Array) -> tuple[Array, State]:
+    ys = []
+    for x_t in x:
+        h = h @ np.diag(u) + x_t @ w + b
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def lru(
+    x: Array, *, nu: Array, theta: Array, gamma: Array, w: Array, c: Array, d: Array, re: Array, im: Array
+) -> tuple[Array, State]:
+    n, features = re.shape[-1], x.shape[-1]
+    eigenvalues = np.exp(-np.exp(nu) + 1j * np.exp(theta))
+    w, c = w[:, :n] + 1j * w[:, n:], c[:, :features] + 1j * c[:, features:]
+    s = re + 1j * im
+    ys = []
+    for x_t in x:
+        s = eigenvalues * s + np.exp(gamma) * (x_t @ w)
+        ys.append((s @ c).real + d * x_t)
+    return np.stack(ys), {"re": s.real, "im": s.imag}
+
+
+def rg_lru(x: Array, *, w: Array, b: Array, decay: Array, h: Array) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        r = sigmoid(x_t @ w[:, :n] + b[:n])
+        i = sigmoid(x_t @ w[:, n:] + b[n:])
+        a = sigmoid(decay) ** (8 * r)
+        h = a * h + np.sqrt(1 - a**2) * (i * x_t)
+        ys.append(h)
+    return np.stack(ys), {"h": h}

@@ -49,6 +49,11 @@ REFERENCES: dict[type, tuple[Callable[..., Any], Options]] = {
     rj.MGU: (references.mgu, _nothing),
     rj.IndRNN: (references.ind_rnn, _phi),
     rj.ConvLSTM: (references.conv_lstm, _nothing),
+    rj.MinGRU: (references.min_gru, _nothing),
+    rj.MinLSTM: (references.min_lstm, _nothing),
+    rj.LinearElman: (references.linear_elman, _nothing),
+    rj.LRU: (references.lru, _nothing),
+    rj.RGLRU: (references.rg_lru, _nothing),
 }
 CASES = [
     pytest.param(descriptor, implementation, id=f"{descriptor.name}-{implementation}")

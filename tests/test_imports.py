@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rnnjax"
 # a room may import from the rooms in earlier rows, and from itself
 ROWS = (
     ("_struct", "_types", "_errors"),
-    ("activations", "initializers", "_cell"),
+    ("activations", "initializers", "_linear"),
+    ("_cell",),
     ("cells", "_unroll"),
     ("layers",),
     ("flax", "training", "decoding", "data", "testing"),

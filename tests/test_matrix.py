@@ -12,7 +12,7 @@ from descriptors import CELLS, Descriptor
 
 import rnnjax as rj
 
-NAMES = ("cpu", "fused", "scan")
+NAMES = ("cpu", "fused", "chunked", "associative", "scan")
 
 
 def arguments(row: Descriptor) -> tuple[Any, ...]:
@@ -47,14 +47,19 @@ def test_one_implementation_is_chosen(row: Descriptor) -> None:
 
 
 def test_unknown_implementations_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"`implementation` must be None or one of 'cpu', 'fused', 'scan'; got 'cuda'"):
+    with pytest.raises(
+        ValueError,
+        match=r"`implementation` must be None or one of 'cpu', 'fused', 'chunked', 'associative', 'scan'; got 'cuda'",
+    ):
         run(CELLS[0], "cuda")
 
 
 def test_rows_are_one_a_cell() -> None:
     assert len({row.name for row in CELLS}) == len(CELLS)
     public = {name for name, item in vars(rj).items() if isinstance(item, type) and issubclass(item, rj.Cell)}
-    assert public - {"Cell", "GatedCell", "Wrapper"} == {name for row in CELLS for name in within(row.cell)}
+    assert public - {"Cell", "GatedCell", "AssociativeCell", "DiagonalCell", "Wrapper"} == {
+        name for row in CELLS for name in within(row.cell)
+    }
 
 
 def within(cell: Any) -> set[str]:

@@ -27,6 +27,7 @@ from .call import Call, Dtypes, Flow
 from .place import result_like, vary_alike
 
 name = "cpu"
+reads_out = False
 
 _CELLS = ("elman_tanh", "elman_relu", "lstm", "gru")
 

@@ -120,6 +120,8 @@ def explain(
     >>> print(rj.explain(cell, params, jnp.ones((6, 2, 3))))
       cpu          cannot run it: MGU with these options names no kernel
     → fused        chosen, the first that can and would
+      chunked      cannot run it: MGU is not an associative cell: its steps do not compose
+      associative  cannot run it: MGU is not an associative cell: its steps do not compose
       scan         can run it; 'fused' was taken before it
     """
     check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation)
@@ -136,9 +138,11 @@ def explain(
 @partial(jax.jit, static_argnames=("reverse", "remat", "implementation"), inline=True)
 def _execute(*arrays: Any, reverse: bool, remat: Remat, implementation: str | None) -> tuple[Array, State]:
     call = _call(*arrays, reverse=reverse, remat=remat)
-    emitted, state = table.choose(call, implementation).run(call)
-    ys = call.cell.readout(call.dtypes.cast(call.params), emitted, call.flow.xs)
-    ys = jax.tree.map(lambda y: y.astype(call.dtypes.compute), ys)
+    chosen = table.choose(call, implementation)
+    ys, state = chosen.run(call)
+    if not chosen.reads_out:
+        ys = call.cell.readout(call.dtypes.cast(call.params), ys, call.flow.xs)
+        ys = jax.tree.map(lambda y: y.astype(call.dtypes.compute), ys)
     return zero_where_masked(call.flow.mask, ys), state
 
 

@@ -34,6 +34,7 @@ from .lift import hold, where
 from .theta import Theta, some
 
 name = "fused"
+reads_out = False
 
 _CHUNK_BYTES = 3 << 20
 _LEAST_ROWS = 128

@@ -14,6 +14,7 @@ from .call import Call, Flow, at_step, merge_noise
 from .lift import hold, where
 
 name = "scan"
+reads_out = False
 
 
 def supports(call: Call) -> str | None:

@@ -5,14 +5,16 @@ from __future__ import annotations
 from typing import Any, Protocol
 
 from .._types import State
-from . import cpu, fused, scan
+from . import associative, chunked, cpu, fused, scan
 from .call import Call
 
 
 class Implementation(Protocol):
-    """A module of this package that runs a call."""
+    """A module of this package that runs a call. Where it `reads_out`, its `run` returns outputs, elsewhere what `emit`
+    selects of every state."""
 
     name: str
+    reads_out: bool
 
     def supports(self, call: Call) -> str | None: ...
 
@@ -21,7 +23,7 @@ class Implementation(Protocol):
     def run(self, call: Call) -> tuple[Any, State]: ...
 
 
-TABLE: tuple[Implementation, ...] = (cpu, fused, scan)
+TABLE: tuple[Implementation, ...] = (cpu, fused, chunked, associative, scan)
 
 
 def names() -> tuple[str, ...]:

@@ -125,3 +125,17 @@ def drop_scale(key: Key, name: str, rate: Any, shape: tuple[int, ...], dtype: DT
 def abstract_state(cell: Any, batch_shape: tuple[int, ...]) -> Any:
     """Shapes of a cell's state, which do not depend on the size of its inputs."""
     return jax.eval_shape(lambda: cell.initial_state(cell.init(jax.random.key(0), 1), batch_shape))
+
+
+def positive_activation(x: Array) -> Array:
+    """g(x) = x + ½ for x ≥ 0 and σ(x) below: continuous and above 0 everywhere."""
+    return jnp.where(x >= 0, x + 0.5, jax.nn.sigmoid(x))
+
+
+def check_as_many_features(cell: Any, in_size: int) -> None:
+    """Raises ValueError unless inputs have as many features as the cell."""
+    if in_size != cell.hidden_size:
+        raise ValueError(
+            f"`in_size` must be `hidden_size` = {cell.hidden_size} for {type(cell).__name__}, whose inputs enter "
+            f"unit by unit; got {in_size}: put a `Dense({cell.hidden_size})` in front"
+        )

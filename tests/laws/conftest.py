@@ -8,7 +8,11 @@ from descriptors import CELLS, Descriptor
 
 from . import Subject
 
-PAIRS = [(row, name) for row in CELLS for name in row.implementations]
+PAIRS = [
+    pytest.param((row, name), id=f"{row.name}-{name}", marks=[pytest.mark.slow] if row.slow else [])
+    for row in CELLS
+    for name in row.implementations
+]
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +23,7 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     jax.config.update("jax_disable_most_optimizations", False)
 
 
-@pytest.fixture(scope="session", params=PAIRS, ids=lambda pair: f"{pair[0].name}-{pair[1]}")
+@pytest.fixture(scope="session", params=PAIRS)
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Descriptor, str]]:
     """A row and one of its implementations. The session's scope makes pytest run all laws of a pair one after another,
     because they share compilations, which are dropped after the row's last one."""

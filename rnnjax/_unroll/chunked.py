@@ -1,0 +1,51 @@
+"""`chunked`: associative cells, one chunk of time after another, and within a chunk a plain loop or all steps at once.
+
+Products, recurrence and readout of a chunk are formed together while it is in the cache, and again in the backward
+pass: over the whole sequence only inputs and outputs exist. On a CPU the inner loop is the faster one.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import jax
+
+from .._types import State
+from . import chunks, transitions
+from .call import Call, merge_noise
+from .theta import some
+from .transitions import supports as supports
+
+name = "chunked"
+reads_out = True
+
+_CHUNK_BYTES = 1 << 20
+_LEAST_ROWS = 256
+
+
+def prefer(call: Call) -> str | None:
+    """Why another implementation is faster, or None."""
+    if call.steps == 1:
+        return "a single step has no loop to speed up"
+    if jax.default_backend() != "cpu":
+        return f"the default device is a {jax.default_backend()}, which has room for all steps at once"
+    return None
+
+
+def run(call: Call) -> tuple[Any, State]:
+    """Outputs (T, *B, O) and the last state."""
+    return transitions.in_pieces(call, "loop" if jax.default_backend() == "cpu" else "parallel", length(call))
+
+
+def length(call: Call) -> int:
+    """Steps in a chunk: what `remat` says, or as many as stay in the cache and give products enough rows."""
+    if call.remat == "sqrt":
+        return chunks.even_length(call.steps, math.isqrt(call.steps))
+    if call.remat not in (None, "state"):
+        return call.remat
+    noise = merge_noise(call.flow.noise, call.constant_noise)
+    z = jax.eval_shape(lambda p, x, n: call.cell.project(p, x, *some(n)), call.params, call.flow.xs, noise)
+    bytes_a_step = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(z)) // call.steps
+    rows = max(1, math.prod(call.batch_shape))
+    return chunks.even_length(call.steps, max(_CHUNK_BYTES // max(1, bytes_a_step), -(-_LEAST_ROWS // rows), 8))
