@@ -30,6 +30,7 @@ from ._laws.time import chunks as chunks
 from ._laws.time import direction as direction
 from ._laws.time import nothing_to_do as nothing_to_do
 from ._laws.time import steps_in_a_loop as steps_in_a_loop
+from ._laws.transitions import composition as composition
 from ._laws.trial import Trial as Trial
 from ._unroll import explain
 from ._unroll.table import names
@@ -40,6 +41,7 @@ LAWS: dict[str, Law] = {
     law.__name__: law
     for law in (
         value,
+        composition,
         steps_in_a_loop,
         derivatives,
         same_as_scan,

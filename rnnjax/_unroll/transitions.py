@@ -10,7 +10,7 @@ from jax import lax
 
 from .._cell import acts, diagonal
 from .._linear import Affine, Numbers, one_like, plus, times
-from .._types import Array, State, Z
+from .._types import Array, State, Z, explicit_spec
 from . import chunks, recurrence
 from .call import Call, Flow, merge_noise
 from .lift import hold, where
@@ -58,6 +58,7 @@ def whole(call: Call, form: Form, state: State, flow: Flow) -> tuple[State, Any]
 def _diagonal(call: Call, form: Form, numbers: Numbers, z: Affine, state: State, flow: Flow) -> State:
     """A masked step is s ↦ 1 ⊙ s + 0; behind a reset, s_t = b_t with what the boundary adds already in b."""
     z = jax.tree.map(lambda leaf: leaf.astype(call.dtypes.state), z)
+    z = z._replace(a=tuple(map(_placed_like, z.a, z.b)))
     if flow.mask is not None:
         z = Affine(
             where(flow.mask, z.a, one_like(numbers, z.a)), where(flow.mask, z.b, jax.tree.map(jnp.zeros_like, z.b))
@@ -68,6 +69,12 @@ def _diagonal(call: Call, form: Form, numbers: Numbers, z: Affine, state: State,
     leaves, structure = jax.tree.flatten(state)
     plan = recurrence.Plan(numbers, form, call.reverse)
     return jax.tree.unflatten(structure, recurrence.states(plan, z, tuple(leaves), flow.reset))
+
+
+def _placed_like(a: Array, b: Array) -> Array:
+    """`a` where `b` is: under an explicit mesh one that does not depend on the inputs lacks their sharding."""
+    spec = explicit_spec(b)
+    return a if spec is None else jax.sharding.reshard(a, spec)
 
 
 def _loop(call: Call, z: Z, state: State, flow: Flow) -> State:

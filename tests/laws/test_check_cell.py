@@ -80,6 +80,18 @@ class SharesNoise(rj.Elman):
         return None
 
 
+@rj.struct
+class ComposesBackwards(rj.MinGRU):
+    def combine(self, first: Any, then: Any) -> Any:
+        return super().combine(then, first)
+
+
+@rj.struct
+class ActsOtherwise(rj.MinGRU):
+    def act(self, z: Any, state: Any) -> Any:
+        return jax.tree.map(jnp.tanh, super().act(z, state))
+
+
 @pytest.mark.parametrize(
     ("make", "law", "implementation"),
     [
@@ -93,6 +105,9 @@ class SharesNoise(rj.Elman):
         (OnlyOnCPU, "lowering", "scan"),
         (HidesANumber, "leaves", "fused"),
         (SharesNoise, "noise", "scan"),
+        (ComposesBackwards, "composition", "scan"),
+        (ActsOtherwise, "composition", "scan"),
+        (ComposesBackwards, "steps_in_a_loop", "associative"),
     ],
 )
 def test_bad_cells_break_their_law(make: Callable[[int], rj.Cell], law: str, implementation: str) -> None:

@@ -1,0 +1,235 @@
+"""Measures associative cells: agreement of all forms, and speed and memory beside plain JAX.
+
+    python benchmarks/parallel.py [--quick] [--write]
+
+The rivals are what one writes by hand: the textbook's `lax.scan` with the products inside the loop, with the readout
+inside or behind it, and `lax.associative_scan` between products over all steps; for the LRU with complex numbers, but
+products of real ones. Each figure compares the automatic choice with the best of them. Rivals run interleaved in one
+process; absolute times mean nothing on a shared machine, ratios within one run do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from core import RESULTS, Timed, gradient, interleaved, machine
+from jax import lax
+
+import rnnjax as rj
+
+SHAPE = (8, 4096, 256)
+FORMS = ("chunked", "associative")
+
+
+def gates(params: Any, x: Any) -> tuple[Any, Any]:
+    """a and b of h ↦ a ⊙ h + b in a minGRU, as its authors write them."""
+    z, n = jnp.split(x @ params.w + params.b, 2, axis=-1)
+    z, n = jax.nn.sigmoid(z), jnp.where(n >= 0, n + 0.5, jax.nn.sigmoid(n))
+    return 1 - z, z * n
+
+
+def min_gru_scan(params: Any, xs: Any) -> Any:
+    """The textbook's loop."""
+
+    def step(h: Any, x: Any) -> Any:
+        a, b = gates(params, x)
+        h = a * h + b
+        return h, h
+
+    return lax.scan(step, jnp.zeros((xs.shape[1], params.w.shape[1] // 2)), xs)[1]
+
+
+def compose(first: Any, then: Any) -> Any:
+    """One transition out of two."""
+    return then[0] * first[0], then[0] * first[1] + then[1]
+
+
+def min_gru_associative(params: Any, xs: Any) -> Any:
+    """All steps at once."""
+    return lax.associative_scan(compose, gates(params, xs))[1]
+
+
+def eigenvalues(params: Any) -> Any:
+    """λ."""
+    return jnp.exp(lax.complex(-jnp.exp(params.nu), jnp.exp(params.theta)))
+
+
+def enter(params: Any, x: Any) -> Any:
+    """exp γ ⊙ (x w)."""
+    w_re, w_im = jnp.split(params.w * jnp.tile(jnp.exp(params.gamma), 2), 2, axis=-1)
+    return lax.complex(x @ w_re, x @ w_im)
+
+
+def leave(params: Any, s: Any, x: Any) -> Any:
+    """Re(s c) + d ⊙ x."""
+    c_re, c_im = jnp.split(params.c, 2, axis=-1)
+    return s.real @ c_re - s.imag @ c_im + params.d * x
+
+
+def lru_scan(params: Any, xs: Any, inside: bool) -> Any:
+    """The textbook's loop, with its readout `inside` or behind it."""
+    a = eigenvalues(params)
+
+    def step(s: Any, x: Any) -> Any:
+        s = a * s + enter(params, x)
+        return s, leave(params, s, x) if inside else s
+
+    out = lax.scan(step, jnp.zeros((xs.shape[1], a.shape[0]), a.dtype), xs)[1]
+    return out if inside else leave(params, out, xs)
+
+
+def lru_associative(params: Any, xs: Any) -> Any:
+    """All steps at once."""
+    b = enter(params, xs)
+    states = lax.associative_scan(compose, (jnp.broadcast_to(eigenvalues(params), b.shape), b))[1]
+    return leave(params, states, xs)
+
+
+CELLS: dict[str, tuple[Callable[[int], rj.Cell], dict[str, Callable[..., Any]]]] = {
+    "mingru": (rj.MinGRU, {"scan": min_gru_scan, "associative_scan": min_gru_associative}),
+    "lru": (
+        rj.LRU,
+        {
+            "scan": partial(lru_scan, inside=True),
+            "scan, readout behind": partial(lru_scan, inside=False),
+            "associative_scan": lru_associative,
+        },
+    ),
+}
+
+
+def problem(cell: rj.Cell, shape: tuple[int, ...]) -> tuple[Any, Any]:
+    """Parameters and inputs (T, B, H); shape is B, T, H."""
+    batch, steps, size = shape
+    return cell.init(jax.random.key(0), size), jax.random.normal(jax.random.key(1), (steps, batch, size))
+
+
+def beside_plain_jax(name: str, shape: tuple[int, ...], seconds: float) -> list[dict[str, Any]]:
+    """Forward and gradient of every rival, of the automatic choice and of each implementation by name."""
+    make, rivals = CELLS[name]
+    cell = make(shape[-1])
+    args = problem(cell, shape)
+    runs = {f"plain {rival}": f for rival, f in rivals.items()}
+    runs["rnnjax"] = lambda params, xs: rj.unroll(cell, params, xs)[0]
+    for form in (*FORMS, "scan"):
+        runs[f"rnnjax {form}"] = lambda params, xs, form=form: rj.unroll(cell, params, xs, implementation=form)[0]
+    want = next(iter(runs.values()))(*args)
+    timed: list[Timed] = []
+    rows = []
+    for what, f in runs.items():
+        np.testing.assert_allclose(f(*args), want, atol=2e-3)
+        timed.append((gradient(f), args))
+        temporary = jax.jit(gradient(f)).lower(*args).compile().memory_analysis().temp_size_in_bytes
+        rows.append({"cell": name, "shape": shape, "what": what, "bytes": temporary})
+    for row, times in zip(rows, interleaved(timed, seconds, least=5), strict=True):
+        row["ms"] = statistics.median(times)
+        print(line(row), flush=True)
+    return rows
+
+
+def line(row: dict[str, Any]) -> str:
+    """A row of the table; memory in units of the outputs."""
+    unit = 4 * np.prod(row["shape"])
+    shape = ",".join(map(str, row["shape"]))
+    return f"| {row['cell']} {shape} | {row['what']} | {row['ms']:.0f} ms | {row['bytes'] / unit:.2f} |"
+
+
+def ratios(name: str, rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The best rival's time over ours, and our memory over the smallest rival's."""
+    plain = [row for row in rows if row["what"].startswith("plain")]
+    ours = next(row for row in rows if row["what"] == "rnnjax")
+    return {
+        f"{name}_time": min(row["ms"] for row in plain) / ours["ms"],
+        f"{name}_memory": ours["bytes"] / min(row["bytes"] for row in plain),
+    }
+
+
+def agreement(dtype: str, steps: int) -> float:
+    """Largest difference of any form, and of streaming in two pieces, from `scan`, relative to the largest entry: in
+    outputs, state and gradients by parameters and inputs, with masks and resets, forwards and backwards."""
+    sizes = {"MinGRU": 8, "MinLSTM": 8, "LinearElman": 8, "LRU": 8, "RGLRU": 8}
+    worst = 0.0
+    for name, size in sizes.items():
+        cell = getattr(rj, name)(size)
+        params, xs = jax.tree.map(lambda leaf: leaf.astype(dtype), problem(cell, (3, steps, size)))
+        mask, reset = (jax.random.bernoulli(jax.random.key(i), p, xs.shape[:2]) for i, p in ((2, 0.8), (3, 8 / steps)))
+        for reverse in (False, True):
+            run = jax.jit(partial(pull, cell, mask=mask, reset=reset, reverse=reverse), static_argnames="form")
+            want = run(params, xs, form="scan")
+            for form in (*FORMS, *(() if reverse else ("streamed",))):
+                worst = max(worst, distance(run(params, xs, form=form), want))
+    return worst
+
+
+def pull(cell: rj.Cell, params: Any, xs: Any, *, mask: Any, reset: Any, reverse: bool, form: str) -> Any:
+    """Outputs, state and gradients."""
+
+    def loss(params: Any, xs: Any) -> Any:
+        if form == "streamed":
+            half, state, pieces = xs.shape[0] // 2, None, []
+            for part in (slice(0, half), slice(half, None)):
+                ys, state = rj.unroll(cell, params, xs[part], state, mask=mask[part], reset=reset[part])
+                pieces.append(ys)
+            ys = jnp.concatenate(pieces)
+        else:
+            ys, state = rj.unroll(
+                cell, params, xs, mask=mask, reset=reset, reverse=reverse, implementation=form, remat=None
+            )
+        return jnp.mean(ys**2), (ys, state)
+
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, xs)
+
+
+def distance(got: Any, want: Any) -> float:
+    """Largest difference, relative to the largest entry of each array."""
+    pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
+    return max(float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in pairs)
+
+
+def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
+    """Saves the tables as JSON and Markdown."""
+    RESULTS.mkdir(exist_ok=True)
+    data = {"machine": machine(), "figures": figures, "rows": rows}
+    (RESULTS / "parallel.json").write_text(json.dumps(data, indent=1) + "\n")
+    lines = [f"{machine()}; medians. `python benchmarks/parallel.py --write`", ""]
+    lines += [
+        "| cell B,T,H | what | forward + gradients | temporary bytes over those of the outputs |",
+        "|---|---|---|---|",
+    ]
+    lines += [line(row) for row in rows]
+    lines += ["", "| figure | value |", "|---|---|"]
+    lines += [f"| {name} | {value:.3g} |" for name, value in figures.items()]
+    (RESULTS / "parallel.md").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="shorter sequences, few runs: shows that it runs")
+    parser.add_argument("--write", action="store_true", help="save the tables under benchmarks/results")
+    args = parser.parse_args()
+    print(machine())
+    with jax.enable_x64(True):
+        figures = {"forms_agree_f64": agreement("float64", 64 if args.quick else 1000)}
+    figures["forms_agree_f32"] = agreement("float32", 256 if args.quick else 16_384)
+    shape = (2, 128, 32) if args.quick else SHAPE
+    rows = []
+    for name in CELLS:
+        own = beside_plain_jax(name, shape, 1 if args.quick else 60)
+        rows += own
+        figures |= ratios(name, own)
+    for name, value in figures.items():
+        print(f"figure: {name} {value:.4g}")
+    if args.write:
+        write(rows, figures)
+
+
+if __name__ == "__main__":
+    main()
