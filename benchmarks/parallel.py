@@ -27,6 +27,7 @@ import rnnjax as rj
 
 SHAPE = (8, 4096, 256)
 FORMS = ("chunked", "associative")
+AGREEING = (rj.MinGRU(8), rj.MinLSTM(8), rj.LinearElman(8), rj.LRU(8), rj.RGLRU(8), rj.S5(8), rj.QRNN(8), rj.SRU(8))
 
 
 def gates(params: Any, x: Any) -> tuple[Any, Any]:
@@ -139,7 +140,7 @@ def line(row: dict[str, Any]) -> str:
     """A row of the table; memory in units of the outputs."""
     unit = 4 * np.prod(row["shape"])
     shape = ",".join(map(str, row["shape"]))
-    return f"| {row['cell']} {shape} | {row['what']} | {row['ms']:.0f} ms | {row['bytes'] / unit:.2f} |"
+    return f"| {row['cell']} {shape} | {row['what']} | {row['ms']:.3g} ms | {row['bytes'] / unit:.2f} |"
 
 
 def ratios(name: str, rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -152,14 +153,12 @@ def ratios(name: str, rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def agreement(dtype: str, steps: int) -> float:
+def agreement(cells: tuple[rj.Cell, ...], dtype: str, steps: int) -> float:
     """Largest difference of any form, and of streaming in two pieces, from `scan`, relative to the largest entry: in
     outputs, state and gradients by parameters and inputs, with masks and resets, forwards and backwards."""
-    sizes = {"MinGRU": 8, "MinLSTM": 8, "LinearElman": 8, "LRU": 8, "RGLRU": 8}
     worst = 0.0
-    for name, size in sizes.items():
-        cell = getattr(rj, name)(size)
-        params, xs = jax.tree.map(lambda leaf: leaf.astype(dtype), problem(cell, (3, steps, size)))
+    for cell in cells:
+        params, xs = jax.tree.map(lambda leaf: leaf.astype(dtype), problem(cell, (3, steps, cell.hidden_size)))
         mask, reset = (jax.random.bernoulli(jax.random.key(i), p, xs.shape[:2]) for i, p in ((2, 0.8), (3, 8 / steps)))
         for reverse in (False, True):
             run = jax.jit(partial(pull, cell, mask=mask, reset=reset, reverse=reverse), static_argnames="form")
@@ -201,7 +200,7 @@ def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
     (RESULTS / "parallel.json").write_text(json.dumps(data, indent=1) + "\n")
     lines = [f"{machine()}; medians. `python benchmarks/parallel.py --write`", ""]
     lines += [
-        "| cell B,T,H | what | forward + gradients | temporary bytes over those of the outputs |",
+        "| cell B,T,H | what | forward + gradients | temporary bytes, in outputs |",
         "|---|---|---|---|",
     ]
     lines += [line(row) for row in rows]
@@ -216,9 +215,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="save the tables under benchmarks/results")
     args = parser.parse_args()
     print(machine())
+    cells = (rj.MinGRU(8),) if args.quick else AGREEING
     with jax.enable_x64(True):
-        figures = {"forms_agree_f64": agreement("float64", 64 if args.quick else 1000)}
-    figures["forms_agree_f32"] = agreement("float32", 256 if args.quick else 16_384)
+        figures = {"forms_agree_f64": agreement(cells, "float64", 64 if args.quick else 1000)}
+    figures["forms_agree_f32"] = agreement(cells, "float32", 256 if args.quick else 16_384)
     shape = (2, 128, 32) if args.quick else SHAPE
     rows = []
     for name in CELLS:

@@ -16,7 +16,10 @@ from .cells import GRU as GRU
 from .cells import LRU as LRU
 from .cells import LSTM as LSTM
 from .cells import MGU as MGU
+from .cells import QRNN as QRNN
 from .cells import RGLRU as RGLRU
+from .cells import S5 as S5
+from .cells import SRU as SRU
 from .cells import ActiveUnits as ActiveUnits
 from .cells import ConvLSTM as ConvLSTM
 from .cells import CoupledLSTM as CoupledLSTM

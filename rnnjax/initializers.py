@@ -6,9 +6,11 @@ Orthogonal draws are made in float32 and then cast, because the QR decomposition
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._errors import check_size
 from ._types import Array, DTypeLike, Key, at_least_float32
@@ -64,3 +66,16 @@ def ring(
     squared = jnp.clip(squared, 1e-12, 1 - 1e-6)
     phase = jax.random.uniform(key_phase, (size,), exact, 1e-6 * max_phase, max_phase)
     return jnp.log(-0.5 * jnp.log(squared)).astype(dtype), jnp.log(phase).astype(dtype)
+
+
+@lru_cache(maxsize=16)
+def hippo(size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Imaginary parts (N) and eigenvectors (2N, N) of the eigenvalues −½ + iω, ω > 0, of HiPPO-LegS's normal part.
+
+    That is the real 2N × 2N matrix A with A[n, n] = −½ and A[n, k] = −√(n + ½) √(k + ½) = −A[k, n] for n > k (Gu et al.
+    2022, arXiv:2206.11893). The other N are the conjugates of these.
+    """
+    root = np.sqrt(np.arange(2 * size) + 0.5)
+    below = np.tril(np.outer(root, root), -1)
+    phases, vectors = np.linalg.eigh(1j * (below - below.T))
+    return phases[size:], vectors[:, size:]

@@ -284,3 +284,58 @@ def rg_lru(x: Array, *, w: Array, b: Array, decay: Array, h: Array) -> tuple[Arr
         h = a * h + np.sqrt(1 - a**2) * (i * x_t)
         ys.append(h)
     return np.stack(ys), {"h": h}
+
+
+def qrnn(x: Array, *, w: Array, b: Array, c: Array, phi: Activation = np.tanh) -> tuple[Array, State]:
+    n = c.shape[-1]
+    ys = []
+    for x_t in x:
+        z = phi(x_t @ w[:, 0 * n : 1 * n] + b[0 * n : 1 * n])
+        f = sigmoid(x_t @ w[:, 1 * n : 2 * n] + b[1 * n : 2 * n])
+        o = sigmoid(x_t @ w[:, 2 * n : 3 * n] + b[2 * n : 3 * n])
+        c = f * c + (1 - f) * z
+        ys.append(o * c)
+    return np.stack(ys), {"c": c}
+
+
+def sru(x: Array, *, w: Array, b: Array, c: Array, phi: Activation = np.tanh) -> tuple[Array, State]:
+    n = c.shape[-1]
+    ys = []
+    for x_t in x:
+        f = sigmoid(x_t @ w[:, 1 * n : 2 * n] + b[:n])
+        r = sigmoid(x_t @ w[:, 2 * n : 3 * n] + b[n:])
+        c = f * c + (1 - f) * (x_t @ w[:, :n])
+        ys.append(r * phi(c) + (1 - r) * x_t)
+    return np.stack(ys), {"c": c}
+
+
+def s5(
+    x: Array,
+    *,
+    decay: Array,
+    phase: Array,
+    log_step: Array,
+    w: Array,
+    c: Array,
+    d: Array,
+    re: Array,
+    im: Array,
+    discretization: str,
+    dt: Array | None = None,
+) -> tuple[Array, State]:
+    n, features = re.shape[-1], x.shape[-1]
+    eigenvalues = -np.exp(decay) + 1j * phase
+    w, c = w[:, :n] + 1j * w[:, n:], c[:, :features] + 1j * c[:, features:]
+    s = re + 1j * im
+    ys = []
+    for t, x_t in enumerate(x):
+        step = np.exp(log_step) * (1.0 if dt is None else dt[t][:, None])
+        if discretization == "zoh":
+            a = np.exp(eigenvalues * step)
+            scale = (a - 1) / eigenvalues
+        else:
+            a = (1 + eigenvalues * step / 2) / (1 - eigenvalues * step / 2)
+            scale = step / (1 - eigenvalues * step / 2)
+        s = a * s + scale * (x_t @ w)
+        ys.append(2 * (s @ c).real + d * x_t)
+    return np.stack(ys), {"re": s.real, "im": s.imag}

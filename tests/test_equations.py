@@ -35,6 +35,10 @@ def _eps(cell: Any) -> dict[str, Any]:
     return {"eps": cell.eps}
 
 
+def _discretization(cell: Any) -> dict[str, Any]:
+    return {"discretization": cell.discretization}
+
+
 REFERENCES: dict[type, tuple[Callable[..., Any], Options]] = {
     rj.Elman: (references.elman, _phi),
     rj.LeakyElman: (references.leaky_elman, _phi_and_leak),
@@ -54,6 +58,9 @@ REFERENCES: dict[type, tuple[Callable[..., Any], Options]] = {
     rj.LinearElman: (references.linear_elman, _nothing),
     rj.LRU: (references.lru, _nothing),
     rj.RGLRU: (references.rg_lru, _nothing),
+    rj.S5: (references.s5, _discretization),
+    rj.QRNN: (references.qrnn, _phi),
+    rj.SRU: (references.sru, _phi),
 }
 CASES = [
     pytest.param(descriptor, implementation, id=f"{descriptor.name}-{implementation}")
@@ -95,6 +102,27 @@ def test_every_transcription_is_used() -> None:
 @pytest.mark.parametrize(("descriptor", "implementation"), CASES)
 def test_cell_follows_its_equations(descriptor: Descriptor, implementation: str) -> None:
     _check(descriptor.cell, descriptor.event_shape, implementation)
+
+
+def test_bilinear_states() -> None:
+    _check(rj.S5(4, discretization="bilinear"), (3,), "chunked")
+
+
+@pytest.mark.parametrize("discretization", ["zoh", "bilinear"])
+@pytest.mark.parametrize("implementation", ["chunked", "associative", "scan"])
+def test_irregular_steps(discretization: str, implementation: str) -> None:
+    cell = rj.S5(4, discretization=discretization)
+    params, xs, state = _problem(cell, (3,))
+    dt = np.random.default_rng(4).uniform(0, 3, size=(STEPS, ROWS))
+    arrays = {name: np.asarray(array) for name, array in {**params._asdict(), **state._asdict()}.items()}
+    wanted, _ = references.s5(np.asarray(xs), **arrays, discretization=discretization, dt=dt)
+    ys, _ = rj.unroll(cell, params, (xs, jnp.asarray(dt)), state, implementation=implementation)
+    np.testing.assert_allclose(ys, wanted, rtol=0, atol=1e-12)
+    # half the time twice, with the same input held, is the whole time once
+    if discretization == "zoh":
+        halves = jnp.repeat(xs, 2, axis=0), jnp.repeat(jnp.asarray(dt) / 2, 2, axis=0)
+        ys, _ = rj.unroll(cell, params, halves, state, implementation=implementation)
+        np.testing.assert_allclose(ys[1::2], wanted, rtol=0, atol=1e-12)
 
 
 def test_leak_for_each_unit() -> None:

@@ -184,7 +184,18 @@ def test_chunks_fit_the_cache_whatever_the_sizes() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize(
-    "cell", [rj.MinGRU(8), rj.MinLSTM(8), rj.LinearElman(8), rj.LRU(8, r_min=0.99, r_max=0.9999), rj.RGLRU(8)], ids=repr
+    "cell",
+    [
+        rj.MinGRU(8),
+        rj.MinLSTM(8),
+        rj.LinearElman(8),
+        rj.LRU(8, r_min=0.99, r_max=0.9999),
+        rj.RGLRU(8),
+        rj.S5(8),
+        rj.QRNN(8),
+        rj.SRU(8),
+    ],
+    ids=repr,
 )
 def test_long_sequences_in_float32(cell: Any, form: str) -> None:
     params, xs = draw(cell, 65_536, 2, 8, jnp.float32)
@@ -216,6 +227,33 @@ def test_ring_is_a_ring() -> None:
     np.testing.assert_allclose([phase.min(), phase.max(), phase.mean()], [0, np.pi / 5, np.pi / 10], atol=0.01)
 
 
+def test_hippo_is_its_matrix() -> None:
+    size = 5
+    phases, vectors = initializers.hippo(size)
+    matrix = np.zeros((2 * size, 2 * size))
+    for n in range(2 * size):
+        for k in range(2 * size):
+            matrix[n, k] = -0.5 if n == k else np.sign(k - n) * np.sqrt((n + 0.5) * (k + 0.5))
+    np.testing.assert_allclose(matrix @ vectors, vectors * (-0.5 + 1j * phases), atol=1e-12)
+    assert (phases > 0).all()
+    np.testing.assert_allclose(vectors.conj().T @ vectors, np.eye(size), atol=1e-12)
+
+
+def test_s5_is_a_real_system_in_another_basis() -> None:
+    cell = rj.S5(3)
+    params = jax.device_get(cell.init(jax.random.key(0), 4, jnp.float64))
+    _, vectors = initializers.hippo(3)
+    both = np.concatenate([vectors, vectors.conj()], axis=1)
+    w, c = (part[..., : part.shape[-1] // 2] + 1j * part[..., part.shape[-1] // 2 :] for part in (params.w, params.c))
+    real_in = np.concatenate([w, w.conj()], axis=1) @ both.T
+    real_out = both.conj() @ np.concatenate([c, c.conj()], axis=0)
+    np.testing.assert_allclose(real_in.imag, 0, atol=1e-12)
+    np.testing.assert_allclose(real_out.imag, 0, atol=1e-12)
+    np.testing.assert_allclose(np.exp(params.decay), 0.5, rtol=1e-12)
+    assert (np.log(0.001) <= params.log_step).all()
+    assert (params.log_step <= np.log(0.1)).all()
+
+
 def test_states_of_an_lru_have_the_variance_of_inputs() -> None:
     cell = rj.LRU(200, r_min=0.5, r_max=0.95)
     params, xs = draw(cell, 400, 1, 50)
@@ -235,6 +273,10 @@ def test_decays_of_an_rg_lru() -> None:
         (lambda: rj.LRU(3, r_min=0.9, r_max=0.8), "`r_min` < `r_max` ≤ 1; got 0.9 and 0.8"),
         (lambda: rj.LRU(3, r_max=1.1), "`r_min` < `r_max` ≤ 1"),
         (lambda: rj.LRU(3, max_phase=0), "`max_phase` must be above 0"),
+        (lambda: rj.S5(3, discretization="euler"), "`discretization` must be one of"),
+        (lambda: rj.S5(3, min_step=0), "`min_step` must be above 0"),
+        (lambda: rj.S5(3, min_step=1), "`min_step` must be at most `max_step`; got 1 and 0.1"),
+        (lambda: rj.SRU(3).init(jax.random.key(0), 4), "`in_size` must be `hidden_size` = 3"),
         (lambda: rj.MinGRU(0), "`hidden_size` must be at least 1"),
         (lambda: rj.RGLRU(3).init(jax.random.key(0), 4), "`in_size` must be `hidden_size` = 3"),
     ],

@@ -70,7 +70,7 @@ def flip(tree: Any, reverse: bool) -> Any:
 
 
 def _states_fwd(plan: Plan, z: Affine, start: Parts, cut: Array | None) -> tuple[Parts, Any]:
-    out = states(plan, z, start, cut)
+    out: Any = states(plan, z, start, cut)
     return out, (z.a, start, cut, out)
 
 

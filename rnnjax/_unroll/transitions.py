@@ -78,10 +78,12 @@ def _placed_like(a: Array, b: Array) -> Array:
 
 
 def _loop(call: Call, z: Z, state: State, flow: Flow) -> State:
+    cell: Any = call.cell
+
     def body(state: State, inputs: Any) -> tuple[State, State]:
         z_t, mask_t, reset_t = inputs
         old = where(reset_t, call.boundary, state)
-        new = jax.tree.map(lambda a, b: a.astype(b.dtype), call.cell.act(z_t, old), old)
+        new = jax.tree.map(lambda a, b: a.astype(b.dtype), cell.act(z_t, old), old)
         state = hold(mask_t, new, old)
         return state, state
 
@@ -97,7 +99,7 @@ class _Lifted(NamedTuple):
 
 
 def _parallel(call: Call, z: Z, state: State, flow: Flow) -> State:
-    cell = call.cell
+    cell: Any = call.cell
 
     def compose(first: _Lifted, then: _Lifted) -> _Lifted:
         counts = first.moves & ~then.resets

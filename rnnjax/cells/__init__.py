@@ -52,6 +52,9 @@ from .peephole_lstm import PeepholeLSTMState as PeepholeLSTMState
 from .projection_lstm import ProjectionLSTM as ProjectionLSTM
 from .projection_lstm import ProjectionLSTMParams as ProjectionLSTMParams
 from .projection_lstm import ProjectionLSTMState as ProjectionLSTMState
+from .qrnn import QRNN as QRNN
+from .qrnn import QRNNParams as QRNNParams
+from .qrnn import QRNNState as QRNNState
 from .recurrent_dropout import RecurrentDropout as RecurrentDropout
 from .reset_before_gru import ResetBeforeGRU as ResetBeforeGRU
 from .reset_before_gru import ResetBeforeGRUParams as ResetBeforeGRUParams
@@ -59,5 +62,11 @@ from .reset_before_gru import ResetBeforeGRUState as ResetBeforeGRUState
 from .rg_lru import RGLRU as RGLRU
 from .rg_lru import RGLRUParams as RGLRUParams
 from .rg_lru import RGLRUState as RGLRUState
+from .s5 import S5 as S5
+from .s5 import S5Params as S5Params
+from .s5 import S5State as S5State
+from .sru import SRU as SRU
+from .sru import SRUParams as SRUParams
+from .sru import SRUState as SRUState
 from .weight_drop import WeightDrop as WeightDrop
 from .zoneout import Zoneout as Zoneout
