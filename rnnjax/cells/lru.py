@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, dot, project_gates
+from .._cell import DiagonalCell, dot, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
@@ -112,7 +112,7 @@ class LRU(DiagonalCell):
 
     def project(self, params: LRUParams, x: Array, noise: Noise = None) -> Affine:
         scale = jnp.exp(params.gamma)
-        b = tuple(times(part, scale) for part in project_gates(x, params.w, None, 2))
+        b = tuple(times(part, scale) for part in split_gates(dot(x, params.w), 2))
         radius, phase = jnp.exp(-jnp.exp(params.nu)), jnp.exp(params.theta)
         eigenvalues = radius * jnp.cos(phase), radius * jnp.sin(phase)
         return Affine(tuple(jnp.broadcast_to(part.astype(b[0].dtype), b[0].shape) for part in eigenvalues), b)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, project_gates
+from .._cell import DiagonalCell, affine, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
@@ -79,5 +79,5 @@ class MinGRU(DiagonalCell):
         return MinGRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def project(self, params: MinGRUParams, x: Array, noise: Noise = None) -> Affine:
-        z, n = project_gates(x, params.w, params.b, 2)
+        z, n = split_gates(affine(x, params.w, params.b), 2)
         return Affine((jax.nn.sigmoid(-z),), (jax.nn.sigmoid(z) * positive_activation(n),))

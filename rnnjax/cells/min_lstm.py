@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, project_gates
+from .._cell import DiagonalCell, affine, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
@@ -78,6 +78,6 @@ class MinLSTM(DiagonalCell):
         return MinLSTMState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def project(self, params: MinLSTMParams, x: Array, noise: Noise = None) -> Affine:
-        f, i, n = project_gates(x, params.w, params.b, 3)
+        f, i, n = split_gates(affine(x, params.w, params.b), 3)
         odds = jax.nn.log_sigmoid(i) - jax.nn.log_sigmoid(f)
         return Affine((jax.nn.sigmoid(-odds),), (jax.nn.sigmoid(odds) * positive_activation(n),))

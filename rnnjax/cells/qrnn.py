@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, affine, project_gates
+from .._cell import DiagonalCell, affine, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
@@ -83,7 +83,7 @@ class QRNN(DiagonalCell):
 
     def project(self, params: QRNNParams, x: Array, noise: Noise = None) -> Affine:
         size = 2 * self.hidden_size
-        z, f = project_gates(x, params.w[:, :size], params.b[:size], 2)
+        z, f = split_gates(affine(x, params.w[:, :size], params.b[:size]), 2)
         return Affine((jax.nn.sigmoid(f),), (jax.nn.sigmoid(-f) * activation(self.activation)(z),))
 
     def emit(self, state: QRNNState) -> Array:

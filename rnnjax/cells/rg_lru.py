@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, project_gates
+from .._cell import DiagonalCell, affine, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
@@ -89,7 +89,7 @@ class RGLRU(DiagonalCell):
         return RGLRUState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def project(self, params: RGLRUParams, x: Array, noise: Noise = None) -> Affine:
-        r, i = (jax.nn.sigmoid(gate) for gate in project_gates(x, params.w, params.b, 2))
+        r, i = (jax.nn.sigmoid(gate) for gate in split_gates(affine(x, params.w, params.b), 2))
         log_a = times(r, _SHARPNESS * jax.nn.log_sigmoid(params.decay))
         rest = -jnp.expm1(2 * log_a)
         # a root has no derivative at 0, which a gate that is closed to rounding reaches

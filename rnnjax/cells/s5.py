@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import initializers
-from .._cell import DiagonalCell, dot, project_gates
+from .._cell import DiagonalCell, dot, split_gates
 from .._linear import Affine, Parts
 from .._linear import times as multiply
 from .._struct import struct
@@ -121,7 +121,7 @@ class S5(DiagonalCell):
 
     def project(self, params: S5Params, x: Xs, noise: Noise = None) -> Affine:
         x, dt = x if isinstance(x, tuple) else (x, None)
-        inputs = project_gates(x, params.w, None, 2)
+        inputs = split_gates(dot(x, params.w), 2)
         step = jnp.exp(params.log_step)
         if dt is not None:
             step = times(jnp.broadcast_to(dt.astype(step.dtype)[..., None], inputs[0].shape), step)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, affine, project_gates
+from .._cell import DiagonalCell, add_bias, affine, dot, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
@@ -87,7 +87,8 @@ class SRU(DiagonalCell):
 
     def project(self, params: SRUParams, x: Array, noise: Noise = None) -> Affine:
         size = self.hidden_size
-        c, f = project_gates(x, params.w[:, : 2 * size], (None, params.b[:size]), 2)
+        c, f = split_gates(dot(x, params.w[:, : 2 * size]), 2)
+        f = add_bias(f, params.b[:size])
         return Affine((jax.nn.sigmoid(f),), (jax.nn.sigmoid(-f) * c,))
 
     def emit(self, state: SRUState) -> Array:
