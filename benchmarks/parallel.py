@@ -192,9 +192,7 @@ def pull(cell: rj.Cell, params: Any, xs: Any, *, mask: Any, reset: Any, reverse:
                 pieces.append(ys)
             ys = jnp.concatenate(pieces)
         else:
-            ys, state = rj.unroll(
-                cell, params, xs, mask=mask, reset=reset, reverse=reverse, implementation=form, remat=None
-            )
+            ys, state = rj.unroll(cell, params, xs, mask=mask, reset=reset, reverse=reverse, implementation=form)
         return jnp.mean(ys**2), (ys, state)
 
     return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, xs)
