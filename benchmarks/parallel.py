@@ -166,14 +166,14 @@ def ratios(name: str, rows: list[dict[str, Any]]) -> dict[str, float]:
     }
 
 
-def agreement(cells: tuple[rj.Cell, ...], dtype: str, steps: int) -> float:
+def agreement(cells: tuple[rj.Cell, ...], dtype: str, steps: int, both_ways: bool) -> float:
     """Largest difference of any form, and of streaming in two pieces, from `scan`, relative to the largest entry: in
-    outputs, state and gradients by parameters and inputs, with masks and resets, forwards and backwards."""
+    outputs, state and gradients by parameters and inputs, with masks and resets, forwards or both ways."""
     worst = 0.0
     for cell in cells:
         params, xs = jax.tree.map(lambda leaf: leaf.astype(dtype), problem(cell, (3, steps, cell.hidden_size)))
         mask, reset = (jax.random.bernoulli(jax.random.key(i), p, xs.shape[:2]) for i, p in ((2, 0.8), (3, 8 / steps)))
-        for reverse in (False, True):
+        for reverse in (False, True) if both_ways else (False,):
             run = jax.jit(partial(pull, cell, mask=mask, reset=reset, reverse=reverse), static_argnames="form")
             want = run(params, xs, form="scan")
             for form in (*FORMS, *(() if reverse else ("streamed",))):
@@ -228,8 +228,8 @@ def main() -> None:
     print(machine())
     cells = (rj.MinGRU(8),) if args.quick else AGREEING
     with jax.enable_x64(True):
-        figures = {"forms_agree_f64": agreement(cells, "float64", 64 if args.quick else 1000)}
-    figures["forms_agree_f32"] = agreement(cells, "float32", 256 if args.quick else 16_384)
+        figures = {"forms_agree_f64": agreement(cells, "float64", 64 if args.quick else 200, both_ways=True)}
+    figures["forms_agree_f32"] = agreement(cells, "float32", 256 if args.quick else 16_384, both_ways=False)
     shape = (2, 128, 32) if args.quick else SHAPE
     rows = []
     for name in CELLS:
