@@ -112,7 +112,8 @@ class LRU(DiagonalCell):
 
     def project(self, params: LRUParams, x: Array, noise: Noise = None) -> Affine:
         scale = jnp.exp(params.gamma)
-        b = tuple(times(part, scale) for part in split_gates(dot(x, params.w), 2))
+        scaled = times(params.w.astype(scale.dtype), jnp.tile(scale, 2)).astype(params.w.dtype)
+        b = split_gates(dot(x, scaled), 2)
         radius, phase = jnp.exp(-jnp.exp(params.nu)), jnp.exp(params.theta)
         eigenvalues = radius * jnp.cos(phase), radius * jnp.sin(phase)
         return Affine(tuple(jnp.broadcast_to(part.astype(b[0].dtype), b[0].shape) for part in eigenvalues), b)
