@@ -211,9 +211,11 @@ def test_long_sequences_in_float32(cell: Any, form: str) -> None:
     got = jax.jit(pull, static_argnums=2)(params, xs, form)
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, xs))
     want = jax.jit(pull, static_argnums=2)(*wide, "scan")
+    # one rounding of |λ| = 0.9999, whatever the form, moves what it sums up by 2⁻²⁴ / (1 − |λ|) = 6e-4
+    tolerance = 2e-3 if isinstance(cell, rj.LRU) else 2e-4
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         scale = float(jnp.abs(b).max())
-        np.testing.assert_allclose(np.asarray(a, float) / scale, b / scale, rtol=0, atol=2e-4)
+        np.testing.assert_allclose(np.asarray(a, float) / scale, b / scale, rtol=0, atol=tolerance)
 
 
 def test_ring_is_a_ring() -> None:
