@@ -116,6 +116,7 @@ CELLS: tuple[Descriptor, ...] = (
         live_leaves=("gain",),
         implementations=PLAIN,
         memory_size=2,
+        slow=True,
     ),
     Descriptor(
         "pointer_generator",
@@ -125,6 +126,7 @@ CELLS: tuple[Descriptor, ...] = (
         live_leaves=("gain",),
         implementations=PLAIN,
         memory_size=2,
+        slow=True,
     ),
 )
 
