@@ -313,7 +313,7 @@ MUTATIONS = (
         "_unroll/recurrence.py",
         "before = where(cut, _zeros(out), _shift(start, out, plan.reverse))",
         "before = _shift(start, out, plan.reverse)",
-        ("tests/test_parallel.py::test_a_state_that_is_lost_ends_at_a_reset[associative]",),
+        ("tests/test_associative.py::test_a_state_that_is_lost_ends_at_a_reset[associative]",),
     ),
     Mutation(
         "a complex recurrence is derived without conjugation",
@@ -348,21 +348,21 @@ MUTATIONS = (
         "_unroll/transitions.py",
         "counts = first.moves & ~then.resets",
         "counts = first.moves",
-        ("tests/test_parallel.py::test_transitions_of_any_kind[associative]",),
+        ("tests/test_associative.py::test_transitions_of_any_kind[associative]",),
     ),
     Mutation(
         "chunks of transitions keep what they formed",
         "_unroll/transitions.py",
         "piece = jax.checkpoint(piece, prevent_cse=False)",
         "pass",
-        ("tests/test_parallel.py::test_the_backward_pass_keeps_no_states",),
+        ("tests/test_associative.py::test_the_backward_pass_keeps_no_states",),
     ),
     Mutation(
         "eigenvalues stay off the mesh",
         "_unroll/transitions.py",
         "return a if spec is None else jax.sharding.reshard(a, spec)",
         "return a",
-        ("tests/test_parallel.py::test_eigenvalues_follow_the_inputs_onto_a_mesh[chunked]",),
+        ("tests/test_associative.py::test_eigenvalues_follow_the_inputs_onto_a_mesh[chunked]",),
     ),
     Mutation(
         "a wrapper that changes steps still composes them",
@@ -370,7 +370,7 @@ MUTATIONS = (
         'return "plain" if changes and self.cell.capability == "associative" else self.cell.capability',
         "return self.cell.capability",
         (
-            "tests/test_parallel.py::test_steps_that_changed_run_one_by_one"
+            "tests/test_associative.py::test_steps_that_changed_run_one_by_one"
             "[Zoneout(MinGRU(hidden_size=3))-Zoneout is not an associative cell]",
         ),
     ),

@@ -52,7 +52,7 @@ def unflatten(flat: Array, shapes: State) -> State:
 
 def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None) -> Flat:
     """The flat form of a cell over inputs (T, *B, I), without noise; raises as `rnnjax.unroll` does."""
-    check.arguments(cell, params, xs, state, None, None, None, None, None, None)
+    check.arguments(cell, params, xs, state, None, None, None, None, None, None, None)
     steps, batch_shape = check.sizes(cell, xs)
     rows = math.prod(batch_shape)
     dtypes = Dtypes.of(cell.compute_dtype, xs, params)

@@ -64,7 +64,7 @@ class Recurrent(nn.Module, kw_only=True):
         Args:
             variables: what `init` returned.
             in_features: features of the inputs, for the layers whose structure cannot be told without, such as
-                `rnnjax.Residual`.
+                `rnnjax.Residual` and `rnnjax.SRU`.
         """
         weights = nn.unbox(variables["params"]["weights"])
         return _shared.unnamed(_shared.structure(self.functional, in_features), weights)

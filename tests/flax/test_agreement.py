@@ -140,7 +140,8 @@ def same_program(
     variables = theirs.to_variables(params)
     own = {"params": nnx.to_pure_dict(nnx.state(mine, nnx.Param))}
     assert jax.tree.all(jax.tree.map(np.array_equal, variables, own))
-    assert jax.tree.structure(theirs.to_params(variables)) == jax.tree.structure(params)
+    features = x.shape[-1] if jnp.issubdtype(x.dtype, jnp.floating) else None
+    assert jax.tree.structure(theirs.to_params(variables, features)) == jax.tree.structure(params)
     graph, _, rest = nnx.split(mine, nnx.Param, ...)
 
     def by_nnx(params: Any, x: jax.Array, covers: Any) -> Any:

@@ -1,6 +1,6 @@
 """Regenerates the golden values of sound features. The tests themselves need NumPy alone.
 
-    python tests/data/generate.py
+    python tests/data/generate_sounds.py
 
 needs librosa and torchaudio. Signals are random; everything is float64, in the layout of the library that computed it.
 Entries are named "case/array": `x` goes in, `y` comes out.
