@@ -23,7 +23,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
-import char_lm
+import generation
 import jax
 import numpy as np
 from core import RESULTS, machine
@@ -44,12 +44,12 @@ def shakespeare() -> Path:
     return path
 
 
-def twin(text: char_lm.Text, args: argparse.Namespace) -> Callable[[], tuple[float, float]]:
+def twin(text: generation.Text, args: argparse.Namespace) -> Callable[[], tuple[float, float]]:
     """A function that trains PyTorch's network for one epoch: its seconds and the loss on the validation part."""
     import torch
 
     torch.manual_seed(args.seed)
-    symbols, hidden = len(text.symbols), args.hidden
+    symbols, hidden = len(text.vocabulary), args.hidden
 
     class Network(torch.nn.Module):
         """Embedding, LSTM layers with dropout behind each, scores."""
@@ -71,7 +71,7 @@ def twin(text: char_lm.Text, args: argparse.Namespace) -> Callable[[], tuple[flo
             torch.nn.init.zeros_(getattr(network.lstm, name))
         getattr(network.lstm, f"bias_ih_l{layer}").data[hidden : 2 * hidden] = 1
     data, validation = (
-        tuple(map(torch.tensor, part)) for part in char_lm.split(text.codes.astype(np.int64), args.rows)
+        tuple(map(torch.tensor, part)) for part in generation.split(text.codes.astype(np.int64), args.rows)
     )
     updates = args.epochs * -(-data[0].shape[1] // args.window)
     optimizer = torch.optim.Adam(network.parameters(), args.learning_rate)
@@ -111,8 +111,8 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="one epoch of a small network: shows that it runs")
     parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/charlm.json")
     options = parser.parse_args()
-    args = char_lm.arguments().parse_args(QUICK if options.quick else FULL)
-    text = char_lm.read(str(shakespeare()))
+    args = generation.arguments().parse_args(QUICK if options.quick else FULL)
+    text = generation.read(str(shakespeare()))
 
     curves: dict[str, list[tuple[float, float]]] = {"rnnjax": []}
     if importlib.util.find_spec("torch"):
@@ -130,13 +130,12 @@ def main() -> None:
         shown = (f"{name} {spent(name) / 60:.1f} min {curve[-1][1]:.3f} nats" for name, curve in curves.items())
         print(f"epoch {epoch.epoch}: {', '.join(shown)}", flush=True)
 
-    fitted = char_lm.train(text, args, callbacks=[after], progress=False)
-    _, (x, y) = char_lm.split(text.codes, 1)
-    nats = rj.training.evaluate(fitted, (x, y), truncate=rj.training.tbptt(1000))["loss"]
+    fitted = generation.train(text, args, callbacks=[after], progress=False)
+    nats = generation.judge(fitted, text)["nats"]
     size = sum(leaf.size for leaf in jax.tree.leaves(fitted.params))
     minutes = spent("rnnjax") / 60
     print(f"{size:,} weights, {minutes:.1f} minutes of training and validation; goal {GOAL} nats within 60")
-    print(char_lm.write(fitted, text, "ROMEO:\n", 300, 0.7))
+    print(generation.Writer(fitted, text).write("ROMEO:\n", generation.How()))
     name = "charlm_quick_nats" if options.quick else "charlm_nats"
     figures = {name: nats, name.replace("nats", "minutes"): minutes}
     if options.write and not options.quick:

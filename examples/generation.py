@@ -1,16 +1,23 @@
-"""Learns to write a text character by character, by truncated back-propagation through time.
+"""Learns to write a text, character by character or word by word, and then writes.
 
-    python examples/char_lm.py [--text FILE] [--hidden 128] [--layers 1] [--epochs 8]
+    python examples/generation.py [--data FILE] [--unit character|word] [--hidden 128] [--epochs 8] [--smoke]
+    python examples/generation.py --checkpoints DIR --interactive [--temperature 0.7] [--top-p 0.9] [--beams 4]
 
 The default text is Python's own documentation, which every Python carries. The first nine tenths are for training, the
-last tenth for validation. At the end the network writes at three temperatures. Axes: V symbols, N characters, R streams
-that are read side by side, L characters of a stream.
+last tenth for validation. Training is truncated back-propagation through time. At the end the network writes, drawing
+at three temperatures and by beam search, or with `--interactive` goes on from what is typed. A second call with the
+same `--checkpoints` finds the trained network there. Axes: V symbols of the vocabulary, N of the text, R streams that
+are read side by side, L symbols of a stream.
 """
 
+from __future__ import annotations
+
 import argparse
-import pydoc_data.topics
+import re
+from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -18,43 +25,66 @@ import numpy as np
 import optax
 
 import rnnjax as rj
-from rnnjax.training import streams
+from rnnjax.training import streams, tbptt
+
+PARAGRAPH = "¶"  # among words it stands for an empty line, the only white space that they keep
+LEAST = 10_000  # characters to learn from
 
 
 class Text(NamedTuple):
-    """A text in numbers: codes (N,) in 0…V − 1, whose symbols are the V characters."""
+    """A text in numbers: codes (N,) of the symbols of a vocabulary, and its number of characters."""
 
-    symbols: str
+    vocabulary: rj.data.Vocabulary
     codes: np.ndarray
+    characters: int
 
-    def encode(self, characters: str) -> np.ndarray:
-        """The codes of characters that the text has; others are left out."""
-        return np.array([self.symbols.index(character) for character in characters if character in self.symbols])
+    def encode(self, written: str) -> np.ndarray:
+        """Codes (L,) of the symbols that the text has; others are left out."""
+        codes = self.vocabulary.encode(symbols_of(written, self.vocabulary.unit))
+        return codes[codes != self.vocabulary.unknown]
 
     def decode(self, codes: np.ndarray) -> str:
-        return "".join(self.symbols[code] for code in codes)
+        written = self.vocabulary.decode(codes)
+        return written if self.vocabulary.unit == "character" else written.replace(f" {PARAGRAPH} ", "\n\n")
 
 
-def read(path: str | None = None) -> Text:
-    """The text of a file, by default Python's documentation; characters that come up less than ten times become `~`."""
-    text = "\n".join(pydoc_data.topics.topics.values()) if path is None else Path(path).read_text(encoding="utf-8")
-    if len(text) < 10_000:
-        raise SystemExit(f"{path} has {len(text)} characters: at least 10,000 are needed to learn from")
-    found, counts = np.unique(list(text), return_counts=True)
-    symbols = "".join(sorted({"~", *found[counts >= 10]}))
-    numbers = {character: code for code, character in enumerate(symbols)}
-    return Text(symbols, np.array([numbers.get(character, numbers["~"]) for character in text], np.int32))
+def symbols_of(text: str, unit: str) -> list[str]:
+    """The characters of a text, or its words, signs and paragraph ends."""
+    return list(text) if unit == "character" else rj.data.words(re.sub(r"\n\s*\n", f" {PARAGRAPH} ", text))
+
+
+def read(path: str | None = None, unit: str = "character", size: int | None = None, most: int | None = None) -> Text:
+    """The text of a file or of the `.txt` files of a folder, by default Python's documentation, up to `most` of it.
+
+    Characters that come up less than ten times are unknown, and words that come up once or are not among the `size`
+    most frequent ones.
+    """
+    if path is None:
+        documents = rj.data.python_documentation()
+    else:
+        reading = rj.data.read_documents(path)
+        print(reading.report())
+        documents = reading.items
+    text = "\n".join(document.text for document in documents)[:most]
+    if len(text) < LEAST:
+        raise SystemExit(f"{path} has {len(text):,} characters: at least {LEAST:,} are needed to learn from")
+    symbols = symbols_of(text, unit)
+    if unit == "character":
+        vocabulary = rj.data.Vocabulary.characters([text], min_count=10, specials=["unknown"])
+    else:
+        vocabulary = rj.data.Vocabulary.words([symbols], min_count=2, max_size=size, specials=["unknown"])
+    return Text(vocabulary, vocabulary.encode(symbols), len(text))
 
 
 def split(codes: np.ndarray, rows: int) -> tuple:
-    """Inputs and targets (R, L), each target the next character; for training and for validation."""
+    """Inputs and targets (R, L), each target the next symbol; for training and for validation."""
     cut = len(codes) * 9 // 10
     train, last = codes[:cut], codes[cut:]
     return streams((train[:-1], train[1:]), rows), streams((last[:-1], last[1:]), min(rows, 8))
 
 
 def build(symbols: int, hidden: int, layers: int, dropout: float) -> rj.Stack:
-    """The network: characters (L, R) -> scores of the next one (L, R, V)."""
+    """The network: symbols (L, R) -> scores of the next one (L, R, V)."""
     parts = [rj.Embedding(symbols, min(symbols, hidden))]  # (L, R) -> (L, R, E)
     for _ in range(layers):
         parts += [rj.RNN(rj.LSTM(hidden)), rj.Dropout(dropout)]  # -> (L, R, H)
@@ -67,49 +97,146 @@ def recipe(learning_rate: float, updates: int) -> optax.GradientTransformation:
     return rj.training.optimizer(learning_rate, clip_norm=1.0, schedule=schedule)
 
 
-def train(text: Text, args: argparse.Namespace, **options) -> rj.training.Fitted:
+def train(text: Text, args: argparse.Namespace, **options: Any) -> rj.training.Fitted:
     """Trains on windows of the streams, in which the state is carried on."""
     data, validation = split(text.codes, args.rows)
     updates = args.epochs * -(-data[0].shape[1] // args.window)
     return rj.training.fit(
-        build(len(text.symbols), args.hidden, args.layers, args.dropout),
+        build(len(text.vocabulary), args.hidden, args.layers, args.dropout),
         data,
         validation=validation,
         optimizer=recipe(args.learning_rate, updates),
-        metrics=["bits_per_character", "accuracy"],
-        truncate=rj.training.tbptt(args.window),
+        metrics=["perplexity", "accuracy"],
+        truncate=tbptt(args.window),
         epochs=args.epochs,
         seed=args.seed,
         restore_best=True,
+        checkpoint_dir=args.checkpoints,
         **options,
     )
 
 
-def write(fitted: rj.training.Fitted, text: Text, start: str, length: int, temperature: float, seed: int = 0) -> str:
-    """Goes on from `start`: reads it, draws a character of softmax(scores / temperature), reads that, and so on."""
-    params, model = fitted.model
-    codes = text.encode(start)
-    if not len(codes):
-        raise ValueError(f"`start` has no character of the text: {start!r}")
+def judge(fitted: rj.training.Fitted, text: Text) -> dict[str, float]:
+    """Nats and perplexity a symbol of the validation part, read as one stream, and bits a character of it."""
+    _, (x, y) = split(text.codes, 1)
+    nats = rj.training.evaluate(fitted, (x, y), truncate=tbptt(1000))["loss"]
+    bits = nats / np.log(2) * len(text.codes) / text.characters
+    return {"nats": nats, "perplexity": float(np.exp(nats)), "bits_per_character": float(bits)}
 
-    @jax.jit
-    def run(params, codes, key, temperature):
-        scores, state = model(params, codes[:, None])  # (L, 1) -> (L, 1, V)
 
-        def step(carry, key):
-            scores, state = carry
-            code = jax.random.categorical(key, scores / temperature)  # (1, V) -> (1,)
-            scores, state = model(params, code[None], state)
-            return (scores[0], state), code[0]
+class How(NamedTuple):
+    """How to write: by beam search if there are `beams`, else by drawing from what the filters leave."""
 
-        return jax.lax.scan(step, (scores[-1], state), jax.random.split(key, length))[1]
+    length: int = 300
+    temperature: float = 0.7
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    no_repeat: int | None = None
+    beams: int | None = None
 
-    return start + text.decode(run(params, jnp.asarray(codes), jax.random.key(seed), temperature))
+
+class Place(NamedTuple):
+    """Where a network is in its text: the state behind all symbols but the last, and that one, (1,)."""
+
+    state: Any
+    last: jax.Array
+
+
+@jax.jit
+def read_on(params: Any, model: rj.Stack, state: Any, codes: jax.Array, length: jax.Array) -> Any:
+    """The state behind the first `length` codes (L, 1)."""
+    return model(params, codes, state, lengths=length)[1]
+
+
+@partial(jax.jit, static_argnames=("how", "unknown"))
+def continuation(
+    params: Any, model: rj.Stack, place: Place, key: jax.Array, how: How, unknown: int
+) -> tuple[jax.Array, jax.Array]:
+    """The codes (L,) that follow, and how many they are: fewer where nothing is left that may be written."""
+    step, options = rj.decoding.next_token(model, params), {"bans": (unknown,), "no_repeat": how.no_repeat}
+    if how.beams is not None:
+        found = rj.decoding.beam_search(step, place.state, place.last, how.length, how.beams, **options)
+        return found.tokens[0, 0], found.lengths[0, 0]  # of (1, 1, L)
+    options |= {"top_k": how.top_k, "top_p": how.top_p, "repetition_penalty": how.repetition_penalty}
+    found = rj.decoding.sample(step, place.state, place.last, how.length, key, temperature=how.temperature, **options)
+    return found.tokens[0], found.lengths[0]  # of (1, L)
+
+
+class Writer:
+    """Writes on from a beginning, and from what it wrote before."""
+
+    def __init__(self, fitted: rj.training.Fitted, text: Text, seed: int = 0) -> None:
+        self.params, self.model = fitted.model
+        self.text, self.key = text, jax.random.key(seed)
+        self.place: Place | None = None
+
+    def write(self, start: str, how: How) -> str:
+        """`start` and what follows; where it is empty, what follows on what was written last."""
+        codes = self.text.encode(start)
+        if len(codes):
+            self.place = self._behind(self.model.initial_state(self.params, (1,)), codes)
+        elif self.place is None:
+            raise ValueError(f"there is no symbol of the text to begin with in {start!r}")
+        self.key, key = jax.random.split(self.key)
+        found, length = continuation(self.params, self.model, self.place, key, how, self.text.vocabulary.unknown)
+        written = np.asarray(found)[:length]
+        self.place = self._behind(self.place.state, np.concatenate([self.place.last, written]))
+        joint = " " if start and self.text.vocabulary.unit == "word" else ""
+        return start + joint + self.text.decode(written)
+
+    def _behind(self, state: Any, codes: np.ndarray) -> Place:
+        """The place behind codes (L,), which follow on a state."""
+        # filled up to few lengths, so that little is compiled
+        seen, length = rj.data.pad([codes[:-1].astype(np.int32)], multiple=64)  # (1, L)
+        return Place(read_on(self.params, self.model, state, seen.T, length), jnp.asarray(codes[-1:]))
+
+
+def converse(writer: Writer, how: How, lines: Iterable[str]) -> None:
+    """Writes on from every line, from its own text after an empty one; `:top_p 0.9` and the like change how."""
+    for line in lines:
+        setting = re.fullmatch(r":(\w+) ?(.*)", line)
+        try:
+            if setting is None:
+                print(writer.write(line, how), flush=True)
+            else:
+                name, value = setting.groups()
+                kind = float if name in ("temperature", "top_p", "repetition_penalty") else int
+                how = how._replace(**{name: kind(value) if value else How._field_defaults.get(name)})
+                print(how)
+        except (TypeError, ValueError) as error:  # no such setting, a wrong number, or nothing to begin with
+            print(error)
+
+
+def typed() -> Iterable[str]:
+    """The lines that are typed, until the input ends."""
+    print("\nA line to go on from; an empty one goes on; `:temperature 0.5` changes a setting; Ctrl-D ends.")
+    while True:
+        try:
+            yield input("> ")
+        except (EOFError, KeyboardInterrupt):
+            print()
+            return
+
+
+def draw(path: Path, history: dict[str, list[float]]) -> None:
+    """Saves the curves of training and validation."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(6, 3.5), layout="constrained")
+    axes = figure.subplots()
+    for name, label, color in (("loss", "training", "#0072B2"), ("val_loss", "validation", "#E69F00")):
+        axes.plot(range(1, len(history[name]) + 1), history[name], "o-", color=color, ms=4, label=label)
+    axes.set(xlabel="epoch", ylabel="nats a symbol")
+    axes.legend(frameon=False)
+    figure.savefig(path, dpi=120)
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--text", help="a file in UTF-8; by default Python's documentation")
+    parser.add_argument("--data", help="a text file in UTF-8, or a folder or zip file of .txt files")
+    parser.add_argument("--unit", choices=("character", "word"), default="character")
+    parser.add_argument("--vocabulary", type=int, default=8000, help="the most different words")
     parser.add_argument("--hidden", type=int, default=128, help="units of a layer")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--dropout", type=float, default=0.0)
@@ -118,21 +245,42 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--window", type=int, default=64, help="steps over which a gradient reaches back")
     parser.add_argument("--learning-rate", type=float, default=4e-3)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--smoke", action="store_true", help="a small part of the text: shows that it runs")
+    parser.add_argument("--checkpoints", help="a folder; a run that was interrupted goes on from there")
+    parser.add_argument("--out", default=".", help="the folder for the picture")
     parser.add_argument("--start", default="The ", help="what the samples begin with")
-    parser.add_argument("--length", type=int, default=300, help="characters of a sample")
+    parser.add_argument("--interactive", action="store_true", help="goes on from what is typed")
+    for name, default in How._field_defaults.items():
+        kind = float if name in ("temperature", "top_p", "repetition_penalty") else int
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help="of what is written")
     return parser
 
 
 def main() -> None:
     args = arguments().parse_args()
-    text = read(args.text)
-    count = len(text.symbols)
-    print(f"{len(text.codes):,} characters, {count} symbols: a blind guess costs {np.log2(count):.2f} bits")
+    if args.smoke:
+        args.hidden, args.epochs, args.length = 32, 1, 40
+    text = read(args.data, args.unit, args.vocabulary, 60_000 if args.smoke else None)
+    size, unknown = len(text.vocabulary), np.mean(text.codes == text.vocabulary.unknown)
+    print(f"{len(text.codes):,} {args.unit}s, {unknown:.1%} of them unknown, {size:,} symbols: {np.log(size):.2f} nats")
     fitted = train(text, args)
-    best = min(fitted.history["val_loss"])
-    print(f"validation: {best:.3f} nats = {best / np.log(2):.3f} bits per character")
-    for temperature in (0.3, 0.7, 1.0):
-        print(f"\n--- temperature {temperature}\n{write(fitted, text, args.start, args.length, temperature)}")
+    found = judge(fitted, text)
+
+    writer = Writer(fitted, text, args.seed)
+    how = How(**{name: getattr(args, name) for name in How._fields})
+    if args.interactive:
+        converse(writer, how, typed())
+    else:
+        for temperature in (0.3, 0.7, 1.0):
+            shown = how._replace(temperature=temperature, beams=None)
+            print(f"\n--- temperature {temperature}\n{writer.write(args.start, shown)}")
+        beams = how._replace(beams=how.beams or 4, no_repeat=how.no_repeat or (12 if args.unit == "character" else 3))
+        print(f"\n--- {beams.beams} beams, no {beams.no_repeat} {args.unit}s twice\n{writer.write(args.start, beams)}")
+    picture = Path(args.out, "generation.png")
+    draw(picture, fitted.history)
+    print(f"\nsaved {picture}\nvalidation: {found['nats']:.3f} nats a {args.unit}")
+    for name in ("perplexity", "bits_per_character"):
+        print(f"figure: {args.unit}_model_{name} {found[name]:.4g}")
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@
 #
 # The text is Python's own documentation, which every Python carries. Reading it as one sequence would mean to
 # back-propagate over hundreds of thousands of steps; this notebook shows how truncated back-propagation avoids that,
-# and what it costs. `examples/char_lm.py --text FILE` does the same with a text of yours.
+# and what it costs. `examples/generation.py --data FILE` does the same with a text of yours.
 
 # %%
 import pydoc_data.topics
