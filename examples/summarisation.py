@@ -1,6 +1,6 @@
 """Sums texts up in a line: a network that reads a text, attends to it, and writes or copies word by word.
 
-    python examples/summarisation.py [--data FILE] [--unit word|piece] [--epochs 12] [--smoke]
+    python examples/summarisation.py [--data FILE] [--unit word|piece] [--epochs 6] [--smoke]
 
 By default the texts are the docstrings of installed packages without their first lines, and the summaries are those
 lines. Whole packages are held out: one to choose the network's state by, two for the test. `--data` reads JSON lines
@@ -25,14 +25,11 @@ import numpy as np
 import optax
 
 import rnnjax as rj
-from rnnjax.decoding import GNMT, beam_search
 
-TRAIN, VALIDATION, TEST = (
-    ("jax", "numpy", "scipy", "sklearn", "matplotlib", "python", "pip"),
-    ("nltk",),
-    ("flax", "optax"),
-)
-COVERAGE = 0.5  # nats that reading what was read before costs in training
+TRAIN = ("jax", "numpy", "scipy", "sklearn", "matplotlib", "python", "pip")
+VALIDATION, TEST = ("nltk",), ("flax", "optax")
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+COVERAGE = 0.5  # nats that it costs in training to read again what was read before
 LONGEST = 24  # words of a summary, the end among them; one in twenty is longer and is cut
 
 
@@ -57,58 +54,42 @@ class Params(NamedTuple):
 
 
 class Network(NamedTuple):
-    """One embedding, an encoder, a decoder that attends, writes and copies, and the vocabulary's special ids."""
+    """One embedding for both sides, an encoder, and a decoder that attends, writes and copies."""
 
-    embedding: rj.Embedding
-    encoder: rj.Stack
-    decoder: rj.Stack
-    unknown: int
-    start: int
-    end: int
-    pad: int
+    vocabulary: Any
+    embedding: rj.Embedding  # (T, B) -> (T, B, E)
+    encoder: rj.Stack  # (S, B, E) -> (S, B, 2 H)
+    decoder: rj.Stack  # (U, B, E) -> (U, B, V + X)
 
     @classmethod
     def of(cls, vocabulary: Any, args: argparse.Namespace) -> Network:
-        size, hidden = len(vocabulary), args.hidden
-        score = rj.CoverageScore(hidden)
-        attention = rj.LuongAttention(rj.GRU(2 * hidden), score, memory_size=2 * hidden, size=hidden)
-        extra = args.own_words if args.unit == "word" else 0
-        return cls(
-            embedding=rj.Embedding(size, hidden),  # (T, B) -> (T, B, E)
-            encoder=rj.Stack(
-                [rj.Dropout(args.dropout), rj.Bidirectional(rj.GRU(hidden)), rj.Dropout(args.dropout)]
-            ),  # (S, B, E) -> (S, B, 2 H)
-            decoder=rj.Stack(
-                [rj.Dropout(args.dropout), rj.PointerGenerator(attention, size, extra)]
-            ),  # (U, B, E) -> (U, B, V + X)
-            unknown=vocabulary.unknown,
-            start=vocabulary.start,
-            end=vocabulary.end,
-            pad=vocabulary.pad,
-        )
+        size, hidden, drop = len(vocabulary), args.hidden, rj.Dropout(args.dropout)
+        cell = rj.LuongAttention(rj.GRU(2 * hidden), rj.CoverageScore(hidden), memory_size=2 * hidden, size=hidden)
+        pointer = rj.PointerGenerator(cell, size, args.own_words if args.unit == "word" else 0)
+        encoder = rj.Stack([drop, rj.Bidirectional(rj.GRU(hidden)), drop])
+        return cls(vocabulary, rj.Embedding(size, hidden), encoder, rj.Stack([drop, pointer]))
 
     def init(self, key: Any) -> Params:
-        keys = jax.random.split(key, 3)
-        size = self.embedding.size
-        embedding = self.embedding.init(keys[0])
-        return Params(embedding, self.encoder.init(keys[1], size), self.decoder.init(keys[2], size))
+        keys, size = jax.random.split(key, 3), self.embedding.size
+        return Params(self.embedding.init(keys[0]), self.encoder.init(keys[1], size), self.decoder.init(keys[2], size))
 
     def embed(self, params: Params, ids: jax.Array) -> jax.Array:
-        """Vectors (…, E) of ids (…): words of a row's own have none and look like any unknown one."""
-        known = jnp.where(ids < self.embedding.vocabulary, ids, self.unknown)
+        """Vectors (…, E) of ids (…). A word of a row's own has none and looks like any unknown one."""
+        known = jnp.where(ids < self.embedding.vocabulary, ids, self.vocabulary.unknown)
         return self.embedding(params.embedding, known)[0]
 
     def read(self, params: Params, sources: jax.Array, lengths: jax.Array, key: Any = None) -> rj.Source:
-        """What the encoder makes of texts (S, B), and their words, which can be copied."""
-        encoded, _ = self.encoder(params.encoder, self.embed(params, sources), lengths=lengths, key=key)
-        return rj.Source(encoded, lengths=lengths, ids=sources)
+        """What the encoder makes of texts (B, S), and their words, which can be copied; time first."""
+        ids = sources.T  # (S, B)
+        encoded, _ = self.encoder(params.encoder, self.embed(params, ids), lengths=lengths, key=key)
+        return rj.Source(encoded, lengths=lengths, ids=ids)
 
     def apply(self, params: Params, inputs: dict, *, lengths: jax.Array, key: Any = None) -> dict:
         """log P (B, U, V + X) of every next word, given the summary's words before it, and each row's coverage loss."""
         read_key, write_key = (None, None) if key is None else jax.random.split(key)
-        source = self.read(params, inputs["source"].T, lengths, read_key)  # (B, S) -> (S, B)
-        heads = inputs["target"].T  # (B, U) -> (U, B)
-        xs, given = self.embed(params, heads), heads != self.pad
+        source = self.read(params, inputs["source"], lengths, read_key)
+        heads = inputs["target"].T  # (U, B)
+        xs, given = self.embed(params, heads), heads != self.vocabulary.pad
         log_p, state = self.decoder(params.decoder, xs, mask=given, key=write_key, context=source)
         return {"log_p": log_p.swapaxes(0, 1), "overlap": state[-1].attention.overlap}
 
@@ -116,61 +97,55 @@ class Network(NamedTuple):
         self, params: Params, sources: jax.Array, *, lengths: jax.Array, beams: int, alpha: float, beta: float
     ) -> jax.Array:
         """The best summary of each text (B, S), ids (B, U). A hypothesis pays for reading a place again."""
-        cell, own = self.decoder.layers[-1].cell, params.decoder[-1]
-        memory = cell.remember(own, self.read(params, sources.T, lengths))
-        start = jnp.full(sources.shape[:1], self.start)
+        special, attend = self.vocabulary, self.decoder.layers[-1].cell
+        memory = attend.remember(params.decoder[-1], self.read(params, sources, lengths))
+        start = jnp.full(sources.shape[:1], special.start)
         _, carry = self.decoder(params.decoder, self.embed(params, start[None][:0]), context=memory)
 
         def step(carry: Any, words: jax.Array) -> tuple[jax.Array, Any]:
             log_p, carry = self.decoder(params.decoder, self.embed(params, words[None]), carry, context=memory)
             return log_p[0], carry  # (B, K, V + X)
 
-        found = beam_search(
-            step,
-            carry,
-            start,
-            LONGEST,
-            beams,
-            end=self.end,
-            length_penalty=GNMT(alpha),
+        found = rj.decoding.beam_search(
+            *(step, carry, start, LONGEST, beams),
+            end=special.end,
+            length_penalty=rj.decoding.GNMT(alpha),
             penalty=lambda carry: -beta * carry[-1].attention.overlap,
             min_length=3,
-            bans=(self.pad, self.start, self.unknown),
+            bans=(special.pad, special.start, special.unknown),
             no_repeat=3,
-            pad=self.pad,
+            pad=special.pad,
         )
         return found.tokens[:, 0]
 
     def look(self, params: Params, inputs: dict, *, lengths: jax.Array) -> dict:
-        """How each word of a summary (B, U) came about: the share of its probability that is copying (B, U), and the
-        alignment with the text (B, U, S)."""
-        source, heads = self.read(params, inputs["source"].T, lengths), inputs["target"].T
-        xs, words = self.embed(params, heads), inputs["word"].T[..., None]
-        log_p, _ = self.decoder(params.decoder, xs, context=source)
-        # where all words of the text are fill, none of its words can be copied
-        blank = rj.Source(source.values, lengths=lengths, ids=jnp.full_like(source.ids, self.pad))
+        """How each word of summaries (B, U) came about: the share of its probability that is copying, (B, U), and its
+        alignment with the text, (B, U, S)."""
+        source, words = self.read(params, inputs["source"], lengths), inputs["word"].T[..., None]
+        xs = self.embed(params, inputs["target"].T)
+        both, _ = self.decoder(params.decoder, xs, context=source)
+        # where a text is fill alone, none of its words can be copied
+        blank = rj.Source(source.values, lengths=lengths, ids=jnp.full_like(source.ids, self.vocabulary.pad))
         written, _ = self.decoder(params.decoder, xs, context=blank)
-        log_share = jnp.take_along_axis(written, words, -1) - jnp.take_along_axis(log_p, words, -1)
+        share = 1 - jnp.exp(jnp.take_along_axis(written, words, -1) - jnp.take_along_axis(both, words, -1))
         alignment = rj.alignments(self.decoder, params.decoder, xs, context=source)  # (U, B, S)
-        return {"copied": 1 - jnp.exp(log_share[..., 0]).T, "alignment": alignment.swapaxes(0, 1)}
-
-
-def lead(text: str) -> str:
-    """The first sentence of a text: what a summary must beat."""
-    return re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
+        return {"copied": share[..., 0].T, "alignment": alignment.swapaxes(0, 1)}
 
 
 def load(args: argparse.Namespace) -> list[list[Pair]]:
     """Pairs for training, for validation and for the test."""
-    if args.data is not None:
-        reading = rj.data.read_json_lines(args.data, args.fields)
+    if args.data is None:
+        groups = (("optax",), ("absl",), ("flax",)) if args.smoke else (TRAIN, VALIDATION, TEST)
+        reading = rj.data.docstring_pairs([package for group in groups for package in group])
         print(reading.report())
-        flat = [[" ".join(part) if isinstance(part, list) else str(part) for part in item] for item in reading]
-        return rj.data.split([Pair(*item) for item in flat], (0.8, 0.1, 0.1), by=lambda pair: pair.text, seed=args.seed)
-    groups = (("optax",), ("absl",), ("flax",)) if args.smoke else (TRAIN, VALIDATION, TEST)
-    reading = rj.data.docstring_pairs([package for group in groups for package in group])
+        return [[Pair(item.body, item.summary) for item in reading if item.package in group] for group in groups]
+    reading = rj.data.read_json_lines(args.data, args.fields)
     print(reading.report())
-    return [[Pair(item.body, item.summary) for item in reading if item.package in group] for group in groups]
+    texts = [[" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in item] for item in reading]
+    parts = rj.data.split([Pair(*pair) for pair in texts], (0.8, 0.1, 0.1), by=lambda pair: pair.text, seed=args.seed)
+    if not all(parts):
+        raise SystemExit(f"{args.data} has {len(texts)} pairs: too few for training, validation and test")
+    return parts
 
 
 def make_vocabulary(pairs: Sequence[Pair], args: argparse.Namespace) -> Any:
@@ -192,15 +167,20 @@ def code(pairs: Sequence[Pair], vocabulary: Any, args: argparse.Namespace) -> Co
         number = {word: len(vocabulary) + i for i, word in enumerate(own)}
         for part, rows, longest in ((text, sources, args.words), (summary, targets, LONGEST - 1)):
             ids = vocabulary.encode(part)[:longest]
-            rows.append([number.get(word, code) for word, code in zip(part, ids)] if number else ids)
+            rows.append([number.get(word, code) for word, code in zip(part, ids, strict=False)] if number else ids)
         names.append(own)
     return Coded(rj.data.pad_pairs(sources, targets, start=vocabulary.start, end=vocabulary.end), names)
 
 
 def spell(ids: np.ndarray, own: list[str], vocabulary: Any) -> list[str]:
-    """The words of a summary (U), up to its end."""
-    size, stop = len(vocabulary), [*np.flatnonzero(ids == vocabulary.end), len(ids)][0]
+    """The words of ids (U), up to the end."""
+    size, stop = len(vocabulary), min([*np.flatnonzero(ids == vocabulary.end), len(ids)])
     return [own[code - size] if code >= size else vocabulary.tokens([code])[0] for code in ids[:stop]]
+
+
+def nats(outputs: dict, targets: dict, *, mask: jax.Array | None = None) -> rj.training.Mean:
+    """−log P of the summaries' words; the softmax of log P is P again."""
+    return rj.training.cross_entropy(outputs["log_p"], **targets, mask=mask, time_major=False)
 
 
 def loss(outputs: dict, targets: dict, *, mask: jax.Array | None = None) -> rj.training.Mean:
@@ -210,24 +190,14 @@ def loss(outputs: dict, targets: dict, *, mask: jax.Array | None = None) -> rj.t
     return rj.training.Mean(words.total + COVERAGE * overlap.sum(), words.count)
 
 
-def nats(outputs: dict, targets: dict, *, mask: jax.Array | None = None) -> rj.training.Mean:
-    """−log P of the summaries' words, (B, U), over those that are there."""
-    log_p = jnp.take_along_axis(outputs["log_p"], targets["labels"][..., None], -1)[..., 0]
-    there = jnp.arange(log_p.shape[1])[None] < targets["lengths"][:, None]
-    counts = there.astype(log_p.dtype) if mask is None else there * mask[:, None].astype(log_p.dtype)
-    return rj.training.Mean(-jnp.where(counts > 0, log_p * counts, 0).sum(), counts.sum())
-
-
 def train(network: Network, data: Coded, validation: Coded, args: argparse.Namespace) -> rj.training.Fitted:
-    batches = [
-        rj.data.pair_buckets(coded.pairs, args.batch, seed=seed) for coded, seed in ((data, 0), (validation, None))
-    ]
-    updates = args.epochs * sum(1 for _ in batches[0](0))
+    count = 1 if args.smoke else 4  # programs, each for texts of about one length
+    updates = args.epochs * -(-len(data.own) // args.batch)
     schedule = optax.cosine_decay_schedule(1.0, updates, alpha=0.05)
     return rj.training.fit(
         (jax.jit(network.init)(jax.random.key(args.seed)), network.apply),
-        batches[0],
-        validation=batches[1],
+        rj.data.pair_buckets(data.pairs, args.batch, count=count),
+        validation=rj.data.pair_buckets(validation.pairs, args.batch, count=count, seed=None),
         loss=loss,
         metrics=[("nats", nats)],
         optimizer=rj.training.optimizer(args.learning_rate, clip_norm=1.0, schedule=schedule),
@@ -237,3 +207,94 @@ def train(network: Network, data: Coded, validation: Coded, args: argparse.Names
         restore_best=True,
         checkpoint_dir=args.checkpoints,
     )
+
+
+def rouge(summaries: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Mean F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, of words without their endings."""
+    try:
+        from rouge_score.rouge_scorer import RougeScorer
+    except ImportError:
+        raise SystemExit("ROUGE needs the package rouge-score: pip install 'rnnjax[examples]'") from None
+    names = ("rouge1", "rouge2", "rougeL")
+    score = RougeScorer(names, use_stemmer=True).score
+    found = [score(reference, summary) for reference, summary in zip(references, summaries, strict=True)]
+    return {name: float(np.mean([one[name].fmeasure for one in found])) for name in names}
+
+
+def lead(text: str) -> str:
+    """The first sentence of a text: what a summary must beat."""
+    return re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
+
+
+def show(looked: dict, pairs: list[Pair], summaries: list[list[str]], text: list[str], path: Path) -> None:
+    """Prints some summaries, and saves a picture of what the first attended to."""
+    from matplotlib.figure import Figure
+
+    print("\nwords in brackets are copied")
+    for pair, words, copied in zip(pairs, summaries, looked["copied"], strict=True):
+        marked = " ".join(f"[{word}]" if share > 0.5 else word for word, share in zip(words, copied, strict=False))
+        print(f"\ntext    {pair.text[:240]}\nlead-1  {lead(pair.text)[:240]}\npeople  {pair.summary}\nmodel   {marked}")
+    figure = Figure(figsize=(2 + 0.2 * len(text), 1.6 + 0.22 * len(summaries[0])), layout="constrained")
+    axes = figure.subplots()
+    alignment = looked["alignment"][0, : len(summaries[0]), : len(text)]  # (U, S)
+    axes.imshow(alignment, cmap="Blues", aspect="auto", vmin=0, vmax=1)
+    axes.set_xticks(range(len(text)), text, rotation=90, fontsize=8, parse_math=False)
+    axes.set_yticks(range(len(summaries[0])), summaries[0], fontsize=9, parse_math=False)
+    figure.savefig(path, dpi=120)
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="a .jsonl file, or a folder or zip file of them")
+    parser.add_argument("--fields", nargs=2, default=("source", "target"), help="names of the text and its summary")
+    parser.add_argument("--unit", choices=("word", "piece"), default="word", help="of the vocabulary: pieces are BPE")
+    parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
+    parser.add_argument("--checkpoints", help="a folder; a run that was interrupted goes on from there")
+    parser.add_argument("--out", default=".", help="the folder for the picture")
+    parser.add_argument("--write", action="store_true", help="save the figures of a full run under benchmarks/results")
+    numbers = {"vocabulary": 3000, "words": 70, "own-words": 20, "hidden": 128, "dropout": 0.3, "epochs": 6}
+    numbers |= {"batch": 16, "learning-rate": 1.5e-3, "beams": 4, "alpha": 0.6, "beta": 1.0, "seed": 0}
+    for name, number in numbers.items():
+        parser.add_argument(f"--{name}", type=type(number), default=number, help="%(default)s")
+    return parser
+
+
+def main() -> None:
+    args = arguments().parse_args()
+    if args.smoke:
+        args.hidden, args.epochs, args.vocabulary, args.words = 16, 1, 1000, 20
+    parts = [part[: 64 if args.smoke else None] for part in load(args)]
+    vocabulary = make_vocabulary(parts[0], args)
+    data, validation, test = (code(part, vocabulary, args) for part in parts)
+    print(f"{' + '.join(str(len(part)) for part in parts)} pairs, vocabulary of {len(vocabulary):,} {args.unit}s")
+    references = [pair.summary for pair in parts[2]]
+    first = rouge([lead(pair.text) for pair in parts[2]], references)
+
+    network = Network.of(vocabulary, args)
+    params = train(network, data, validation, args).params
+    search = partial(network.search, beams=args.beams, alpha=args.alpha, beta=args.beta)
+    sources, lengths = test.pairs.sources, test.pairs.source_lengths
+    ids = rj.training.predict((params, search), sources, lengths=lengths, batch_size=args.batch)  # (N, U)
+    spelled, joint = [spell(*row, vocabulary) for row in zip(ids, test.own, strict=True)], " " * (args.unit == "word")
+    own = rouge([joint.join(words) for words in spelled], references)
+    some = slice(0, None, -(-len(ids) // 8))
+    heads = np.pad(ids[some, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.start)  # each behind those before it
+    inputs = {"source": sources[some], "target": heads, "word": ids[some]}
+    looked = rj.training.predict((params, network.look), inputs, lengths=lengths[some])
+    text = spell(sources[0, : lengths[0]], test.own[0], vocabulary)
+    show(looked, parts[2][some], spelled[some], text, Path(args.out, "summarisation.png"))
+
+    print("\n" + "\n".join(f"{name}: {own[name]:.3f}, lead-1 {first[name]:.3f}" for name in own))
+    figures = {"summaries_rouge_l": own["rougeL"], "summaries_rouge_l_over_lead1": own["rougeL"] - first["rougeL"]}
+    if args.write and not args.smoke and args.data is None:
+        sys.path.insert(0, str(BENCHMARKS))
+        from core import machine
+
+        found = {"machine": machine(), "command": " ".join(sys.argv), "figures": figures}
+        Path(BENCHMARKS, "results", "summarisation.json").write_text(json.dumps(found, indent=1) + "\n")
+    for name, value in figures.items():
+        print(f"figure: {name} {value:.4f}")
+
+
+if __name__ == "__main__":
+    main()
