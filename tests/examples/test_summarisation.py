@@ -188,14 +188,19 @@ def greedy(network, params, coded, row, length):
     return words
 
 
-def test_one_beam_takes_the_likeliest_word_each_time(summarisation, network, params, coded, monkeypatch):
+@pytest.mark.parametrize("eager", [False, True])
+def test_one_beam_takes_the_likeliest_word_each_time(summarisation, network, params, coded, monkeypatch, eager):
     monkeypatch.setattr(summarisation, "LONGEST", 8)
+    if eager:  # to end
+        pointer = gated(params, 50.0).decoder[1]
+        params = params._replace(decoder=((), pointer._replace(b=pointer.b.at[network.vocabulary.end].set(99))))
     lengths = jnp.asarray(coded.pairs.source_lengths)
     found = network.search(params, jnp.asarray(coded.pairs.sources), lengths=lengths, beams=1, alpha=0.0, beta=0.0)
     assert found.shape == (3, 8)
-    for row in (0, 2):
+    for row in (1,) if eager else (0, 2):
         words = greedy(network, params, coded, row, 8)
         assert found[row].tolist() == words + [network.vocabulary.pad] * (8 - len(words))
+        assert not eager or len(words) == 4  # three words and the end
 
 
 def test_the_coverage_penalty_keeps_from_reading_again(summarisation, network, params, coded, monkeypatch):
@@ -275,10 +280,14 @@ def test_the_first_sentence_leads(summarisation, text, first):
 
 @pytest.fixture
 def lines(tmp_path):
-    """Forty headlines, a line that is none, and one text with two headlines."""
+    """Forty texts with two headlines each, and a line that is none."""
     path = tmp_path / "news.jsonl"
-    rows = [{"body": ["The file.", f"It reads item{i} twice."], "title": f"Reads item{i}"} for i in range(40)]
-    rows.append({"body": rows[0]["body"], "title": "Another"})
+    titles = ("Reads item{}", "File of item{}")
+    rows = [
+        {"body": ["The file.", f"It reads item{i} twice."], "title": title.format(i)}
+        for title in titles
+        for i in range(40)
+    ]
     path.write_text("\n".join(["no JSON", *map(json.dumps, rows)]), encoding="utf-8")
     return path
 
@@ -286,12 +295,12 @@ def lines(tmp_path):
 def test_json_lines_are_read_and_split_by_text(summarisation, lines, capsys):
     args = summarisation.arguments().parse_args(["--data", str(lines), "--fields", "body", "title"])
     parts = summarisation.load(args)
-    assert "41 items, 1 problems" in capsys.readouterr().out
+    assert "80 items, 1 problems" in capsys.readouterr().out
     texts = [{pair.text for pair in part} for part in parts]
     assert [len(part) for part in texts] == [32, 4, 4]
     assert len(set.union(*texts)) == 40
     pairs = [pair for part in parts for pair in part]
-    assert len(pairs) == 41
+    assert len(pairs) == 80
     assert summarisation.Pair("The file. It reads item7 twice.", "Reads item7") in pairs
 
 
@@ -340,8 +349,8 @@ def test_the_script_trains_summarises_and_draws(summarisation, lines, monkeypatc
     monkeypatch.setattr(sys, "argv", ["summarisation.py", *arguments])
     summarisation.main()
     out = capsys.readouterr().out.splitlines()
-    assert sum(line.startswith("model   ") for line in out) == 4
-    assert "people  Reads item" in "\n".join(out)
+    assert sum(line.startswith("model   ") for line in out) == 8
+    assert "people  File of item" in "\n".join(out)
     figures = {line.split()[1]: float(line.split()[2]) for line in out[-2:]}
     assert [line.split()[0] for line in out[-2:]] == ["figure:", "figure:"]
     rouge = next(line for line in out if line.startswith("rougeL: "))
