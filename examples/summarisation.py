@@ -3,9 +3,9 @@
     python examples/summarisation.py [--data FILE] [--unit word|piece] [--epochs 6] [--smoke]
 
 By default the texts are the docstrings of installed packages without their first lines, and the summaries are those
-lines. Whole packages are held out: one to choose the network's state by, two for the test. `--data` reads JSON lines
-instead. ROUGE is given beside that of the text's first sentence. Axes: B texts, S words of a text, U of a summary, V of
-the vocabulary, X more words that a text may have of its own, K beams.
+lines. Whole packages are held out: one to choose the network's state by, two for the test. `--data` reads JSON lines,
+of a text or its sentences, and a summary or several, the best first. ROUGE is given beside that of first sentences.
+Axes: B texts, S words of a text, U of a summary, V of the vocabulary, X more that a text has of its own, K beams.
 """
 
 from __future__ import annotations
@@ -141,10 +141,11 @@ def load(args: argparse.Namespace) -> list[list[Pair]]:
         return [[Pair(item.body, item.summary) for item in reading if item.package in group] for group in groups]
     reading = rj.data.read_json_lines(args.data, args.fields)
     print(reading.report())
-    texts = [[" ".join(map(str, part)) if isinstance(part, list) else str(part) for part in item] for item in reading]
-    parts = rj.data.split([Pair(*pair) for pair in texts], (0.8, 0.1, 0.1), by=lambda pair: pair.text, seed=args.seed)
+    listed = [[part if isinstance(part, list) else [part] for part in item] for item in reading]
+    pairs = [Pair(" ".join(map(str, sentences)), str(summaries[0])) for sentences, summaries in listed]
+    parts = rj.data.split(pairs, (0.8, 0.1, 0.1), by=lambda pair: pair.text, seed=args.seed)
     if not all(parts):
-        raise SystemExit(f"{args.data} has {len(texts)} pairs: too few for training, validation and test")
+        raise SystemExit(f"{args.data} has {len(pairs)} pairs: too few for training, validation and test")
     return parts
 
 
@@ -290,10 +291,9 @@ def main() -> None:
         sys.path.insert(0, str(BENCHMARKS))
         from core import machine
 
-        found = {"machine": machine(), "command": " ".join(sys.argv), "figures": figures}
+        found = {"machine": machine(), "command": " ".join(["summarisation.py", *sys.argv[1:]]), "figures": figures}
         Path(BENCHMARKS, "results", "summarisation.json").write_text(json.dumps(found, indent=1) + "\n")
-    for name, value in figures.items():
-        print(f"figure: {name} {value:.4f}")
+    print("\n".join(f"figure: {name} {value:.4f}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":

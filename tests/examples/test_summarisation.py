@@ -284,7 +284,10 @@ def lines(tmp_path):
     path = tmp_path / "news.jsonl"
     titles = ("Reads item{}", "File of item{}")
     rows = [
-        {"body": ["The file.", f"It reads item{i} twice."], "title": title.format(i)}
+        {
+            "body": ["The file.", f"It reads item{i} twice."],
+            "title": [title.format(i), "worse"] if i % 2 else title.format(i),
+        }
         for title in titles
         for i in range(40)
     ]
@@ -301,7 +304,8 @@ def test_json_lines_are_read_and_split_by_text(summarisation, lines, capsys):
     assert len(set.union(*texts)) == 40
     pairs = [pair for part in parts for pair in part]
     assert len(pairs) == 80
-    assert summarisation.Pair("The file. It reads item7 twice.", "Reads item7") in pairs
+    for i in (7, 8):
+        assert summarisation.Pair(f"The file. It reads item{i} twice.", f"Reads item{i}") in pairs
 
 
 def test_too_few_pairs_are_refused(summarisation, tmp_path):
