@@ -58,6 +58,10 @@ from ._speech import digit_strings as digit_strings
 from ._speech import read_fsdd as read_fsdd
 from ._speech import read_transcribed as read_transcribed
 from ._speech import read_wavs as read_wavs
+from ._spans import Span as Span
+from ._spans import SpanScores as SpanScores
+from ._spans import span_scores as span_scores
+from ._spans import spans as spans
 from ._stft import STFT as STFT
 from ._text import split as split
 from ._text import words as words
