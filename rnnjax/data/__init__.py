@@ -27,6 +27,8 @@ from ._docstrings import Docstring as Docstring
 from ._docstrings import docstring_pairs as docstring_pairs
 from ._features import deltas as deltas
 from ._features import standardize as standardize
+from ._house import house_dialogues as house_dialogues
+from ._house import house_queries as house_queries
 from ._mel import MFCC as MFCC
 from ._mel import LogMel as LogMel
 from ._mel import MelSpectrogram as MelSpectrogram
