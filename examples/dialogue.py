@@ -126,9 +126,9 @@ class Responder(NamedTuple):
         return draw(cls(encoder, rj.RNN(rj.GRU(hidden)), decoder), (None, hidden, None), seed)
 
     def listen(self, params: Any, turns: dict, state: Any, reset: Any, key: Any = None) -> tuple[rj.Source, Any, Any]:
-        """K turns: what the system said before and what users say now, both (B, K, S). Returns memories of the latter
-        (S, K, B, H), the decoder's states before the first word of answers (K, B, …), and the conversations' state
-        (B, H). A reset (B, K) begins the conversation of a row anew and leaves other rows alone."""
+        """Reads K turns, what the system said before and what users say now (B, K, S): memories of the latter (S, K, B,
+        H), the decoder's states before the first word of answers (K, B, …), and the conversations' state (B, H). A
+        reset (B, K) begins the conversation of a row anew and leaves other rows alone."""
         if reset is not None:
             turns = turns | {"before": jnp.where(reset[..., None], PAD, turns["before"])}
             reset = jnp.stack([reset.T, jnp.zeros_like(reset.T)], 1).reshape(-1, len(reset))  # (2K, B)
@@ -274,21 +274,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", nargs="?", choices=("understand", "respond"), default="understand")
     parser.add_argument("--data", help="the folder of SNIPS, or the file of CamRest676; by default a toy world")
-    parser.add_argument("--epochs", type=int, help="by default 10 to understand, 30 to respond")
+    parser.add_argument("--epochs", type=int, help="by default 14 to understand, 30 to respond")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--checkpoints", help="a folder; a run that finds its own there goes on from them")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--chat", action="store_true", help="answer what is typed, at the end")
     parser.add_argument("--write", help="a JSON file for the figures")
     args = parser.parse_args()
-    both = {"understand": (understand, "snips", 32, 10), "respond": (respond, "camrest", 16, 30)}
+    both = {"understand": (understand, "snips", 32, 14), "respond": (respond, "camrest", 16, 30)}
     task, name, args.batch, epochs = both[args.task]
     args.epochs, args.every = (1, 20) if args.smoke else (args.epochs or epochs, 1)
     found, reply = task(args)
     figures = {f"{name if args.data else 'house'}_{key}": round(value, 4) for key, value in found.items()}
     if args.write:
         machine = f"{platform.platform()}, {jax.devices()[0].platform}, jax {jax.__version__}"
-        report = {"machine": machine, "options": vars(args), "figures": figures}
+        report = {"machine": machine, "task": args.task, "epochs": args.epochs, "seed": args.seed, "figures": figures}
         Path(args.write).write_text(json.dumps(report, indent=1) + "\n")
     print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
     if args.chat:
