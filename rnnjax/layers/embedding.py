@@ -83,7 +83,7 @@ class Embedding(Stateless):
 
     def apply(self, params: EmbeddingParams, x: Array, valid: Array | None, key: Key | None) -> Array:
         self._check_range(x)
-        w = params.w.astype(at_least_float32(params.w.dtype))
+        w = jnp.asarray(params.w, at_least_float32(params.w.dtype))
         rows = w.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
         return rows.astype(params.w.dtype)
 

@@ -104,3 +104,10 @@ def test_refuses_what_does_not_fit(draw):
         layer(rj.Embedding(5, 3).init(KEY), ids)
     with pytest.raises(ValueError, match=r"`lengths` must be \(\*B\) = \(2,\)"):
         layer(params, ids, lengths=np.array([1, 2, 2]))
+
+
+def test_parameters_may_be_numpy_arrays():
+    layer, ids = rj.Embedding(5, 3), np.array([[1, 4], [0, 1]])
+    w = np.random.default_rng(0).normal(size=(5, 3)).astype(np.float32)
+    ys, _ = layer(rj.layers.EmbeddingParams(w), ids)
+    np.testing.assert_array_equal(ys, w[ids])
