@@ -221,7 +221,7 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[st
         ((intent, tags),) = read(lexicon, model, [said])
         return " | ".join([intent, *(f"{s.kind}: {' '.join(said[s.begin : s.end])}" for s in rj.data.spans(tags))])
 
-    for query in test[:: len(test) // 4]:
+    for query in test[:: len(test) // 4 + 1]:
         print(f"> {' '.join(query.words)}\n  {reply(' '.join(query.words))}")
     hits = [query.intent == intent for query, (intent, _) in zip(test, found, strict=True)]
     return {"intent": float(np.mean(hits)), "slot_f1": scores.f1}, reply
@@ -287,9 +287,8 @@ def main() -> None:
     found, reply = task(args)
     figures = {f"{name if args.data else 'house'}_{key}": round(value, 4) for key, value in found.items()}
     if args.write:
-        machine = f"{platform.platform()}, {jax.devices()[0].platform}, jax {jax.__version__}"
-        report = {"machine": machine, "task": args.task, "epochs": args.epochs, "seed": args.seed, "figures": figures}
-        Path(args.write).write_text(json.dumps(report, indent=1) + "\n")
+        report = {"machine": f"{platform.platform()}, jax {jax.__version__}", "task": args.task, "epochs": args.epochs}
+        Path(args.write).write_text(json.dumps(report | {"seed": args.seed, "figures": figures}, indent=1) + "\n")
     print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
     if args.chat:
         print("say something; an empty line begins a new conversation, Ctrl-D ends", end="\n> ", flush=True)

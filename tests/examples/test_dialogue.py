@@ -61,7 +61,10 @@ def test_a_request_is_read_the_same_beside_a_longer_one(dialogue, lexicon):
     assert beside[1].shape == (2, 3, 3)
     np.testing.assert_allclose(alone[0][0], beside[0][0], rtol=1e-5)
     np.testing.assert_allclose(alone[1][0, 0], beside[1][0, 0], rtol=1e-5)
-    # letters are read: two unknown words differ
+    # what fills up the letters is not read
+    short = run(params, one | {"letters": one["letters"][..., :4]}, lengths=one_length)
+    np.testing.assert_allclose(short[1], alone[1], rtol=1e-5)
+    # letters are: two unknown words differ
     spelt, lengths = lexicon.inputs([["ab"], ["ba"]])
     scores = run(params, spelt, lengths=lengths)[1]
     assert abs(scores[0] - scores[1]).max() > 1e-4
@@ -145,6 +148,37 @@ def at(turns, rows, k):
 
 
 ROWS, NONE = slice(0, 3), np.zeros((3, 1), bool)
+
+
+def test_scores_are_those_of_turns_read_one_after_another(responder, dialogue):
+    params, network, _, turns = responder
+    answers = np.full((3, 3, LONGEST), 7)
+    scores = jax.jit(network.__call__)(params, turns | {"answers": answers})
+
+    def read(ids):
+        encoded, _ = network.encoder(params.encoder, ids[ids != dialogue.PAD])
+        return encoded, encoded.max(0) if len(encoded) else np.zeros(6, np.float32)
+
+    for row in (0, 1):
+        state = network.conversation.initial_state(params.conversation)
+        for k in range(3):
+            (_, said), (memory, heard) = read(turns["before"][row, k]), read(turns["users"][row, k])
+            ys, state = network.conversation(params.conversation, np.stack([said, heard]), state)
+            attention = network.decoder.layers[1]
+            own = params.decoder[1].cell
+            x = np.concatenate([params.decoder[0].w[7], read_by(attention.cell, params.decoder[1], ys[1], memory)])
+            hidden, _ = rj.unroll(attention.cell.cell, own, x[None], type(state)(ys[1]))
+            joined = np.concatenate([hidden[0], x[6:]])
+            first = joined @ np.asarray(params.decoder[3].w) + np.asarray(params.decoder[3].b)
+            np.testing.assert_allclose(scores[row, k, 0], first, rtol=1e-3, atol=1e-4)
+
+
+def read_by(cell, params, hidden, memory):
+    """Additive attention of a state (H) on a memory (S, H)."""
+    score, memory = jax.tree.map(np.asarray, params.score), np.asarray(memory)
+    energy = np.tanh(memory @ score.w_k + np.asarray(hidden) @ score.w_q + score.b) @ score.v
+    weights = np.exp(energy) / np.exp(energy).sum()
+    return weights @ memory
 
 
 def test_turn_by_turn_is_all_at_once(responder):
