@@ -52,6 +52,10 @@ from ._reading import Reading as Reading
 from ._resample import change_speed as change_speed
 from ._resample import perturb_speed as perturb_speed
 from ._resample import resample as resample
+from ._spans import Span as Span
+from ._spans import SpanScores as SpanScores
+from ._spans import span_scores as span_scores
+from ._spans import spans as spans
 from ._speech import Clip as Clip
 from ._speech import Recording as Recording
 from ._speech import Utterance as Utterance
@@ -60,10 +64,6 @@ from ._speech import digit_strings as digit_strings
 from ._speech import read_fsdd as read_fsdd
 from ._speech import read_transcribed as read_transcribed
 from ._speech import read_wavs as read_wavs
-from ._spans import Span as Span
-from ._spans import SpanScores as SpanScores
-from ._spans import span_scores as span_scores
-from ._spans import spans as spans
 from ._stft import STFT as STFT
 from ._text import split as split
 from ._text import words as words

@@ -10,10 +10,30 @@ from ._dialogue import Dialogue, Query, Turn
 from ._text import words
 
 THINGS = {
-    "device": "lamp|radio|fan|coffee machine|heating|television|garden hose|old record player|blue lamp".split("|"),
-    "room": "kitchen|bathroom|living room|garage|attic|guest room|hall|cellar|room of my sister".split("|"),
-    "state": "on|off".split("|"),
-    "time": "at seven|at half past nine|in ten minutes|tomorrow at noon|in two hours|at midnight".split("|"),
+    "device": [
+        "lamp",
+        "radio",
+        "fan",
+        "coffee machine",
+        "heating",
+        "television",
+        "garden hose",
+        "old record player",
+        "blue lamp",
+    ],
+    "room": [
+        "kitchen",
+        "bathroom",
+        "living room",
+        "garage",
+        "attic",
+        "guest room",
+        "hall",
+        "cellar",
+        "room of my sister",
+    ],
+    "state": ["on", "off"],
+    "time": ["at seven", "at half past nine", "in ten minutes", "tomorrow at noon", "in two hours", "at midnight"],
 }
 REQUESTS = {
     "Switch": (
