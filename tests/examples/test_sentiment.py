@@ -86,7 +86,7 @@ def test_weights_are_those_that_the_network_pools_with(sentiment):
 
 
 def test_the_bag_of_words_finds_the_words(sentiment, folder):
-    assert sentiment.bag_of_words(sentiment.load(str(folder), seed=0)) > 0.9
+    assert sentiment.bag_of_words(sentiment.load(str(folder), seed=0)) > 0.8
 
 
 class Reader(html.parser.HTMLParser):
@@ -141,7 +141,7 @@ def test_the_example_learns_which_words_tell(sentiment, folder, monkeypatch, cap
     lines = capsys.readouterr().out.strip().splitlines()[-2:]
     found = {line.split()[1]: float(line.split()[2]) for line in lines}
     assert found.keys() == {"polarity_accuracy", "polarity_bag_of_words"}
-    assert found["polarity_accuracy"] > 0.9
+    assert found["polarity_accuracy"] > 0.8
     assert '"polarity_accuracy"' in figures.read_text()
     read = Reader((out / "sentiment.html").read_text(encoding="utf-8"))
     places = iter(read.styles)
