@@ -3,20 +3,17 @@
     python examples/speech.py [--data PATH] [--hold-out SPEAKER] [--streaming] [--epochs 30] [--seed 0]
 
 Without data it reads Morse code that is keyed at random, in noise and with a drifting pitch, anew for every epoch.
-`--data` takes the folder of the free spoken digits (clips of one digit, joined into strings), or a table of wav files
-and transcripts, `file<tab>text` on each line, or a folder that has one such `.tsv`. The layers read in both directions;
-with `--streaming` in one, and sound is then written down as it comes. Axes: B rows, N samples, T frames, F bands, V
-symbols of which 0 is the blank, L labels, K frames of a block.
+`--data` takes the folder of the free spoken digits (clips of one digit, joined into strings), or a table in a folder of
+wav files, `file<tab>transcript` on each line. The layers read in both directions; with `--streaming` in one, and sound
+is then written down as it comes. Axes: B rows, N samples, T frames, F bands, V symbols of which 0 is the blank, L
+labels, K frames of a block.
 """
 
 import argparse
 import json
-import platform
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -29,18 +26,16 @@ import rnnjax as rj
 RATE, BATCH = 8000, 32
 STFT = rj.data.STFT(256, 160, center=False)  # frames of 32 ms, one each 20 ms, the first begins with the sound
 FRONT = rj.data.LogMel(rj.data.MelSpectrogram(RATE, STFT, n_mels=40), floor=1e-6)
-DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
 
 class Task(NamedTuple):
     """What is to be learned, from things that have `samples`, float32 (N,), and `text`.
 
-    figure: the name of the error of the first test, in characters ("cer") or words ("wer"), as `metric` says.
-    training: the utterances of an epoch. augment: whether they are varied further.
+    figure: the error of the first test, of characters if it has "cer" in its name, else of words. training: the
+    utterances of an epoch. augment: whether they are varied further.
     """
 
     figure: str
-    metric: str
     vocabulary: rj.data.Vocabulary
     training: Callable[[int], Sequence[Any]]
     validation: Sequence[Any]
@@ -61,70 +56,51 @@ def morse(args: argparse.Namespace) -> Task:
     seed = 10_000 * args.seed
     levels = enumerate((5, -5, 0, 10, 20), seed + 1)
     tests = {f"{db} dB": rj.data.morse_set(args.tests, seed=own, snr_db=(db, db)) for own, db in levels}
-    symbols = rj.data.Vocabulary((*rj.data.MORSE, " "), "character", ("pad",))
-    validation = rj.data.morse_set(args.tests, seed=seed)
+    return Task(
+        figure="morse_cer_5db",
+        vocabulary=rj.data.Vocabulary((*rj.data.MORSE, " "), "character", ("pad",)),
+        training=lambda epoch: rj.data.morse_set(args.count, seed=seed + 100 + epoch),
+        validation=rj.data.morse_set(args.tests, seed=seed),
+        tests=tests,
+        augment=False,  # it has noise already
+    )
 
-    def training(epoch: int) -> Sequence[Any]:
-        return rj.data.morse_set(args.count, seed=seed + 100 + epoch)
 
-    return Task("morse_cer_5db", "cer", symbols, training, validation, tests, augment=False)  # it has noise already
-
-
-def digits(folder: Path, args: argparse.Namespace) -> Task:
+def digits(args: argparse.Namespace) -> Task:
     """Strings of spoken digits, spliced of clips of one speaker: new strings in every epoch, of the same clips.
 
     The test is made of the clips of index 0 to 4, validation of 5 and 6; or the test is a speaker who is held out.
     """
-    reading, seed, out = rj.data.read_fsdd(folder, RATE), 10_000 * args.seed, args.hold_out
+    reading, seed, out = rj.data.read_fsdd(args.data, RATE), 10_000 * args.seed, args.hold_out
     print(reading.report())
-    speakers = sorted({clip.speaker for clip in reading})
-    if out not in (None, *speakers):
-        raise SystemExit(f"--hold-out must be one of {', '.join(speakers)}; got {out}")
     test = [clip for clip in reading if (clip.test if out is None else clip.speaker == out)]
+    if not test:
+        raise SystemExit(f"there is no clip for the test: speakers are {sorted({one.speaker for one in reading})}")
     known = [clip for clip in reading if clip.speaker != out and not clip.test]
     check, train = ([clip for clip in known if (clip.index < 7) is early] for early in (True, False))
-    tests = {out or "official clips": rj.data.digit_strings(test, args.tests, seed=seed + 1)}
-    validation = rj.data.digit_strings(check, args.tests, seed=seed)
+    return Task(
+        figure="digits_wer" if out is None else "digits_wer_new_speaker",
+        vocabulary=rj.data.Vocabulary.words(["zero one two three four five six seven eight nine"], specials=("pad",)),
+        training=lambda epoch: rj.data.digit_strings(train, args.count, seed=seed + 100 + epoch),
+        validation=rj.data.digit_strings(check, args.tests, seed=seed),
+        tests={out or "official clips": rj.data.digit_strings(test, args.tests, seed=seed + 1)},
+    )
 
-    def training(epoch: int) -> Sequence[Any]:
-        return rj.data.digit_strings(train, args.count, seed=seed + 100 + epoch)
 
-    figure = "digits_wer" if out is None else "digits_wer_new_speaker"
-    return Task(figure, "wer", rj.data.Vocabulary(DIGITS, "word", ("pad",)), training, validation, tests)
-
-
-def recordings(table: Path, args: argparse.Namespace) -> Task:
+def recordings(args: argparse.Namespace) -> Task:
     """Recordings with transcripts, of which a tenth each, drawn with the seed, is for validation and for the test."""
-    reading = rj.data.read_transcribed(table, RATE)
+    reading = rj.data.read_transcribed(args.data, RATE)
     symbols = rj.data.Vocabulary.characters([one.text for one in reading], specials=("pad",))
-
-    def complaint(one: rj.data.Utterance) -> str | None:
-        return rj.data.ctc_complaint(int(STFT.frames(len(one.samples))), symbols.encode(one.text).tolist())
-
-    reading = reading.check(complaint)
+    reading = reading.check(lambda one: rj.data.ctc_complaint(STFT.frames(len(one.samples)), symbols.encode(one.text)))
     print(reading.report())
     if len(reading) < 10:
-        raise SystemExit(f"{table} has {len(reading)} recordings that can be used: at least 10 are needed")
+        raise SystemExit(f"{args.data} has {len(reading)} recordings that can be used: at least 10 are needed")
     train, validation, test = rj.data.split(reading.items, (0.8, 0.1, 0.1), seed=args.seed)
-    return Task("recordings_cer", "cer", symbols, lambda epoch: train, validation, {"test": test})
-
-
-def task_of(args: argparse.Namespace) -> Task:
-    """The task that the arguments name."""
-    if args.data is None:
-        return morse(args)
-    path = Path(args.data)
-    tables = sorted(path.glob("*.tsv")) if path.is_dir() else [path]
-    if len(tables) > 1:
-        raise SystemExit(f"{path} has {len(tables)} tables: name one of {', '.join(map(str, tables))}")
-    return recordings(tables[0], args) if tables else digits(path, args)
+    return Task("recordings_cer", symbols, lambda epoch: train, validation, {"test": test})
 
 
 def batched(utterances: Sequence[Any], rng: np.random.Generator | None = None) -> Iterator[tuple[Any, ...]]:
-    """Rows of about the same length, as numbers (B,), audio (B, N) and samples (B,); their order is drawn with `rng`.
-
-    Time is filled up to whole multiples of two seconds, so that few shapes are compiled.
-    """
+    """Rows of about the same length, as numbers (B,), audio (B, N), in whole steps of 2 s, and samples (B,)."""
     lengths = np.array([len(utterance.samples) for utterance in utterances])
     order = np.argsort(lengths if rng is None else lengths * rng.uniform(0.9, 1.1, len(lengths)), kind="stable")
     groups = [order[i : i + BATCH] for i in range(0, len(order), BATCH)]
@@ -141,7 +117,7 @@ def features(audio: jax.Array, samples: jax.Array, key: jax.Array | None = None)
     if key is not None:
         key_speed, key_level, key_noise, key_masks = jax.random.split(key, 4)
         audio, samples = rj.data.perturb_speed(key_speed, audio, samples)  # -> (B, N / 0.9)
-        level = jax.random.uniform(key_level, len(audio), minval=5, maxval=40)
+        level = jax.random.uniform(key_level, samples.shape, minval=5, maxval=40)
         audio = rj.data.add_noise(key_noise, audio, level, samples)
     x, frames = FRONT(audio, samples)
     x = (x + 6) / 3  # about mean 0 and variance 1, for all kinds of sound that are read here
@@ -150,24 +126,18 @@ def features(audio: jax.Array, samples: jax.Array, key: jax.Array | None = None)
     return x, frames
 
 
-def batches(task: Task, utterances: Callable[[int], Sequence[Any]], seed: int | None) -> Callable[[int], Iterator[Any]]:
-    """A function of the epoch that yields features (B, T, F), labels (B, L) filled up with −1, and frames (B).
+def batches(task: Task, utterances: Sequence[Any], epoch: int = 0, seed: int | None = None) -> Iterator[Any]:
+    """Features (B, T, F), labels (B, L) filled up with −1, and frames (B).
 
-    Order and variation of batch n of epoch e follow from the seed, e and n alone; without a seed there is neither.
+    Order and variation of batch n of an epoch follow from n, the epoch and the seed; without a seed there is neither.
     """
-
-    def epoch_of(epoch: int) -> Iterator[Any]:
-        rng = None if seed is None else np.random.default_rng((seed, epoch))
-        said = utterances(epoch)
-        for n, (rows, audio, samples) in enumerate(batched(said, rng)):
-            key = None
-            if seed is not None and task.augment:
-                key = jax.random.fold_in(jax.random.fold_in(jax.random.key(seed), epoch), n)
-            x, frames = features(audio, samples, key)
-            labels, _ = rj.data.pad([task.vocabulary.encode(said[i].text) for i in rows], value=-1, multiple=8)
-            yield x, labels, frames
-
-    return epoch_of
+    rng, key = None, None
+    if seed is not None:
+        rng, key = np.random.default_rng((seed, epoch)), jax.random.fold_in(jax.random.key(seed), epoch)
+    for n, (rows, audio, samples) in enumerate(batched(utterances, rng)):
+        x, frames = features(audio, samples, jax.random.fold_in(key, n) if seed is not None and task.augment else None)
+        labels = [task.vocabulary.encode(utterances[row].text) for row in rows]
+        yield x, rj.data.pad(labels, value=-1, multiple=8)[0], frames
 
 
 def build(symbols: int, hidden: int, layers: int, streaming: bool) -> rj.Stack:
@@ -182,19 +152,19 @@ def build(symbols: int, hidden: int, layers: int, streaming: bool) -> rj.Stack:
 def train(task: Task, args: argparse.Namespace) -> Recogniser:
     """Trains, and keeps the parameters of the epoch that was best on the validation part."""
     updates = args.epochs * -(-len(task.training(0)) // BATCH)
-    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, updates // 20, updates, 0.01)
+    schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, updates // 20, updates)
     fitted = rj.training.fit(
         build(len(task.vocabulary), args.hidden, args.layers, args.streaming),
-        batches(task, task.training, args.seed),
+        lambda epoch: batches(task, task.training(epoch), epoch, args.seed),
         loss="ctc",
-        optimizer=rj.training.optimizer(args.learning_rate, clip_norm=1.0, schedule=schedule),
-        validation=list(batches(task, lambda epoch: task.validation, None)(0)),
+        optimizer=rj.training.optimizer(schedule, clip_norm=1.0),
+        validation=list(batches(task, task.validation)),
+        restore_best=True,
         epochs=args.epochs,
         seed=args.seed,
-        restore_best=True,
         checkpoint_dir=args.checkpoints,
     )
-    return Recogniser(*fitted.model, task.vocabulary)
+    return Recogniser(fitted.params, fitted.model[1], task.vocabulary)
 
 
 @jax.jit
@@ -205,16 +175,16 @@ def listen(params: Any, model: rj.Stack, audio: jax.Array, samples: jax.Array, s
     return jax.nn.log_softmax(logits), frames, state
 
 
-@partial(jax.jit, static_argnames="beams")
-def decode(log_probs: jax.Array, frames: jax.Array, beams: int) -> tuple[jax.Array, jax.Array]:
-    """Labels (B, T) and their number (B): (T, B, V) -> by the best path, or by prefixes where there is a beam."""
-    if beams == 1:
+@jax.jit(static_argnames="beams")
+def decode(log_probs: jax.Array, frames: jax.Array, beams: int | None) -> tuple[jax.Array, jax.Array]:
+    """Labels (B, T) and their number (B) of (T, B, V): by the best path, or by prefixes where there is a beam."""
+    if beams is None:
         return rj.decoding.ctc_greedy(log_probs, frames)[:2]
     found = rj.decoding.ctc_prefix_beam(log_probs, frames, beams)
     return found.tokens[:, 0], found.lengths[:, 0]  # (B, 1, T) -> (B, T)
 
 
-def transcribe(recogniser: Recogniser, utterances: Sequence[Any], beams: int = 8) -> list[str]:
+def transcribe(recogniser: Recogniser, utterances: Sequence[Any], beams: int | None = 8) -> list[str]:
     """What is heard in each utterance."""
     params, model, vocabulary = recogniser
     texts = [""] * len(utterances)
@@ -228,8 +198,7 @@ def transcribe(recogniser: Recogniser, utterances: Sequence[Any], beams: int = 8
 class Stream:
     """Writes down sound as it comes, in pieces of any length, with a network that reads forwards only.
 
-    Whenever there is sound for K more frames they are read as one block, from the state that the last one left. The
-    blocks do not depend on how the sound is cut, and so neither does anything that is heard.
+    However sound is cut, it is read in the same blocks of K frames, each from the state that the last one left.
     """
 
     def __init__(self, recogniser: Recogniser, block: int = 8) -> None:
@@ -239,54 +208,38 @@ class Stream:
 
     def feed(self, samples: np.ndarray, end: bool = False) -> str:
         """Takes samples (N,); the text so far. At the end the frames are read that make no whole block."""
-        self.sound = np.concatenate([self.sound, samples])
+        params, model, vocabulary = self.recogniser
+        self.sound, long = np.concatenate([self.sound, samples]), STFT.n_fft + (self.block - 1) * STFT.hop
         while STFT.frames(len(self.sound)) >= (1 if end else self.block):
-            self._read()
-        return self.recogniser.vocabulary.decode(np.array(self.labels, np.int32))
-
-    def _read(self) -> None:
-        params, model, _ = self.recogniser
-        long = STFT.n_fft + (self.block - 1) * STFT.hop
-        audio, samples = rj.data.pad([self.sound[:long]], length=long)
-        log_probs, frames, self.state = listen(params, model, audio, samples, self.state)
-        new = np.asarray(log_probs)[: int(frames[0]), 0]  # (K, 1, V) -> (K, V)
-        path = np.array([self.last, *new.argmax(-1)])
-        self.labels += path[1:][(path[1:] != path[:-1]) & (path[1:] != 0)].tolist()
-        self.log_probs.append(new)
-        self.last, self.sound = path[-1], self.sound[self.block * STFT.hop :]
-
-
-def stream(recogniser: Recogniser, utterance: Any, seconds: float = 0.5) -> None:
-    """Shows how an utterance is written down as it comes."""
-    live, piece, began = Stream(recogniser), round(seconds * RATE), time.perf_counter()
-    for i in range(0, len(utterance.samples), piece):
-        text = live.feed(utterance.samples[i : i + piece], end=i + piece >= len(utterance.samples))
-        print(f"  {(i + piece) / RATE:4.1f} s  {text}")
-    print(f"  said    {utterance.text}\nthe computer was at it for {time.perf_counter() - began:.2f} s")
+            piece = rj.data.pad([self.sound[:long]], length=long)
+            log_probs, frames, self.state = listen(params, model, *piece, self.state)
+            self.log_probs.append(np.asarray(log_probs)[: int(frames[0]), 0])  # (K, 1, V) -> (K, V)
+            path = np.array([self.last, *self.log_probs[-1].argmax(-1)], np.int32)
+            self.labels += path[1:][(path[1:] != path[:-1]) & (path[1:] != 0)].tolist()
+            self.last, self.sound = path[-1], self.sound[self.block * STFT.hop :]
+        return vocabulary.decode(np.array(self.labels, np.int32))
 
 
 def draw(path: Path, recogniser: Recogniser, utterance: Any) -> None:
-    """Saves waveform, features and probabilities of the symbols over time."""
+    """Saves waveform, features and probabilities of the symbols over time; the blank's are grey."""
     from matplotlib.figure import Figure
 
     audio, samples = utterance.samples[None], np.array([len(utterance.samples)])
     (x, _), (log_probs, *_) = features(audio, samples), listen(*recogniser[:2], audio, samples)
     p, seconds = np.exp(log_probs[:, 0]), (np.arange(len(log_probs)) * STFT.hop + STFT.n_fft / 2) / RATE  # (T, V), (T,)
-    path_labels = p.argmax(-1)
-    figure = Figure(figsize=(12, 6), layout="constrained")
+    best, figure = p.argmax(-1), Figure(figsize=(12, 6), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(np.arange(samples[0]) / RATE, audio[0], color="#555555", lw=0.3)
     top.set(ylabel="sound", title=f"said: {utterance.text}    heard: {transcribe(recogniser, [utterance])[0]}")
     middle.imshow(x[0].T, aspect="auto", origin="lower", extent=(0, seconds[-1], 0, x.shape[-1]), cmap="magma")
-    middle.set(ylabel="mel band")
-    bottom.plot(seconds, p[:, 0], color="#BBBBBB", lw=1, label="blank")
-    for label in sorted({*path_labels} - {0}):
+    bottom.plot(seconds, p[:, 0], color="#BBBBBB", lw=1)
+    for label in sorted({*best} - {0}):
         (line,) = bottom.plot(seconds, p[:, label], lw=1.5)
-        for at in np.flatnonzero((path_labels == label) & (np.diff(path_labels, prepend=0) != 0)):
+        for at in np.flatnonzero((best == label) & (np.diff(best, prepend=0) != 0)):
             name = recogniser.vocabulary.symbols[label - 1].replace(" ", "␣")
             bottom.annotate(name, (seconds[at], 1.03), color=line.get_color(), ha="center")
+    middle.set_ylabel("mel band")
     bottom.set(xlabel="seconds", ylabel="probability", ylim=(0, 1.15), xlim=(0, seconds[-1]))
-    bottom.legend(frameon=False, loc="center right")
     figure.savefig(path, dpi=130)
 
 
@@ -307,36 +260,40 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = arguments().parse_args()
-    if missing := [name for name in ("jiwer", "matplotlib") if find_spec(name) is None]:
-        raise SystemExit(f"{missing[0]} is not installed: pip install -e '.[examples]'")
-    import jiwer
-
+    try:
+        import jiwer
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise SystemExit(f"{error}: pip install -e '.[examples]'") from error
     if args.smoke:
         args.epochs, args.count, args.tests, args.hidden = 1, 64, 8, 8
-    began, task = time.perf_counter(), task_of(args)
+    began = time.perf_counter()
+    task = morse(args) if args.data is None else digits(args) if Path(args.data).is_dir() else recordings(args)
     recogniser = train(task, args)
-    minutes, picture, rates = (time.perf_counter() - began) / 60, Path(args.out) / "speech.png", {}
-
+    minutes, picture, errors = (time.perf_counter() - began) / 60, Path(args.out) / "speech.png", {}
     for name, utterances in task.tests.items():
         said = [utterance.text for utterance in utterances]
-        for how, beams in (("beam", 8), ("best path", 1)):
+        for how, beams in {"beam": 8, "best path": None}.items():
             heard = transcribe(recogniser, utterances, beams)
-            rates[name, how] = {"cer": jiwer.cer(said, heard), "wer": jiwer.wer(said, heard)}
-            print("{}, {}: errors in characters {cer:.2%}, in words {wer:.2%}".format(name, how, **rates[name, how]))
-    name, first = next(iter(task.tests.items()))
-    for utterance, text in zip(first[:5], transcribe(recogniser, first[:5]), strict=True):
+            found = errors[f"{name}, {how}"] = {"cer": jiwer.cer(said, heard), "wer": jiwer.wer(said, heard)}
+            print(f"{name}, {how}: errors in characters {found['cer']:.2%}, in words {found['wer']:.2%}")
+    first = next(iter(task.tests.values()))[:5]
+    for utterance, text in zip(first, transcribe(recogniser, first), strict=True):
         print(f"   said {utterance.text}\n  heard {text}")
     if args.streaming:
-        stream(recogniser, first[0])
+        live, sound = Stream(recogniser), first[0].samples
+        for second in range(-(-len(sound) // RATE)):
+            text = live.feed(sound[second * RATE :][:RATE], end=(second + 1) * RATE >= len(sound))
+            print(f"  after {second + 1} s: {text}")
     draw(picture, recogniser, first[0])
-    figures = {task.figure + "_streaming" * args.streaming: rates[name, "beam"][task.metric]}
+
+    figure = task.figure + "_streaming" * args.streaming
+    value = next(iter(errors.values()))["cer" if "cer" in figure else "wer"]
     if args.write:
-        machine = f"{platform.processor() or platform.machine()}, {jax.devices()[0].platform}, jax {jax.__version__}"
-        tests = {", ".join(names): found for names, found in rates.items()}
-        found = {"machine": machine, "command": sys.argv, "figures": figures, "minutes": minutes, "tests": tests}
-        Path(args.write).write_text(json.dumps(found, indent=1) + "\n")
-    print(f"saved {picture}; trained for {minutes:.1f} minutes")
-    print(*(f"figure: {figure} {value:.4f}" for figure, value in figures.items()), sep="\n")
+        record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "command": " ".join(sys.argv)}
+        record |= {"figures": {figure: value}, "minutes": minutes, "errors": errors}
+        Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
+    print(f"saved {picture}; trained for {minutes:.1f} minutes\nfigure: {figure} {value:.4f}")
 
 
 if __name__ == "__main__":
