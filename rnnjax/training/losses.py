@@ -202,7 +202,7 @@ def ctc(
     def loss(logits: Array, outside: Array, labels: Array, missing: Array) -> Array:
         # optax mixes dtypes inside, which the strict promotion of a user's own settings would refuse
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return optax.losses.ctc_loss(logits, outside, labels, missing, blank_id=blank)
+            return optax.losses.ctc_loss(logits, outside, labels, missing, blank_id=blank).astype(logits.dtype)
 
     logits = _positions.blank(logits, inside.astype(logits.dtype))
     paddings = ((~inside).astype(logits.dtype), jnp.where(given, labels, 0), (~given).astype(logits.dtype))

@@ -197,6 +197,13 @@ def test_ctc_counts_all_alignments(blank: int) -> None:
     np.testing.assert_allclose(swapped.value, (expected[0] + 3 * expected[2]) / 4, rtol=1e-6)
 
 
+def test_ctc_keeps_the_dtype_of_the_logits() -> None:
+    labels = jnp.array([[1, 2], [2, -1]])
+    total = training.ctc(LOGITS[:, :2].astype(jnp.float32), labels)
+    assert total.total.dtype == total.count.dtype == jnp.float32
+    np.testing.assert_allclose(total.value, training.ctc(LOGITS[:, :2], labels).value, rtol=1e-5)
+
+
 def test_ctc_leaves_out_what_cannot_be_aligned() -> None:
     """Three steps are too few for 1 1 1, which needs a blank between neighbours; optax gives 1e5 and a gradient."""
     labels = np.array([[1, 1, 1], [1, 2, 3], [1, -1, -1]])
