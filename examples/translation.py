@@ -1,0 +1,313 @@
+"""Translates: a bidirectional GRU reads the source, a GRU with attention writes the translation.
+
+    python examples/translation.py [--epochs N] [--smoke]
+    python examples/translation.py --data spa-eng.zip --columns 1 0 [--vocabulary bpe]
+
+The default data need no file: dates as 32 locales write them, to ISO 8601, tested on ways to write that the training
+never showed. `--data` takes lines with tabs between their columns, such as Tatoeba's Spanish–English sentences. Axes:
+B pairs of a batch, S steps of the source, T of the target, V symbols, E features of an embedding, H units.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import rnnjax as rj
+
+Texts = list[tuple[str, str]]
+PAD, START, END, UNKNOWN = range(4)  # the special ids, first in every vocabulary
+
+
+class Task(NamedTuple):
+    """Pairs (source, target) to learn from, to judge the training by and for the figure, and the two vocabularies."""
+
+    train: Texts
+    validation: Texts
+    test: Texts
+    source: Any
+    target: Any
+
+
+class Recipe(NamedTuple):
+    """How large the network is, and how it is trained."""
+
+    embedding: int
+    hidden: int
+    dropout: float
+    batch: int
+    learning_rate: float
+    epochs: int
+    buckets: int
+
+
+DATES = Recipe(embedding=64, hidden=96, dropout=0.1, batch=128, learning_rate=4e-3, epochs=8, buckets=3)
+SENTENCES = Recipe(embedding=256, hidden=256, dropout=0.3, batch=128, learning_rate=1e-3, epochs=14, buckets=3)
+SMOKE = Recipe(embedding=16, hidden=16, dropout=0.1, batch=32, learning_rate=1e-2, epochs=1, buckets=1)
+
+
+def dates(count: int, seed: int, split_seed: int = 0) -> Task:
+    """Dates, `count` of them for training. The test is in locale–format pairs that no other part has."""
+    written = partial(rj.data.date_pairs, split_seed=split_seed)
+    few = max(count // 20, 100)
+    test = written(few, seed=3 * seed + 2, held_out=True)
+    parts = written(count, seed=3 * seed), written(few, seed=3 * seed + 1), test
+    train, validation, test = ([(pair.text, pair.iso) for pair in part] for part in parts)
+    return Task(train, validation, test, *map(rj.data.Vocabulary.characters, zip(*train, strict=True)))
+
+
+def sentences(path: str, columns: tuple[int, int], most_words: int, vocabulary: str, size: int, seed: int) -> Task:
+    """Pairs of a file, lower-cased, of at most so many words. Parts are dealt by distinct sentences of column 0, and
+    training keeps no pair one side of which is in another part."""
+    reading = rj.data.read_pairs(path, columns=columns)
+    print(f"{path}: {reading.report()}")
+    pairs = [(source.lower(), target.lower()) for source, target in reading]
+    pairs = [pair for pair in pairs if max(len(text.split()) for text in pair) <= most_words]
+    first = columns.index(min(columns))
+    train, validation, test = rj.data.split(pairs, (0.94, 0.03, 0.03), by=lambda pair: pair[first], seed=seed)
+    sources, targets = ({pair[side] for pair in [*validation, *test]} for side in (0, 1))
+    train = [pair for pair in train if pair[0] not in sources and pair[1] not in targets]
+    if not (train and validation and test):
+        raise SystemExit(f"{path} has {len(pairs)} pairs of at most {most_words} words: too few to learn from")
+    texts = zip(*train, strict=True)
+    if vocabulary == "bpe":
+        return Task(train, validation, test, *(rj.data.BytePairs.train(side, size) for side in texts))
+    learn = partial(rj.data.Vocabulary.words, min_count=2, max_size=size)
+    return Task(train, validation, test, *(learn(map(rj.data.words, side)) for side in texts))
+
+
+def encode(vocabulary: Any, text: str) -> np.ndarray:
+    """The numbers of a text, (S)."""
+    return vocabulary.encode(rj.data.words(text) if getattr(vocabulary, "unit", "") == "word" else text)
+
+
+def padded(task: Task, part: Texts) -> rj.data.Pairs:
+    """A part as arrays (B, S) and (B, T)."""
+    sources, targets = ([encode(words, pair[side]) for pair in part] for side, words in enumerate(task[3:]))
+    return rj.data.pad_pairs(sources, targets, start=START, end=END)
+
+
+@rj.struct
+class Translator:
+    """An encoder, which reads ids, and a decoder, which reads ids and what the encoder made of the source."""
+
+    encoder: Any = rj.node()
+    decoder: Any = rj.node()
+
+    def init(self, key):
+        keys = jax.random.split(key)
+        return {"encoder": self.encoder.init(keys[0], None), "decoder": self.decoder.init(keys[1], None)}
+
+    def encode(self, params, sources, lengths, key=None):
+        """What the decoder attends to: ids (S, B) -> vectors (S, B, 2H)."""
+        encoded, _ = self.encoder(params["encoder"], sources, lengths=lengths, key=key)
+        return rj.Source(encoded, lengths=lengths)
+
+    def __call__(self, params, inputs, *, lengths, key=None):
+        """Scores of each next symbol, given those before it: {"source": (B, S), "target": (B, T)} -> (B, T, V)."""
+        keys = (None, None) if key is None else jax.random.split(key)
+        memory = self.encode(params, inputs["source"].T, lengths, keys[0])
+        scores, _ = self.decoder(params["decoder"], inputs["target"].T, key=keys[1], context=memory)  # (T, B, V)
+        return scores.swapaxes(0, 1)
+
+    def remember(self, params, memory):
+        """The memory with everything that depends on it alone, for a loop of single steps."""
+        layers = zip(self.decoder.layers, params["decoder"], strict=True)
+        return next(layer.cell.remember(own, memory) for layer, own in layers if isinstance(layer, rj.RNN))
+
+
+def build(sources: int, targets: int, recipe: Recipe) -> Translator:
+    """The network for vocabularies of so many symbols."""
+    embedding, hidden, rate = recipe[:3]
+    attention = rj.LuongAttention(rj.GRU(hidden), rj.GeneralScore(), memory_size=2 * hidden, size=hidden)
+    encoder = [
+        rj.Embedding(sources, embedding),  # (S, B) -> (S, B, E)
+        rj.Dropout(rate),
+        rj.Bidirectional(rj.GRU(hidden)),  # -> (S, B, 2H)
+        rj.Dropout(rate),
+    ]
+    decoder = [
+        rj.Embedding(targets, embedding),  # (T, B) -> (T, B, E)
+        rj.Dropout(rate),
+        rj.RNN(attention),  # -> (T, B, H)
+        rj.Dropout(rate),
+        rj.Dense(targets),  # -> (T, B, V)
+    ]
+    return Translator(rj.Stack(encoder), rj.Stack(decoder))
+
+
+def loss(outputs, targets, *, mask=None):
+    """Cross-entropy over the valid steps of the targets {"labels": (B, T), "lengths": (B)}."""
+    return rj.training.cross_entropy(outputs, **targets, mask=mask, time_major=False)
+
+
+def train(task: Task, recipe: Recipe, seed: int, **options: Any) -> rj.training.Fitted:
+    """Trains with teacher forcing; the rate rises over a twentieth of the steps and falls to zero along a cosine."""
+    pairs, validation = padded(task, task.train), padded(task, task.validation)
+    batches = rj.data.pair_buckets(pairs, recipe.batch, count=recipe.buckets, seed=seed)
+    steps = recipe.epochs * sum(1 for _ in batches())
+    schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps // 20, steps)
+    model = build(len(task.source), len(task.target), recipe)
+    return rj.training.fit(
+        (model.init(jax.random.key(seed)), model),
+        batches,
+        loss=loss,
+        optimizer=rj.training.optimizer(recipe.learning_rate, clip_norm=1.0, schedule=schedule),
+        epochs=recipe.epochs,
+        seed=seed,
+        validation=rj.data.pair_buckets(validation, recipe.batch, count=1, seed=None),
+        **options,
+    )
+
+
+@partial(jax.jit, static_argnames=("length", "beams"))
+def search(model, params, sources, lengths, length, beams):
+    """The most probable translations that are found, (S, B) -> (B, L); with one beam greedily."""
+    memory = model.remember(params, model.encode(params, sources, lengths))
+    step = rj.decoding.next_token(model.decoder, params["decoder"], memory)
+    starts = jnp.full(sources.shape[1:], START)
+    _, carry = model.decoder(params["decoder"], starts[None][:0], context=memory)  # the state before the first step
+    rules = {"end": END, "bans": (PAD, START, UNKNOWN)}
+    if beams == 1:
+        return rj.decoding.greedy(step, carry, starts, length, **rules).tokens
+    penalty = rj.decoding.GNMT(0.6)
+    found = rj.decoding.beam_search(step, carry, starts, length, beams, length_penalty=penalty, **rules)
+    return found.tokens[:, 0]  # (B, 1, L) -> (B, L)
+
+
+def translate(fitted: rj.training.Fitted, task: Task, texts: Sequence[str], beams: int, batch: int = 128) -> list[str]:
+    """Translations of texts, no longer than the longest of the training, in batches of one shape."""
+    params, model = fitted.model
+    length = max(len(encode(task.target, target)) for _, target in task.train) + 1
+    rows, lengths = rj.data.pad([encode(task.source, text) for text in texts])  # (N, S), (N)
+    missing = -len(rows) % batch
+    rows, lengths = np.pad(rows, ((0, missing), (0, 0))), np.pad(lengths, (0, missing))
+    parts = [slice(i, i + batch) for i in range(0, len(rows), batch)]
+    found = [search(model, params, rows[part].T, lengths[part], length, beams) for part in parts]
+    return [task.target.decode(row) for row in np.concatenate(found)[: len(texts)]]
+
+
+def exact(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """The share of hypotheses that are their reference."""
+    return sum(map(str.__eq__, hypotheses, references)) / len(references)
+
+
+def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
+    """Corpus BLEU in 0…100 (Papineni et al. 2002) of lower-cased texts, split as by mteval-v13a, one reference each."""
+    try:
+        from sacrebleu.metrics.bleu import BLEU
+    except ImportError as error:
+        raise SystemExit("BLEU needs the package `sacrebleu`: pip install 'rnnjax[examples]'") from error
+    return BLEU(lowercase=True, tokenize="13a").corpus_score(list(hypotheses), [list(references)]).score
+
+
+def draw(path: Path, fitted: rj.training.Fitted, task: Task, pairs: Texts) -> None:
+    """Saves where each symbol of a translation (rows) looked in its source (columns)."""
+    from matplotlib.figure import Figure
+
+    params, model = fitted.model
+    arrays = padded(task, pairs)
+    memory = model.encode(params, arrays.sources.T, arrays.source_lengths)
+    decoder = params["decoder"]
+    looked = jax.jit(rj.alignments)(model.decoder, decoder, jnp.asarray(arrays.inputs.T), context=memory)  # (T, B, S)
+    figure = Figure(figsize=(4.5 * len(pairs), 5), layout="constrained")
+    for at, axes in enumerate(figure.subplots(1, len(pairs), squeeze=False)[0]):
+        sides = zip(task[3:], (arrays.sources[at], arrays.targets[at]), strict=True)
+        columns, rows = (words.tokens(ids) for words, ids in sides)
+        axes.imshow(looked[: len(rows) + 1, at, : len(columns)], cmap="Blues", vmin=0, vmax=1, aspect="auto")
+        longest = max(map(len, columns))
+        axes.set_xticks(range(len(columns)), columns, rotation=90 if longest > 1 else 0)
+        axes.set_yticks(range(len(rows) + 1), [*rows, "end"])
+        axes.xaxis.tick_top()
+        axes.tick_params(length=0)
+    figure.savefig(path, dpi=150)
+
+
+def spread(items: Sequence[Any], count: int) -> list[Any]:
+    """So many of the items, from the first to the last."""
+    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
+
+
+def write(figures: dict[str, float], recipe: Recipe, args: argparse.Namespace) -> None:
+    """Saves the figures of a full run under the name of the first one, beside those of the benchmarks."""
+    machine = f"{os.cpu_count()} × {platform.processor() or platform.machine()}, jax {jax.__version__}"
+    data = {"machine": machine, "figures": figures, "recipe": recipe._asdict(), "options": vars(args)}
+    path = Path(__file__).parents[1] / "benchmarks" / "results" / f"{next(iter(figures))}.json"
+    path.write_text(json.dumps(data, indent=1, default=str) + "\n")
+
+
+def arguments() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", help="a file with tabs between its columns, or a zip file of such; default: dates")
+    parser.add_argument("--columns", type=int, nargs=2, default=(0, 1), help="of source and target, counted from 0")
+    parser.add_argument("--most-words", type=int, default=10, help="pairs with a longer side are left out")
+    parser.add_argument("--vocabulary", choices=("word", "bpe"), default="word", help="what sentences are split into")
+    parser.add_argument("--size", type=int, default=10_000, help="the most entries of a vocabulary")
+    parser.add_argument("--epochs", type=int, help="how often the pairs are read")
+    parser.add_argument("--beams", type=int, default=4, help="hypotheses of a search; 1 is greedy")
+    parser.add_argument("--seed", type=int, default=0, help="of the data, the initial weights and the order of pairs")
+    parser.add_argument("--smoke", action="store_true", help="a tiny network and few pairs: shows that it runs")
+    parser.add_argument("--checkpoints", help="a folder from which an interrupted run goes on")
+    parser.add_argument("--out", type=Path, default=Path(), help="the folder for the picture")
+    parser.add_argument("--write", action="store_true", help="saves the figures in benchmarks/results")
+    return parser
+
+
+def load(args: argparse.Namespace) -> tuple[Task, Recipe]:
+    """The pairs that the flags name, and the recipe for them."""
+    if args.data:
+        task = sentences(args.data, tuple(args.columns), args.most_words, args.vocabulary, args.size, args.seed)
+    else:
+        task = dates(1000 if args.smoke else 24_000, args.seed)
+    recipe = SENTENCES if args.data else DATES
+    if args.smoke:
+        task, recipe = (
+            task._replace(train=task.train[:1000], validation=task.validation[:99], test=task.test[:99]),
+            SMOKE,
+        )
+    return task, recipe._replace(epochs=args.epochs or recipe.epochs)
+
+
+def main() -> None:
+    args = arguments().parse_args()
+    began = time.perf_counter()
+    task, recipe = load(args)
+    parts = ", ".join(f"{len(part):,} for {name}" for name, part in zip(task._fields, task[:3], strict=False))
+    print(f"pairs: {parts}; symbols: {len(task.source):,} and {len(task.target):,}")
+    fitted = train(task, recipe, args.seed, checkpoint_dir=args.checkpoints)
+    count = sum(leaf.size for leaf in jax.tree.leaves(fitted.params))
+    print(f"{count:,} parameters; validation loss {fitted.history['val_loss'][-1]:.4f}")
+
+    sources, references = map(list, zip(*task.test, strict=True))
+    hypotheses = translate(fitted, task, sources, args.beams)
+    for source, hypothesis, target in spread([*zip(sources, hypotheses, references, strict=True)], 8):
+        print(f"  {source}  →  {hypothesis}" + ("" if hypothesis == target else f"  (expected: {target})"))
+    # what the picture's font has: letters that are neither joined nor written from right to left
+    plain = [pair for pair in zip(sources, hypotheses, strict=True) if max("".join(pair)) < "\u0590"]
+    if plain:
+        args.out.mkdir(parents=True, exist_ok=True)
+        draw(args.out / "translation.png", fitted, task, spread(sorted(plain, key=lambda pair: len(pair[0])), 5)[1:4])
+        print(f"saved {args.out / 'translation.png'}")
+    figures = {"dates_exact": exact(hypotheses, references)}
+    if args.data:
+        name = Path(args.data).name.split(".")[0].replace("-", "_")
+        figures = {f"{name}_bleu": bleu(hypotheses, references), f"{name}_exact": figures["dates_exact"]}
+    figures |= {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time()}
+    if args.write:
+        write(figures, recipe, args)
+    print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+    print(f"figure: {next(iter(figures))} {next(iter(figures.values())):.4f}")
+
+
+if __name__ == "__main__":
+    main()
