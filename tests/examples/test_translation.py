@@ -217,6 +217,40 @@ def test_beams_find_translations_that_are_at_least_as_probable(translation, untr
     assert (score(wide) >= score(narrow) - 1e-5).sum() >= 5
 
 
+def test_the_twin_of_the_benchmark_computes_the_same(translation, untrained, monkeypatch):
+    pytest.importorskip("torch", reason="the twin is PyTorch's, of the extra `peers`")
+    monkeypatch.setattr(sys, "path", [str(PATH.parents[1] / "benchmarks"), *sys.path])
+    benchmark = importlib.import_module("translation_torch")
+    task, fitted = untrained
+    params, model = fitted.model
+    twin = benchmark.Twin(len(task.source), len(task.target), translation.SMOKE).load(params).eval()
+    batches = rj.data.pair_buckets(translation.padded(task, task.train), 32, count=2, seed=None)
+
+    def loss(params, batch):
+        inputs, targets, lengths, weights = jax.tree.map(jnp.asarray, batch)
+        total = translation.loss(model(params, inputs, lengths=lengths), targets, mask=weights)
+        return total.value, total.count
+
+    seen = 0
+    for batch in batches():
+        (ours, count), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
+        twin.zero_grad()
+        total, steps = benchmark.loss_of(twin, batch)
+        (total / steps).backward()
+        seen += steps
+        assert int(count) == steps
+        assert float(total.detach()) / steps == pytest.approx(float(ours), rel=1e-4)
+        attention = gradient["decoder"][2]
+        for ours, theirs in (
+            (gradient["encoder"][0].w, twin.read.weight.grad),
+            (gradient["encoder"][2].backward.b_n, twin.encoder.bias_hh_l0_reverse.grad[32:]),
+            (attention.cell.w.T, twin.cell.weight_ih.grad),
+            (attention.score.w.T, twin.score.weight.grad),
+        ):
+            np.testing.assert_allclose(ours, theirs, atol=1e-3 * float(np.abs(ours).max()))
+    assert seen == 120 * 11
+
+
 def test_training_learns(translation, file):
     task = translation.sentences(str(file), (0, 1), 10, "word", 1000, seed=0)
     recipe = translation.SMOKE._replace(epochs=6)
