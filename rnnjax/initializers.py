@@ -29,7 +29,9 @@ def glorot_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.floa
 def orthogonal(key: Key, size: int, gates: int = 1, dtype: DTypeLike = jnp.float32, scale: float = 1.0) -> Array:
     """u (H, G·H) with one orthogonal H × H block per gate (Saxe et al. 2013, arXiv:1312.6120)."""
     exact = at_least_float32(dtype)
-    blocks = jax.vmap(lambda k: jax.random.orthogonal(k, size, dtype=exact))(jax.random.split(key, gates))
+    # one matrix at a time: on a CPU, decompositions of several hand parts to the threads that they run on, and two such
+    # calls at once can wait for each other for ever (seen with jaxlib 0.10.2 on two threads)
+    blocks = jax.lax.map(lambda k: jax.random.orthogonal(k, size, dtype=exact), jax.random.split(key, gates))
     return (scale * jnp.moveaxis(blocks, 0, 1).reshape(size, gates * size)).astype(dtype)
 
 

@@ -120,3 +120,12 @@ def test_half_precision_parameters_are_cast_from_float32(cell: rj.Cell, dtype: j
     for low, high in zip(jax.tree.leaves(half), jax.tree.leaves(full), strict=True):
         assert low.dtype == dtype
         np.testing.assert_array_equal(low, high.astype(dtype))
+
+
+@pytest.mark.skipif(jax.default_backend() != "cpu", reason="the calls are those of a CPU")
+def test_decompositions_are_of_one_matrix() -> None:
+    """Calls with several have waited for each other for ever."""
+    text = jax.jit(lambda key: initializers.orthogonal(key, 5, 4)).lower(KEY).as_text()
+    calls = [line for line in text.splitlines() if "geqrf" in line]
+    assert calls
+    assert all("tensor<5x5xf32>" in line and "tensor<4x5x5xf32>" not in line for line in calls)

@@ -1,4 +1,5 @@
-"""Sound features against librosa, torchaudio and transcriptions of their equations; `generate_sounds.py` made the goldens."""
+"""Sound features against librosa, torchaudio and transcriptions of their equations. `generate_sounds.py` made the
+goldens."""
 
 from __future__ import annotations
 
