@@ -126,19 +126,20 @@ class Responder(NamedTuple):
         return draw(cls(encoder, rj.RNN(rj.GRU(hidden)), decoder), (None, hidden, None), seed)
 
     def listen(self, params: Any, turns: dict, state: Any, reset: Any, key: Any = None) -> tuple[rj.Source, Any, Any]:
-        """Reads K turns, what the system said before and what users say now (B, K, S): memories of the latter (S, K, B,
-        H), the decoder's states before the first word of answers (K, B, …), and the conversations' state (B, H). A
-        reset (B, K) begins the conversation of a row anew and leaves other rows alone."""
+        """Reads K turns, what the system said before and what users say now (B, K, S): memories of both (2S, K, B, H),
+        the decoder's states before the first word of answers (K, B, …), and the conversations' state (B, H). A reset
+        (B, K) begins the conversation of a row anew and leaves other rows alone."""
         if reset is not None:
             turns = turns | {"before": jnp.where(reset[..., None], PAD, turns["before"])}
             reset = jnp.stack([reset.T, jnp.zeros_like(reset.T)], 1).reshape(-1, len(reset))  # (2K, B)
         ids = jnp.stack([turns["before"], turns["users"]], 2).transpose(3, 1, 2, 0)  # (B, K, 2, S) -> (S, K, 2, B)
         lengths = (ids != PAD).sum(0)
         encoded, _ = self.encoder(params.encoder, ids, lengths=lengths, key=key)
-        vectors, _ = rj.Max()((), encoded, lengths=lengths)
-        vectors = vectors.reshape(-1, *vectors.shape[2:])  # (K, 2, B, H) -> (2K, B, H)
-        hidden, state = self.conversation(params.conversation, vectors, state, reset=reset)
-        hidden, memory = hidden[1::2], rj.Source(encoded[:, :, 1], lengths=lengths[:, 1])  # behind what users say
+        heard, _ = rj.Max()((), encoded, lengths=lengths)
+        heard = heard.reshape(-1, *heard.shape[2:])  # (K, 2, B, H) -> (2K, B, H)
+        hidden, state = self.conversation(params.conversation, heard, state, reset=reset)
+        values, mask = (jnp.concatenate([part[:, :, 0], part[:, :, 1]]) for part in (encoded, ids != PAD))  # (2S, K, B)
+        hidden, memory = hidden[1::2], rj.Source(values, mask=mask)  # behind what users say, (K, B, H)
         _, (none, attention, *rest) = self.decoder(params.decoder, ids[:0, :, 1], context=memory)
         return memory, (none, attention._replace(cell=attention.cell._replace(h=hidden)), *rest), state
 
@@ -163,8 +164,7 @@ def plain(text: str) -> list[str]:
 
 
 def numbered(vocabulary: Vocabulary, dialogues: list) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray]:
-    """What `fit` takes: users' turns, the system's before them, and answers behind a start (B, K, S); answers before an
-    end (B, K, S); and numbers of turns (B)."""
+    """What `fit` takes: what users say, what the system said before, answers (B, K, S); answers; numbers of turns."""
 
     def ids(side: str, **marks: bool) -> np.ndarray:
         turns = [[vocabulary.encode(plain(getattr(t, side)), **marks)[:LONGEST] for t in d.turns] for d in dialogues]
@@ -194,9 +194,9 @@ def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **opti
     """Parameters of the best epoch, and network."""
     batches = rj.training.buckets(data, args.batch, count=1 if args.smoke else 3, seed=args.seed)
     rate = optax.cosine_decay_schedule(2e-3, args.epochs * -(-len(data[2]) // args.batch), alpha=0.02)
-    options |= {"epochs": args.epochs, "seed": args.seed, "restore_best": True, "checkpoint_dir": args.checkpoints}
-    recipe = rj.training.optimizer(rate, clip_norm=5.0)
-    return rj.training.fit(model, batches, validation=held, optimizer=recipe, **options).model
+    options |= {"optimizer": rj.training.optimizer(rate, clip_norm=5.0), "checkpoint_dir": args.checkpoints}
+    options |= {"epochs": args.epochs, "seed": args.seed, "restore_best": True, "validation": held}
+    return rj.training.fit(model, batches, **options).model
 
 
 def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[str], str]]:

@@ -162,7 +162,8 @@ def test_scores_are_those_of_turns_read_one_after_another(responder, dialogue):
     for row in (0, 1):
         state = network.conversation.initial_state(params.conversation)
         for k in range(3):
-            (_, said), (memory, heard) = read(turns["before"][row, k]), read(turns["users"][row, k])
+            (before, said), (now, heard) = read(turns["before"][row, k]), read(turns["users"][row, k])
+            memory = np.concatenate([before, now])
             ys, state = network.conversation(params.conversation, np.stack([said, heard]), state)
             attention = network.decoder.layers[1]
             own = params.decoder[1].cell
