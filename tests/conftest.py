@@ -10,6 +10,9 @@ import jax
 import jaxlib.version
 import pytest
 
+# programs, not tests; what they import comes with the extra `peers`
+collect_ignore_glob = ["**/generate*.py"]
+
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
