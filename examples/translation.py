@@ -11,7 +11,6 @@ B pairs of a batch, S steps of the source, T of the target, V symbols, E feature
 import argparse
 import json
 import platform
-import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -57,20 +56,14 @@ SMOKE = Recipe(embedding=16, hidden=16, dropout=0.1, batch=32, learning_rate=1e-
 
 
 def dates(count: int, seed: int, split_seed: int = 0) -> Task:
-    """Dates, `count` of them for training. The test is in locale–format pairs that no other part has."""
+    """Dates, `count` of them for training. The test is in locale–format pairs that no other part has; some dates of the
+    training are in other orders and with other marks than any locale writes."""
     written = partial(rj.data.date_pairs, split_seed=split_seed)
     few, rng, held = max(count // 20, 100), np.random.default_rng(seed), partial(written, held_out=True)
     parts = written(count, seed=3 * seed), written(few, seed=3 * seed + 1), held(few, seed=3 * seed + 2)
     train, validation, test = ([(pair.text, pair.iso) for pair in part] for part in parts)
-    train = [(mixed(text, rng) if rng.random() < 0.25 else text, iso) for text, iso in train]
+    train = [(rj.data.vary_date(text, rng) if rng.random() < 0.4 else text, iso) for text, iso in train]
     return Task(train, validation, test, *map(rj.data.Vocabulary.characters, zip(*train, strict=True)))
-
-
-def mixed(text: str, rng: np.random.Generator) -> str:
-    """A date with its words in another order, if it has a name for the month and four digits for the year, so that it
-    means the same: the network shall go by words and not by places, which other ways to write do not share."""
-    free = sorted(map(len, re.findall(r"\d+", text))) in ([1, 4], [2, 4])
-    return " ".join(rng.permutation(text.split())) if free else text
 
 
 def sentences(path: str, columns: tuple[int, int], most_words: int, vocabulary: str, size: int, seed: int) -> Task:

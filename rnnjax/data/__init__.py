@@ -18,6 +18,7 @@ from ._corpora import read_names as read_names
 from ._corpora import read_sentence_polarity as read_sentence_polarity
 from ._dates import DatePair as DatePair
 from ._dates import date_pairs as date_pairs
+from ._dates import vary_date as vary_date
 from ._dialogue import Dialogue as Dialogue
 from ._dialogue import Query as Query
 from ._dialogue import Turn as Turn

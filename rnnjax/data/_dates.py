@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, NamedTuple
@@ -21,6 +21,7 @@ LOCALES = (
 FORMATS = ("short", "medium", "long", "full")
 FIELD = re.compile(r"%\((\w+)\)s")
 ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+MARKS = re.compile(r"[\s.,/\u200f-]+")
 MONTHS = tuple(datetime.date(2001, month, 1) for month in range(1, 13))
 WEEK = tuple(datetime.date(2001, 1, day) for day in range(1, 8))
 
@@ -42,9 +43,8 @@ class Form:
     format: str
 
     def write(self, date: datetime.date) -> str:
-        # babel puts spaces that do not break into some; a reader sees spaces
         text = required("babel.dates", "examples").format_date(date, self.format, locale=self.locale)
-        return text.replace("\u202f", " ").replace("\u00a0", " ")
+        return plain(text)
 
     @cached_property
     def probes(self) -> tuple[str, ...]:
@@ -65,25 +65,29 @@ class Form:
         return required("babel.dates", "examples").format_date(date, field, locale=self.locale)
 
     @cached_property
-    def _pattern(self) -> re.Pattern[str]:
-        """Everything that the form may write, with groups for the parts of the date."""
-        parts = FIELD.split(self._template)
-        text = "".join(re.escape(part) if at % 2 == 0 else self._group(part) for at, part in enumerate(parts))
-        return re.compile(text.replace("\u202f", " ").replace("\u00a0", " "))
+    def _patterns(self) -> tuple[re.Pattern[str], re.Pattern[str]]:
+        """Everything that the form may write, with groups for the parts of the date: with its marks, and without."""
+        return self._pattern(plain), self._pattern(without_marks)
 
-    def _group(self, field: str) -> str:
+    def _pattern(self, seen: Callable[[str], str]) -> re.Pattern[str]:
+        parts = FIELD.split(seen(self._template))
+        return re.compile("".join(re.escape(p) if at % 2 == 0 else self._group(p, seen) for at, p in enumerate(parts)))
+
+    def _group(self, field: str, seen: Callable[[str], str]) -> str:
         if set(field) == {"y"} or set(field) == {"d"}:
             return f"(?P<{field[0]}>[0-9]+)"
         if field in ("M", "MM", "L", "LL"):
             return "(?P<m>[0-9]+)"
         if field[0] in "ML":
-            names = "|".join(f"(?P<m{at}>{re.escape(self._field(field, month))})" for at, month in enumerate(MONTHS, 1))
-            return f"(?:{names})"
-        return "(?:" + "|".join(sorted({re.escape(self._field(field, day)) for day in WEEK})) + ")"
+            names = [re.escape(seen(self._field(field, month))) for month in MONTHS]
+            return f"(?:{'|'.join(f'(?P<m{at}>{name})' for at, name in enumerate(names, 1))})"
+        return "(?:" + "|".join(sorted({re.escape(seen(self._field(field, day))) for day in WEEK})) + ")"
 
-    def read(self, text: str, years: tuple[int, int]) -> set[datetime.date]:
-        """Every date within these years that the form writes like this, but for zeros in front of numbers."""
-        match = self._pattern.fullmatch(text)
+    def read(self, text: str, years: tuple[int, int], *, marks: bool = True) -> set[datetime.date]:
+        """Every date within these years that the form writes like this, but for zeros in front of numbers, and without
+        `marks` also but for what stands between the words and numbers."""
+        seen = plain if marks else without_marks
+        match = self._patterns[not marks].fullmatch(seen(text))
         if match is None:
             return set()
         groups = match.groupdict()
@@ -96,9 +100,18 @@ class Form:
                     date = datetime.date(candidate, int(month), day)
                 except ValueError:
                     continue
-                if without_zeros(self.write(date)) == without_zeros(text):
+                if without_zeros(seen(self.write(date))) == without_zeros(seen(text)):
                     found.add(date)
         return found
+
+
+def plain(text: str) -> str:
+    """With spaces that a reader cannot tell apart alike: babel puts some that do not break."""
+    return text.replace("\u202f", " ").replace("\u00a0", " ")
+
+
+def without_marks(text: str) -> str:
+    return MARKS.sub(" ", text).strip()
 
 
 def without_zeros(text: str) -> str:
@@ -142,8 +155,9 @@ def date_pairs(
     """Random dates, written in a random locale and format by `babel`, beside their ISO 8601 form.
 
     A string that means another date in any locale and format here, such as 3/4/05, is never among them; a zero in front
-    of a number makes no difference. Pair n is a function of the other arguments and n alone. Needs
-    `babel`: `pip install 'rnnjax[examples]'`.
+    of a number makes no difference. Neither does punctuation in the held-out forms: who has not seen a form cannot know
+    that its points and strokes belong to it alone, so 25. 06. 1979. is among them and 02. 06. 1979. is not. Pair n is
+    a function of the other arguments and n alone. Needs `babel`: `pip install 'rnnjax[examples]'`.
 
     Args:
         count: how many.
@@ -179,14 +193,37 @@ def date_pairs(
             for _ in range(50):
                 date = datetime.date.fromordinal(int(rng.integers(first, last + 1)))
                 text = form.write(date)
-                if _readings(text, [*learnt, *held], years) == {date}:
+                if _readings(text, [*learnt, *held], years, marks=not held_out) == {date}:
                     return DatePair(text, date.isoformat(), form.locale, form.format)
 
     return [pair(number) for number in range(count)]
 
 
-def _readings(text: str, forms: Sequence[Form], years: tuple[int, int]) -> set[datetime.date]:
-    return set().union(*(form.read(text, years) for form in forms))
+def vary_date(text: str, rng: np.random.Generator) -> str:
+    """A date with its words in another order or with other marks between its numbers, where it means the same.
+
+    Augmentation for `date_pairs`: what learns from it goes by words and numbers, and not by places and points, which
+    other ways to write do not share. A text comes back as it is where its order or its marks say what it means.
+
+    >>> rng = np.random.default_rng(2)
+    >>> vary_date("May 12, 2001", rng), vary_date("25.06.1979", rng), vary_date("3/4/05", rng)
+    ('2001 May 12,', '1979/06/25.', '3/4/05')
+    """
+    numbers = re.findall(r"[0-9]+", text)
+    if sorted(map(len, numbers)) in ([1, 4], [2, 4]):  # the month has a name, the year cannot be mistaken
+        return " ".join(rng.permutation(text.split()))
+    if len(numbers) != 3 or re.search(r"[^\W0-9]", text):
+        return text
+    small = sorted(int(number) for number in numbers if int(number) <= 31)
+    told = len(small) == 2 and (small[1] > 12 or small[0] == small[1])  # which is day, month and year, in any order
+    if not told and max(map(len, numbers)) < 4:
+        return text
+    order = rng.permutation(numbers) if told else numbers
+    return rng.choice([".", ". ", "/", "-", " "]).join(order) + rng.choice(["", "."])
+
+
+def _readings(text: str, forms: Sequence[Form], years: tuple[int, int], *, marks: bool) -> set[datetime.date]:
+    return set().union(*(form.read(text, years, marks=marks) for form in forms))
 
 
 def _check_locales(locales: Sequence[str]) -> None:

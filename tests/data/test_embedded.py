@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import itertools
+import re
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -130,7 +132,66 @@ def test_no_string_has_two_readings() -> None:
     for day in days[::40]:
         for form in [*learnt, *held]:
             text = form.write(day)
-            assert _dates._readings(text, [*learnt, *held], years) == meanings[_dates.without_zeros(text)]
+            readings = _dates._readings(text, [*learnt, *held], years, marks=True)
+            assert readings == meanings[_dates.without_zeros(text)]
+
+
+def test_no_held_out_string_has_two_readings_by_its_words_and_numbers() -> None:
+    """Against every date of two years in every form, as the words and numbers in their order."""
+    pytest.importorskip("babel")
+    locales, years = ("en", "en_GB", "es", "de", "hr", "cs", "sv", "ko"), (2003, 2004)
+    learnt, held = _dates._forms(locales, 0.4, 1)
+
+    def words(text: str) -> tuple[str | int, ...]:
+        return tuple(int(word) if word.isdigit() else word for word in re.findall(r"\w+", text))
+
+    meanings: dict[tuple[str | int, ...], set[datetime.date]] = {}
+    for form in [*learnt, *held]:
+        for day in (datetime.date(2003, 1, 1) + datetime.timedelta(n) for n in range(731)):
+            meanings.setdefault(words(form.write(day)), set()).add(day)
+    got = data.date_pairs(300, seed=3, locales=locales, years=years, share=0.4, split_seed=1, held_out=True)
+    assert {len(meanings[words(pair.text)]) for pair in got} == {1}
+    numbers = [words(pair.text) for pair in got if not re.search(r"[^\W\d]", pair.text)]
+    assert len(numbers) > 20
+    assert len({key for key in meanings if len(meanings[key]) > 1}) > 100
+
+
+def test_words_are_varied_where_their_order_means_nothing() -> None:
+    rng = np.random.default_rng(0)
+    found = {data.vary_date("May 12, 2001", rng) for _ in range(60)}
+    assert found == {" ".join(words) for words in itertools.permutations(["May", "12,", "2001"])}
+    for text in ("3 thg 1, 1958", "2 мая 03", "3/4/05", "30. 5. 7.", "昭和 1 2 3"):
+        assert {data.vary_date(text, rng) for _ in range(9)} == {text}
+
+
+@pytest.mark.parametrize("form", ["%d/%m/%Y", "%Y-%m-%d", "%d.%m.%y", "%m/%d/%y"])
+def test_numbers_are_varied_where_they_tell_what_they_are(form: str) -> None:
+    """Against every way to take three numbers for a year, a month and a day."""
+    rng = np.random.default_rng(0)
+    orders = {True: 0, False: 0}
+    for n in range(0, 36_000, 61):
+        text = (datetime.date(1950, 1, 1) + datetime.timedelta(n)).strftime(form)
+        numbers = re.findall("[0-9]+", text)
+        varied = [data.vary_date(text, rng) for _ in range(4)]
+        found = [re.findall("[0-9]+", other) for other in varied]
+        assert all(sorted(other) == sorted(numbers) for other in found)
+        told = len(set().union(*map(_dates_of, itertools.permutations(numbers)))) == 1
+        assert told or all(other == numbers for other in found)
+        assert told or "%Y" in form or set(varied) == {text}
+        if any(int(number) > 31 for number in numbers):
+            orders[told] += any(other != numbers for other in found)
+    assert orders[True] > 100
+    assert orders[False] == 0
+
+
+def _dates_of(numbers: tuple[str, ...]) -> set[datetime.date]:
+    year, month, day = map(int, numbers)
+    if len(numbers[0]) < 4:
+        year += 1900 if year >= 50 else 2000
+    try:
+        return {datetime.date(year, month, day)} if max(len(n) for n in numbers[1:]) < 3 else set()
+    except ValueError:
+        return set()
 
 
 def test_dates_are_a_function_of_their_seed(dates: tuple) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
-import itertools
 import math
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -72,30 +72,22 @@ def test_exact_counts_equal_texts(translation):
     assert translation.exact(["a b", "a", "A", ""], ["a b", "ab", "a", ""]) == 0.5
 
 
+def numbers(text: str) -> list[str]:
+    return sorted(re.findall("[0-9]+", text))
+
+
 def test_dates_are_tested_in_forms_that_training_lacks(translation):
     task = translation.dates(200, seed=1)
     assert [len(part) for part in task[:3]] == [200, 100, 100]
     train, held = (rj.data.date_pairs(200, seed=3), rj.data.date_pairs(100, seed=5, held_out=True))
     assert [pair[1] for pair in task.train] == [pair.iso for pair in train]
     changed = [(text, pair.text) for (text, _), pair in zip(task.train, train, strict=True) if text != pair.text]
-    assert 10 < len(changed) < 50
-    assert all(sorted(ours.split()) == sorted(theirs.split()) for ours, theirs in changed)
+    assert 20 < len(changed) < 80
+    assert all(numbers(ours) == numbers(theirs) for ours, theirs in changed)
     assert task.test == [(pair.text, pair.iso) for pair in held]
     assert not {pair[:1] + pair[2:] for pair in train} & {pair[:1] + pair[2:] for pair in held}
     assert not {(pair.locale, pair.format) for pair in train} & {(pair.locale, pair.format) for pair in held}
     assert task.validation != task.train[:100]
-
-
-@pytest.mark.parametrize("text", ["31. 1. 2026", "4.5.1999", "3 thg 1, 1958", "2 мая 03"])
-def test_words_keep_their_order_where_it_means_something(translation, text):
-    rng = np.random.default_rng(0)
-    assert {translation.mixed(text, rng) for _ in range(9)} == {text}
-
-
-def test_words_are_mixed_where_their_order_means_nothing(translation):
-    rng = np.random.default_rng(0)
-    found = {translation.mixed("May 12, 2001", rng) for _ in range(60)}
-    assert found == {" ".join(words) for words in itertools.permutations(["May", "12,", "2001"])}
 
 
 @pytest.fixture
