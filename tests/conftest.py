@@ -26,13 +26,13 @@ if jaxlib.version.__version_info__ < (0, 11):  # later ones end at the flag
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--all", action="store_true", help="run the tests marked slow as well, and optimize")
+    parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
     parser.addoption("--optimized", action="store_true", help="let XLA optimize as it does for users; takes longer")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Before the first array is made and before workers start, which inherit it."""
-    if not (config.getoption("--all") or config.getoption("--optimized")):
+    if not config.getoption("--optimized"):
         os.environ["XLA_FLAGS"] = f"{QUICK_TO_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
 
 

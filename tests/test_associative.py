@@ -71,7 +71,7 @@ class Doubles(rj.MinGRU):
 
 @pytest.fixture(autouse=True)
 def quick_compilation(request: pytest.FixtureRequest) -> Any:
-    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--all"))
+    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 

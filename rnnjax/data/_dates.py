@@ -211,7 +211,11 @@ def vary_date(text: str, rng: np.random.Generator) -> str:
     """
     numbers = re.findall(r"[0-9]+", text)
     if sorted(map(len, numbers)) in ([1, 4], [2, 4]):  # the month has a name, the year cannot be mistaken
-        return " ".join(rng.permutation(text.split()))
+        words = rng.permutation(text.split()).tolist()
+        if rng.random() < 0.5:  # a word that says nothing, as the name of a day that is not known
+            letters = rng.choice([letter for letter in text if letter.isalpha()], rng.integers(3, 10))
+            words.insert(rng.integers(len(words) + 1), "".join(letters))
+        return " ".join(words)
     if len(numbers) != 3 or re.search(r"[^\W0-9]", text):
         return text
     small = sorted(int(number) for number in numbers if int(number) <= 31)

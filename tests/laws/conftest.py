@@ -17,8 +17,8 @@ PAIRS = [
 
 @pytest.fixture(autouse=True)
 def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A law compiles for seconds and runs for microseconds. With --all it meets the optimised code."""
-    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--all"))
+    """A law compiles for seconds and runs for microseconds. With --optimized it meets the optimised code."""
+    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
     yield
     jax.config.update("jax_disable_most_optimizations", False)
 
