@@ -203,16 +203,17 @@ def vary_date(text: str, rng: np.random.Generator) -> str:
     """A date with its words in another order or with other marks between its numbers, where it means the same.
 
     Augmentation for `date_pairs`: what learns from it goes by words and numbers, and not by places and points, which
-    other ways to write do not share. A text comes back as it is where its order or its marks say what it means.
+    other ways to write do not share. A word of random letters joins half of those with a name for the month, as the
+    name of a day that is not known. A text comes back as it is where its order or its marks say what it means.
 
-    >>> rng = np.random.default_rng(2)
+    >>> rng = np.random.default_rng(5)
     >>> vary_date("May 12, 2001", rng), vary_date("25.06.1979", rng), vary_date("3/4/05", rng)
-    ('2001 May 12,', '1979/06/25.', '3/4/05')
+    ('12, 2001 May', '1979-06-25', '3/4/05')
     """
     numbers = re.findall(r"[0-9]+", text)
     if sorted(map(len, numbers)) in ([1, 4], [2, 4]):  # the month has a name, the year cannot be mistaken
         words = rng.permutation(text.split()).tolist()
-        if rng.random() < 0.5:  # a word that says nothing, as the name of a day that is not known
+        if rng.random() < 0.5:
             letters = rng.choice([letter for letter in text if letter.isalpha()], rng.integers(3, 10))
             words.insert(rng.integers(len(words) + 1), "".join(letters))
         return " ".join(words)
