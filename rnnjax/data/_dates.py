@@ -21,7 +21,7 @@ LOCALES = (
 FORMATS = ("short", "medium", "long", "full")
 FIELD = re.compile(r"%\((\w+)\)s")
 ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
-MARKS = re.compile(r"[\s.,/\u200f-]+")
+MARKS = re.compile(r"[\s.,/-]+")
 MONTHS = tuple(datetime.date(2001, month, 1) for month in range(1, 13))
 WEEK = tuple(datetime.date(2001, 1, day) for day in range(1, 8))
 
@@ -106,8 +106,8 @@ class Form:
 
 
 def plain(text: str) -> str:
-    """With spaces that a reader cannot tell apart alike: babel puts some that do not break."""
-    return text.replace("\u202f", " ").replace("\u00a0", " ")
+    """What a reader sees: babel puts spaces that do not break into some dates, and marks of direction."""
+    return text.replace("\u202f", " ").replace("\u00a0", " ").replace("\u200f", "")
 
 
 def without_marks(text: str) -> str:

@@ -97,7 +97,7 @@ def test_dates_are_what_babel_writes(dates: tuple) -> None:
 
     for pair in [*dates[0], *dates[1]]:
         written = format_date(datetime.date.fromisoformat(pair.iso), pair.format, locale=pair.locale)
-        assert written.replace("\u202f", " ").replace("\xa0", " ") == pair.text
+        assert written.replace("\u202f", " ").replace("\xa0", " ").replace("\u200f", "") == pair.text
     assert {pair.format for pair in dates[0]} == {"short", "medium", "long", "full"}
     assert len({pair.locale for pair in dates[0]}) > 25
 
