@@ -31,8 +31,8 @@ class Numbers {
   explicit Numbers(int64_t n) : n_(n), memory_(new T[n + 1]) {}
   T* data() { return memory_.get() + 1; }
   int64_t size() const { return n_; }
-  Numbers& draw() {
-    std::normal_distribution<double> normal(0, 0.3);
+  Numbers& draw(double deviation = 0.3) {
+    std::normal_distribution<double> normal(0, deviation);
     for (int64_t i = 0; i < n_; ++i) data()[i] = T(normal(random_numbers));
     return *this;
   }
@@ -80,10 +80,12 @@ struct Case {
     p.reverse = reverse, p.keeps = true, p.every = every, p.wants_dx = true;
 
     std::vector<std::unique_ptr<Numbers<T>>> drawn, results;
-    const auto in = [&](int64_t n, bool one = false) {
+    const auto in = [&](int64_t n, bool one = false, double deviation = 0.3) {
       drawn.push_back(std::make_unique<Numbers<T>>((one ? 1 : N) * n));
-      return Operand<const T>{drawn.back()->draw().data(), one ? 0 : n};
+      return Operand<const T>{drawn.back()->draw(deviation).data(), one ? 0 : n};
     };
+    // no greater, because neither states nor gradients may grow from step to step
+    const double recurrent = std::fmin(0.3, 1 / std::sqrt(double(hidden)));
     const auto out = [&](int64_t n) {
       results.push_back(std::make_unique<Numbers<T>>(N * n));
       return Operand<T>{results.back()->clear().data(), n};
@@ -91,7 +93,8 @@ struct Case {
     const std::unique_ptr<bool[]> mask(new bool[TB]), reset(new bool[TB]);
     for (int64_t i = 0; i < TB; ++i) mask[i] = random_numbers() % 4 > 0, reset[i] = random_numbers() % 5 == 0;
 
-    p.x = in(TB * inputs, shared), p.w = in(inputs * G * hidden, shared), p.u = in(hidden * G * hidden, shared);
+    p.x = in(TB * inputs, shared), p.w = in(inputs * G * hidden, shared);
+    p.u = in(hidden * G * hidden, shared, recurrent);
     p.b = in(G * hidden, shared), p.b_n = in(hidden, shared), p.h0 = in(BH), p.c0 = in(BH);
     if (flagged) {
       p.mask = {mask.get(), 0}, p.reset = {reset.get(), 0};

@@ -72,7 +72,9 @@ class Rows {
   static int64_t features(int64_t n) { return ceil_div(n, kRows) * kRows; }
 
   void forward(T* scratch) {
-    State now = state(scratch), next = state(scratch), spare[2] = {state(scratch), state(scratch)};
+    State states[kStates];
+    for (State& one : states) one = state(scratch);
+    State &now = states[0], &next = states[1];
     start(at(p_.h0), at(p_.c0), now);
     T* products = take(scratch, ahead_ * rows_ * layout_.panels * kSlots * kLanes);
     T* kept = p_.keeps && p_.every == 0 ? at(p_.kept) : nullptr;
@@ -93,7 +95,7 @@ class Rows {
       const int64_t to = least(from + part, p_.steps);
       if (ahead_ > 0) project(from, to, products);
       if (paired()) {
-        in_pair(from, to, begin, step, now, next, spare);
+        in_pair(from, to, begin, step, states);
         continue;
       }
       for (int64_t s = from; s < to; ++s, swap(now, next)) {
@@ -158,6 +160,8 @@ class Rows {
     const T* product;
     T *ys, *kept;
   };
+  // Forwards, the states that a step reads and sets; two threads have three more.
+  static constexpr int kStates = 5;
 
   int64_t state_size() const { return (Cell::kHasC ? 2 : 1) * rows_ * stride_; }
   State state(T*& scratch) const {
@@ -166,7 +170,7 @@ class Rows {
   }
 
   int64_t forward_size() const {
-    return 4 * state_size() + kLanes + ahead_ * rows_ * layout_.panels * kSlots * kLanes;
+    return kStates * state_size() + kLanes + ahead_ * rows_ * layout_.panels * kSlots * kLanes;
   }
   int64_t backward_size() const {
     int64_t size = 4 * rows_ * stride_ + kLanes;
@@ -268,9 +272,10 @@ class Rows {
   // Steps from … to - 1 by two threads: the first to come leads, and has the first half of the panels; the other one,
   // from when it comes, has the rest. A panel is computed alike by either. Each goes on to the next step as soon as both
   // halves of the last one are there. Where the other one is late, as on a busy machine, the leader does its panels too
-  // and goes on alone, in `spare` states, because the other one may still write to those that it was given.
+  // and goes on alone. It then leaves alone what the other one may still read or write in this step and the next: three
+  // states in turn, so that the next step sets none that this one reads. states[0] is the state before and afterwards.
   template <class Begin, class Make>
-  void in_pair(int64_t from, int64_t to, Begin&& begin, Make&& make, State& now, State& next, State* spare) const {
+  void in_pair(int64_t from, int64_t to, Begin&& begin, Make&& make, State (&states)[kStates]) const {
     Pair pair;
     Step given[2];  // steps s and s + 1
     const int64_t middle = (layout_.panels + 1) / 2;
@@ -279,6 +284,7 @@ class Rows {
       pair.post(s);
     };
     const auto lead = [&] {
+      State &now = states[0], &next = states[1], &later = states[2];
       bool both = false, alone = false;
       for (int64_t s = from; s < to; ++s, swap(now, next)) {
         begin(s, now);
@@ -290,13 +296,16 @@ class Rows {
         const Step step = make(s, now, next);
         panels(step, 0, both ? middle : layout_.panels);
         if (!both) continue;
-        if (s + 1 < to) post(s + 1, next, now);
-        if (pair.wait_done(s, kPatience + rows_ * work() / 64)) continue;
+        if (s + 1 < to) post(s + 1, next, later);
+        if (pair.wait_done(s, kPatience + rows_ * work() / 64)) {
+          swap(now, later);
+          continue;
+        }
         both = false, alone = true;
         panels(step, middle, layout_.panels);
-        std::memcpy(spare[0].h, next.h, state_size() * sizeof(T));
-        swap(next, spare[0]);
-        swap(now, spare[1]);
+        std::memcpy(states[3].h, next.h, state_size() * sizeof(T));
+        swap(next, states[3]);
+        swap(now, states[4]);
       }
       pair.finish();
     };
