@@ -1,4 +1,4 @@
-"""Measures what runs in parallel over time: agreement, speed and memory beside plain JAX, Newton's iterations.
+"""Measures what runs in parallel over time, beside plain JAX, Newton's iterations, and learning without going back.
 
     python benchmarks/parallel.py [--quick] [--write]
 
@@ -26,6 +26,7 @@ from core import RESULTS, Timed, interleaved, machine
 from jax import lax
 
 import rnnjax as rj
+from rnnjax.training import online
 
 SHAPE = (8, 4096, 256)
 FORMS = ("chunked", "associative")
@@ -227,6 +228,36 @@ def newton_iterations(steps: int, size: int = 32) -> float:
     return float(report.iterations)
 
 
+def rtrl_error(steps: int, size: int = 32) -> float:
+    """Largest difference of exact RTRL from back-propagation through time in float64, relative to the largest entry of
+    each gradient of an LRU, after the check that its memory does not grow with time."""
+    cell = rj.LRU(size, r_min=0.9, r_max=0.999)
+
+    def squares(ys: Any, targets: Any) -> Any:
+        return jnp.sum((ys - targets) ** 2)
+
+    def arrays(steps: int) -> tuple[Any, Any, Any]:
+        params, xs = jax.tree.map(lambda leaf: leaf.astype("float64"), problem(cell, (2, steps, 8)))
+        return params, xs, jnp.sin(xs)
+
+    forwards = jax.jit(partial(online.online_gradient(online.RTRL(), cell, squares), carry=None))
+    params, xs, targets = arrays(steps)
+    backwards = jax.jit(jax.grad(lambda params: squares(rj.unroll(cell, params, xs)[0], targets)))
+
+    def temporary(steps: int) -> int:
+        params, xs, targets = jax.eval_shape(lambda: arrays(steps))
+        compiled = forwards.lower(params, xs=xs, targets=targets).compile()
+        return compiled.memory_analysis().temp_size_in_bytes
+
+    memory = temporary(steps), temporary(16 * steps)
+    print(
+        f"RTRL of an LRU {size}: {memory[0]:,} temporary bytes for {steps:,} steps, {memory[1]:,} for 16 times as many"
+    )
+    if memory[1] > memory[0] + 64:
+        raise SystemExit("the memory of RTRL grows with time")
+    return distance(forwards(params, xs=xs, targets=targets).grads, backwards(params))
+
+
 def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
     """Saves the tables as JSON and Markdown."""
     RESULTS.mkdir(exist_ok=True)
@@ -253,6 +284,7 @@ def main() -> None:
     with jax.enable_x64(True):
         figures = {"forms_agree_f64": agreement(cells, "float64", 64 if args.quick else 200, both_ways=True)}
         figures["newton_iterations"] = newton_iterations(200 if args.quick else 10_000)
+        figures["rtrl_error"] = rtrl_error(50 if args.quick else 1000)
     figures["forms_agree_f32"] = agreement(cells, "float32", 256 if args.quick else 16_384, both_ways=False)
     shape = (2, 128, 32) if args.quick else SHAPE
     rows = []

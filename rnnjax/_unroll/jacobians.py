@@ -194,17 +194,19 @@ def _in_place(jaxpr: Any, depends: list[bool]) -> bool:
     return True
 
 
-def decoupled(cell: Any) -> Callable[..., State]:
+def decoupled(cell: Any, own: bool = True) -> Callable[..., State]:
     """A gated cell's `step` with the same values, whose derivative knows no more of the recurrent product than what
-    each unit gives to itself."""
+    each unit gives to itself, or without `own` nothing."""
 
     def take(params: Params, state: State, z: Z, noise: Noise = None) -> State:
         u, b = cell.recurrent(params)
         hidden = cell.hidden(state, *some(noise))
         fixed = lax.stop_gradient(hidden)
         gh = recurrent_gates(fixed, u, split_bias(b, len(z)))
-        own = [jnp.diagonal(part).astype(hidden.dtype) for part in jnp.split(u, len(z), axis=-1)]
-        gh = tuple(a + (hidden - fixed) * jnp.broadcast_to(d, hidden.shape) for a, d in zip(gh, own, strict=True))
+        if own:
+            diagonals = [jnp.diagonal(part).astype(hidden.dtype) for part in jnp.split(u, len(z), axis=-1)]
+            change = [(hidden - fixed) * jnp.broadcast_to(part, hidden.shape) for part in diagonals]
+            gh = tuple(map(jnp.add, gh, change))
         return cell.update(params, state, z, gh, *some(noise))
 
     return take

@@ -1,0 +1,213 @@
+"""A gradient over a stream without back-propagation through time, and how far it points the same way."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..._cell import Cell
+from ..._errors import check_key
+from ..._types import Array, Key, Params, State, Xs
+from ..._unroll import check, unroll
+from ..._unroll.call import Dtypes
+from ..._unroll.jacobians import Parts, flatten, unflatten
+from ..._unroll.lift import where
+from ._row import Method, Row, add, zeros_like
+
+Loss = Callable[[Array, Any], Array]
+
+
+class OnlineCarry(NamedTuple):
+    """What goes on from one piece of a stream to the next: the cell's state, and the trace of its past that the method
+    keeps for each row, leaves (*B, …)."""
+
+    state: State
+    trace: Any
+
+
+class OnlineGradient(NamedTuple):
+    """The sum of the losses of all steps, its gradient by the parameters, and what to pass in with the next piece."""
+
+    loss: Array
+    grads: Params
+    carry: OnlineCarry
+
+
+def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., OnlineGradient]:
+    """The gradient of a stream's loss, step by step, in memory that does not grow with the number of steps.
+
+    Where back-propagation stores every state and runs back, this carries what the state owes to the parameters along
+    with it. The gradient over a piece of a stream, with `carry` passed on, includes all of the stream's past: `RTRL`
+    and `DenseRTRL` cut nothing off, the other methods leave out what they say.
+
+    Args:
+        method: `RTRL()`, `DenseRTRL()`, `SnAp1()`, `UORO()` or `EProp()`.
+        cell: a cell. It runs without noise.
+        loss: a function of the outputs (*B, O) and the targets of one step, which returns their loss, shape ().
+
+    Returns:
+        A function (params, carry, xs, targets, *, reset=None, key=None) that returns an `OnlineGradient`.
+
+            params: of the cell.
+            carry: None at the start of a stream, then that of the piece before.
+            xs: (T, *B, I), floating point, or a pytree of such.
+            targets: a pytree whose leaves lead with T.
+            reset: booleans (T, *B). True begins a new sequence before that step, with the initial state and no past.
+            key: for `UORO`, which draws signs.
+
+        It can be compiled by `jax.jit`, and raises ValueError where the method does not fit the cell, or lacks a key.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> from rnnjax.training import online
+    >>> cell = rj.LRU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), in_size=3)
+    >>> xs = jax.random.normal(jax.random.key(1), (20, 2, 3))
+    >>> def loss(y, target):
+    ...     return jnp.sum((y - target) ** 2)
+    >>> found = online.online_gradient(online.RTRL(), cell, loss)(params, None, xs, jnp.zeros_like(xs))
+    >>> whole = jax.grad(lambda params: jnp.sum(rj.unroll(cell, params, xs)[0] ** 2))(params)
+    >>> all(bool(jnp.allclose(a, b, rtol=1e-3, atol=1e-3)) for a, b in zip(found.grads, whole))
+    True
+    """
+    if not isinstance(cell, Cell):
+        raise TypeError(f"`cell` must be a cell; got {cell!r}")
+    if not hasattr(method, "advance") or isinstance(method, type):
+        raise TypeError(f"`method` must be one of `rnnjax.training.online`, such as `RTRL()`; got {method!r}")
+
+    def run(
+        params: Params,
+        carry: OnlineCarry | None,
+        xs: Xs,
+        targets: Any,
+        *,
+        reset: Array | None = None,
+        key: Key | None = None,
+    ) -> OnlineGradient:
+        check.inputs(xs)
+        steps, batch_shape = check.sizes(cell, xs)
+        check.parameters(cell, params, xs)
+        check.check_flags("reset", reset, steps, batch_shape, xs)
+        _check_key(method, key)
+        _check_targets(targets, steps)
+        dtypes = Dtypes.of(cell.compute_dtype, xs, params)
+        row = Row.of(cell, params, dtypes)
+        method.check(row, jax.tree.leaves(xs)[0].shape[-1])
+        xs = jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs)
+        return _run(method, row, loss, params, carry, xs, targets, reset, key, steps, batch_shape)
+
+    return run
+
+
+def _run(
+    method: Method,
+    row: Row,
+    loss: Loss,
+    params: Params,
+    carry: OnlineCarry | None,
+    xs: Xs,
+    targets: Any,
+    reset: Array | None,
+    key: Key | None,
+    steps: int,
+    batch_shape: tuple[int, ...],
+) -> OnlineGradient:
+    parts = Parts.of(row.like, 0)
+
+    def rows(f: Callable[..., Any], *axes: int | None) -> Callable[..., Any]:
+        for _ in batch_shape:
+            f = jax.vmap(f, in_axes=axes)
+        return f
+
+    def everywhere(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch_shape, *leaf.shape)), tree)
+
+    fresh = everywhere((row.start(params), method.start(row, params)))
+    first = fresh if carry is None else (flatten(parts, carry.state), carry.trace)
+    advance = rows(partial(method.advance, row), None, 0, 0, 0, None if key is None else 0)
+    gradient = rows(partial(method.gradient, row), None, 0, 0)
+
+    def of_moment(params: Params, state: Array, x: Xs, target: Any) -> Array:
+        value = loss(rows(row.read, None, 0, 0)(params, state, x), target)
+        if jnp.shape(value) != ():
+            raise ValueError(f"`loss` must return one number for a step; got shape {jnp.shape(value)}: sum it up")
+        return value
+
+    def body(running: Any, inputs: Any) -> tuple[Any, None]:
+        state, trace, total, grads = running
+        x, target, reset_t, t = inputs
+        state, trace = where(reset_t, fresh, (state, trace))
+        keys = None if key is None else _keys(jax.random.fold_in(key, t), batch_shape)
+        state, trace = advance(params, trace, state, x, keys)
+        value, (direct, d_state) = jax.value_and_grad(of_moment, argnums=(0, 1))(params, state, x, target)
+        owed = gradient(params, trace, d_state)
+        owed = jax.tree.map(lambda leaf: leaf.sum(tuple(range(len(batch_shape)))), owed)
+        return (state, trace, total + value.astype(total.dtype), add(grads, add(direct, owed))), None
+
+    start = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params))
+    (state, trace, total, grads), _ = lax.scan(body, start, (xs, targets, reset, jnp.arange(steps)))
+    return OnlineGradient(total, grads, OnlineCarry(unflatten(parts, row.like, state), trace))
+
+
+def _keys(key: Key, batch_shape: tuple[int, ...]) -> Key:
+    return jax.random.split(key, batch_shape) if batch_shape else key
+
+
+def _check_key(method: Method, key: Any) -> None:
+    if key is not None:
+        check_key("key", key)
+    elif method.random:
+        raise ValueError(f"{type(method).__name__} draws random signs: pass `key`, such as `jax.random.key(0)`")
+
+
+def _check_targets(targets: Any, steps: int) -> None:
+    for leaf in jax.tree.leaves(targets):
+        if jnp.ndim(leaf) == 0 or leaf.shape[0] != steps:
+            raise ValueError(f"the leaves of `targets` must lead with T = {steps}, as `xs` does; got {jnp.shape(leaf)}")
+
+
+def gradient_cosine(
+    method: Method,
+    cell: Cell,
+    loss: Loss,
+    params: Params,
+    xs: Xs,
+    targets: Any,
+    *,
+    reset: Array | None = None,
+    key: Key | None = None,
+) -> Array:
+    """The cosine of the angle between a method's gradient and that of back-propagation through all time, shape ().
+
+    1 is the same direction. Memory is that of back-propagation, so that it is a tool for samples of a stream. The
+    arguments are those of `online_gradient` and of what it returns.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> from rnnjax.training import online
+    >>> cell = rj.GRU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), in_size=3)
+    >>> xs = jax.random.normal(jax.random.key(1), (20, 2, 3))
+    >>> ys = jnp.zeros((20, 2, 4))
+    >>> def loss(y, target):
+    ...     return jnp.sum((y - target) ** 2)
+    >>> bool(online.gradient_cosine(online.SnAp1(), cell, loss, params, xs, ys) > 0.9)
+    True
+    """
+    found = online_gradient(method, cell, loss)(params, None, xs, targets, reset=reset, key=key).grads
+
+    def whole(params: Params) -> Array:
+        ys, _ = unroll(cell, params, xs, reset=reset)
+        return jax.vmap(loss)(ys, targets).sum()
+
+    want = jax.grad(whole)(params)
+    return _dot(found, want) / jnp.sqrt(_dot(found, found) * _dot(want, want))
+
+
+def _dot(a: Any, b: Any) -> Array:
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    products = [jnp.vdot(x, y, precision="highest") for x, y in pairs]
+    return sum(products[1:], products[0])

@@ -1,0 +1,209 @@
+"""Online learning: exact where it says so, as the papers write it elsewhere, and in constant memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+from rnnjax.training import online
+
+B, I = 2, 3  # noqa: E741
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request: pytest.FixtureRequest) -> Any:
+    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def loss(y: Any, target: Any) -> Any:
+    return jnp.sum((y - target) ** 2)
+
+
+def problem(cell: rj.Cell, steps: int, dtype: Any = jnp.float64, features: int = I) -> tuple[Any, Any, Any]:
+    params = cell.init(jax.random.key(0), features, dtype)
+    xs = jax.random.normal(jax.random.key(1), (steps, B, features), dtype)
+    return params, xs, jax.random.normal(jax.random.key(2), (steps, B, cell.out_size(features)), dtype)
+
+
+def through_time(cell: rj.Cell, params: Any, xs: Any, targets: Any, reset: Any = None) -> tuple[Any, Any]:
+    def whole(params: Any) -> Any:
+        return loss(rj.unroll(cell, params, xs, reset=reset, implementation="scan")[0], targets)
+
+    return jax.jit(jax.value_and_grad(whole))(params)
+
+
+def agree(got: Any, want: Any, tolerance: float = 1e-10) -> None:
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
+
+
+EXACT = [
+    (online.DenseRTRL(), rj.GRU(3)),
+    (online.DenseRTRL(), rj.LSTM(3)),
+    (online.DenseRTRL(), rj.LearnedInitialState(rj.ResetBeforeGRU(3))),
+    *(
+        (online.RTRL(), cell)
+        for cell in (rj.MinGRU(3), rj.MinLSTM(3), rj.LinearElman(3), rj.S5(3), rj.QRNN(3), rj.SRU(3), rj.RGLRU(3))
+    ),
+    (online.RTRL(), rj.IndRNN(3, activation="tanh")),
+    (online.RTRL(), rj.LearnedInitialState(rj.LRU(3))),
+    (online.SnAp1(), rj.IndRNN(3, activation="tanh")),
+    (online.SnAp1(), rj.LRU(3)),
+]
+QUICK = 1
+
+
+@pytest.mark.parametrize(
+    ("method", "cell"), [*EXACT[:QUICK], *(pytest.param(*case, marks=pytest.mark.slow) for case in EXACT[QUICK:])]
+)
+def test_exact_methods_are_back_propagation(method: Any, cell: rj.Cell) -> None:
+    params, xs, targets = problem(cell, 30)
+    reset = jax.random.bernoulli(jax.random.key(3), 0.1, xs.shape[:2])
+    run = jax.jit(online.online_gradient(method, cell, loss))
+    first = run(params, None, xs[:11], targets[:11], reset=reset[:11])
+    then = run(params, first.carry, xs[11:], targets[11:], reset=reset[11:])
+    agree(jax.tree.map(jnp.add, first[:2], then[:2]), through_time(cell, params, xs, targets, reset))
+    agree(then.carry.state, jax.jit(partial(rj.unroll, cell))(params, xs, reset=reset)[1])
+
+
+def test_an_lru_remembers_a_thousand_steps() -> None:
+    cell = rj.LRU(4, r_min=0.9, r_max=0.999)
+    params, xs, targets = problem(cell, 1000)
+    found = jax.jit(online.online_gradient(online.RTRL(), cell, loss))(params, None, xs, targets)
+    agree(found[:2], through_time(cell, params, xs, targets))
+
+
+def test_memory_does_not_grow_with_time() -> None:
+    cell = rj.LRU(8)
+    run = jax.jit(online.online_gradient(online.RTRL(), cell, loss))
+
+    def temporary(steps: int) -> int:
+        params, xs, targets = jax.eval_shape(lambda: problem(cell, steps, jnp.float32))
+        return run.lower(params, None, xs, targets).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(2000) <= temporary(20) + 64
+
+
+def snap1_elman(x: Any, target: Any, *, w: Any, u: Any, b: Any) -> dict[str, Any]:
+    """Each weight's influence on its own unit j: m' = φ'(a_j) (u_jj m + what it multiplies)."""
+    grads = {name: np.zeros_like(value) for name, value in {"w": w, "u": u, "b": b}.items()}
+    for row in range(x.shape[1]):
+        h, m = np.zeros(len(b)), {name: np.zeros_like(value) for name, value in grads.items()}
+        for x_t, target_t in zip(x[:, row], target[:, row], strict=True):
+            new = np.tanh(x_t @ w + h @ u + b)
+            slope = 1 - new**2
+            entering = {"w": x_t[:, None], "u": h[:, None], "b": 1.0}
+            m = {name: slope * (np.diag(u) * m[name] + entering[name]) for name in m}
+            h = new
+            for name in grads:
+                grads[name] += 2 * (h - target_t) * m[name]
+    return grads
+
+
+def test_snap1_is_its_equation() -> None:
+    cell = rj.Elman(3)
+    params, xs, targets = problem(cell, 8)
+    found = online.online_gradient(online.SnAp1(), cell, loss)(params, None, xs, targets).grads
+    want = snap1_elman(np.asarray(xs), np.asarray(targets), **jax.tree.map(np.asarray, params)._asdict())
+    agree(found._asdict(), want)
+
+
+def eprop_lstm(x: Any, target: Any, *, w: Any, u: Any, b: Any) -> dict[str, Any]:
+    """Bellec et al. 2020: eligibility vectors of the cell state, traces of the output, times the learning signal."""
+
+    def sigmoid(a: Any) -> Any:
+        return 1 / (1 + np.exp(-a))
+
+    size = u.shape[0]
+    grads = {name: np.zeros_like(value) for name, value in {"w": w, "u": u, "b": b}.items()}
+    for row in range(x.shape[1]):
+        h, c = np.zeros(size), np.zeros(size)
+        vectors = {name: [np.zeros_like(np.split(value, 4, -1)[0]) for _ in "ifg"] for name, value in grads.items()}
+        for x_t, target_t in zip(x[:, row], target[:, row], strict=True):
+            i, f, g, o = np.split(x_t @ w + h @ u + b, 4)
+            i, f, g, o = sigmoid(i), sigmoid(f), np.tanh(g), sigmoid(o)
+            of_gates = [g * i * (1 - i), c * f * (1 - f), i * (1 - g**2)]
+            presynaptic = {"w": x_t[:, None], "u": h[:, None], "b": 1.0}
+            c = f * c + i * g
+            h = o * np.tanh(c)
+            signal = 2 * (h - target_t)
+            for name in grads:
+                vectors[name] = [f * e + d * presynaptic[name] for e, d in zip(vectors[name], of_gates, strict=True)]
+                traces = [o * (1 - np.tanh(c) ** 2) * e for e in vectors[name]]
+                traces.append(np.tanh(c) * o * (1 - o) * presynaptic[name] + 0 * traces[0])
+                grads[name] += np.concatenate([signal * trace for trace in traces], -1)
+    return grads
+
+
+def test_eprop_is_its_equation() -> None:
+    cell = rj.LSTM(3)
+    params, xs, targets = problem(cell, 8)
+    found = online.online_gradient(online.EProp(), cell, loss)(params, None, xs, targets).grads
+    want = eprop_lstm(np.asarray(xs), np.asarray(targets), **jax.tree.map(np.asarray, params)._asdict())
+    agree(found._asdict(), want)
+
+
+def test_uoro_is_right_in_the_mean() -> None:
+    cell = rj.Elman(2)
+    params, xs, targets = problem(cell, 6)
+    run = online.online_gradient(online.UORO(), cell, loss)
+    keys = jax.random.split(jax.random.key(5), 4000)
+    drawn = jax.jit(jax.vmap(lambda key: run(params, None, xs, targets, key=key).grads))(keys)
+    exact = through_time(cell, params, xs, targets)[1]
+    for samples, want in zip(jax.tree.leaves(drawn), jax.tree.leaves(exact), strict=True):
+        error = np.std(samples, axis=0) / np.sqrt(len(keys))
+        assert (np.abs(np.mean(samples, axis=0) - want) < 4.5 * error).all()
+        assert (error > 0).all()
+        assert (error < 0.1 * np.abs(want).max()).all()
+
+
+def test_cosines_rank_the_methods() -> None:
+    cell = rj.GRU(3)
+    params, xs, targets = problem(cell, 12)
+    cosine = {
+        type(method): float(online.gradient_cosine(method, cell, loss, params, xs, targets))
+        for method in (online.DenseRTRL(), online.SnAp1())
+    }
+    np.testing.assert_allclose(cosine[online.DenseRTRL], 1, atol=1e-12)
+    assert 0.5 < cosine[online.SnAp1] < 1 - 1e-6
+
+
+def run(method: Any, cell: rj.Cell, make_loss: Any = loss, **options: Any) -> Callable[[], Any]:
+    def call() -> Any:
+        params, xs, targets = problem(cell, 4)
+        return online.online_gradient(method, cell, make_loss)(params, None, xs, targets, **options)
+
+    return call
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (run(online.RTRL(), rj.GRU(3)), ValueError, "RTRL is exact where units do not see each other's states"),
+        (run(online.SnAp1(), rj.ResetBeforeGRU(3)), ValueError, "parameters each reach one unit in one step"),
+        (run(online.SnAp1(), rj.LayerNormGRU(3)), ValueError, "parameters each reach one unit in one step"),
+        (run(online.EProp(), rj.ProjectionLSTM(4, 2)), ValueError, "one number a unit"),
+        (run(online.UORO(), rj.GRU(3)), ValueError, "UORO draws random signs: pass `key`"),
+        (run(online.UORO, rj.GRU(3)), TypeError, "`method` must be one of"),
+        (run(online.DenseRTRL(), rj.GRU(3), lambda y, t: y - t), ValueError, "`loss` must return one number"),
+    ],
+)
+def test_bad_calls_are_refused(make: Callable[[], Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        make()
+
+
+def test_targets_must_have_as_many_steps() -> None:
+    cell = rj.GRU(3)
+    params, xs, targets = problem(cell, 4)
+    with pytest.raises(ValueError, match=r"`targets` must lead with T = 4, as `xs` does; got \(3, 2, 3\)"):
+        online.online_gradient(online.DenseRTRL(), cell, loss)(params, None, xs, targets[:3])
