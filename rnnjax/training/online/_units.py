@@ -71,7 +71,8 @@ class _Units:
         def gather(m: Array) -> Array:
             if not _divides(by_part.shape[-1], m.shape[1:]):
                 return jnp.zeros_like(m[0])
-            return sum(_by_unit(d[None].astype(m.dtype), m[i])[0] for i, d in enumerate(by_part))
+            owed = [_by_unit(d[None].astype(m.dtype), m[i])[0] for i, d in enumerate(by_part)]
+            return sum(owed[1:], owed[0])
 
         return jax.tree.map(gather, trace)
 

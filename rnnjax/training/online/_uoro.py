@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._types import Array, Key, Params, Xs
+from ..._types import Array, Params, Xs
 from ._row import Row
 
 
@@ -44,9 +44,8 @@ class UORO:
         return UOROTrace(jnp.zeros_like(state), jax.tree.map(jnp.zeros_like, params))
 
     def advance(
-        self, row: Row, params: Params, trace: UOROTrace, old: Array, x: Xs, key: Key | None
+        self, row: Row, params: Params, trace: UOROTrace, old: Array, x: Xs, key: Any
     ) -> tuple[Array, UOROTrace]:
-        assert key is not None
         new, pull = jax.vjp(lambda params: row.step(params, old, x), params)
         carried = jax.jvp(lambda old: row.step(params, old, x), (old,), (trace.state,))[1]
         signs = jax.random.rademacher(key, new.shape, new.dtype)
