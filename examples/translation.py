@@ -62,7 +62,8 @@ def dates(count: int, seed: int, split_seed: int = 0) -> Task:
     few, rng, held = max(count // 20, 100), np.random.default_rng(seed), partial(written, held_out=True)
     parts = written(count, seed=3 * seed), written(few, seed=3 * seed + 1), held(few, seed=3 * seed + 2)
     train, validation, test = ([(pair.text, pair.iso) for pair in part] for part in parts)
-    train = [(rj.data.vary_date(text, rng) if rng.random() < 0.5 else text, iso) for text, iso in train]
+    words = sorted({word for text, _ in train for word in text.split() if not any(map(str.isdigit, word))})
+    train = [(rj.data.vary_date(text, rng, words) if rng.random() < 0.5 else text, iso) for text, iso in train]
     return Task(train, validation, test, *map(rj.data.Vocabulary.characters, zip(*train, strict=True)))
 
 
