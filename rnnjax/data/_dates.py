@@ -240,7 +240,7 @@ def _nonsense(text: str, rng: np.random.Generator, words: Sequence[str]) -> str:
     """A word that is none of these, in the script of a text."""
     letters = [letter for letter in text if letter.isalpha()]
     for _ in range(50 if words else 0):
-        first, last = (words[at] for at in rng.integers(len(words), size=2).tolist())
+        first, last = (words[int(at)] for at in rng.integers(len(words), size=2))
         if _script(first) == _script(last) == _script(letters[0]):
             word = first[: int(rng.integers(1, max(len(first), 2)))] + last[int(rng.integers(len(last))) :]
             if word not in words:
