@@ -18,6 +18,7 @@ GATED = ("scan", "fused")
 NATIVE = (*GATED, "cpu") if kernels.load().variants else GATED
 PLAIN = ("scan",)
 ASSOCIATIVE = ("chunked", "associative", "scan")
+CHUNKED = ("chunked", "scan")
 
 
 @rj.struct
@@ -95,6 +96,8 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("qrnn", rj.QRNN(4), implementations=ASSOCIATIVE, slow=True),
     Descriptor("sru", rj.SRU(3), implementations=ASSOCIATIVE, slow=True),
     Descriptor("rg_lru", rj.RGLRU(3), implementations=ASSOCIATIVE, slow=True),
+    Descriptor("mlstm", rj.MLSTM(4, heads=2), implementations=CHUNKED, slow=True),
+    Descriptor("learned_initial_mlstm", rj.LearnedInitialState(rj.MLSTM(2)), implementations=CHUNKED, slow=True),
     Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4)), implementations=NATIVE),
     Descriptor("learned_initial_lru", rj.LearnedInitialState(rj.LRU(4)), implementations=ASSOCIATIVE),
     Descriptor("zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate")),
