@@ -1,4 +1,4 @@
-"""Measures associative cells: agreement of all forms, and speed and memory beside plain JAX.
+"""Measures what runs in parallel over time: agreement, speed and memory beside plain JAX, Newton's iterations.
 
     python benchmarks/parallel.py [--quick] [--write]
 
@@ -181,7 +181,7 @@ def agreement(cells: tuple[rj.Cell, ...], dtype: str, steps: int, both_ways: boo
     return worst
 
 
-def pull(cell: rj.Cell, params: Any, xs: Any, *, mask: Any, reset: Any, reverse: bool, form: str) -> Any:
+def pull(cell: rj.Cell, params: Any, xs: Any, *, mask: Any, reset: Any, reverse: bool, form: Any) -> Any:
     """Outputs, state and gradients."""
 
     def loss(params: Any, xs: Any) -> Any:
@@ -202,6 +202,29 @@ def distance(got: Any, want: Any) -> float:
     """Largest difference, relative to the largest entry of each array."""
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
     return max(float(jnp.abs(a - b).max() / jnp.abs(b).max()) for a, b in pairs)
+
+
+def newton_iterations(steps: int, size: int = 32) -> float:
+    """Iterations of Newton's method for a GRU with the weights it starts with, to 1e-10 in float64, after checks: its
+    values and gradients are those of the loop to 1e-10, and a chaotic network ends in the loop and says so."""
+    params, xs = jax.tree.map(lambda leaf: leaf.astype("float64"), problem(rj.GRU(size), (1, steps, size)))
+    newton = rj.Newton(tolerance=1e-10)
+    report = rj.newton_report(rj.GRU(size), params, xs, implementation=newton)
+    print(f"GRU {size}, T {steps:,}: {report}")
+    none = jnp.zeros(xs.shape[:2], bool)
+    run = jax.jit(partial(pull, rj.GRU(size), mask=~none, reset=none, reverse=False), static_argnames="form")
+    apart = distance(run(params, xs, form=newton), run(params, xs, form="scan"))
+    if not (report.converged and apart < 1e-10):
+        raise SystemExit(f"Newton's method is {apart:.2g} from the loop")
+    chaotic = rj.Elman(size)
+    wild, xs = chaotic.init(jax.random.key(0), size, "float64"), xs[:200]
+    wild = wild._replace(u=4 * wild.u)
+    said = rj.newton_report(chaotic, wild, xs)
+    print(f"chaotic Elman network: {said}")
+    ys = [rj.unroll(chaotic, wild, xs, implementation=form)[0] for form in ("newton", "scan")]
+    if said.converged or not jnp.array_equal(*ys):
+        raise SystemExit("a chaotic network did not end in the loop")
+    return float(report.iterations)
 
 
 def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
@@ -229,6 +252,7 @@ def main() -> None:
     cells = (rj.MinGRU(8),) if args.quick else AGREEING
     with jax.enable_x64(True):
         figures = {"forms_agree_f64": agreement(cells, "float64", 64 if args.quick else 200, both_ways=True)}
+        figures["newton_iterations"] = newton_iterations(200 if args.quick else 10_000)
     figures["forms_agree_f32"] = agreement(cells, "float32", 256 if args.quick else 16_384, both_ways=False)
     shape = (2, 128, 32) if args.quick else SHAPE
     rows = []

@@ -12,7 +12,10 @@ from ._cell import Wrapper as Wrapper
 from ._linear import Affine as Affine
 from ._struct import node as node
 from ._struct import struct as struct
+from ._unroll import Newton as Newton
+from ._unroll import NewtonReport as NewtonReport
 from ._unroll import explain as explain
+from ._unroll import newton_report as newton_report
 from ._unroll import unroll as unroll
 from .cells import GRU as GRU
 from .cells import LRU as LRU

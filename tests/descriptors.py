@@ -43,6 +43,7 @@ class Descriptor:
     so that their gradients must not vanish. implementations is the row of the committed matrix: exactly these must run.
     memory_size is the features of the memory that a cell with attention reads.
     The laws of a slow row run with --all: another row holds what it shares with it.
+    newton says whether Newton's method must run it as well. Its laws are slow ones.
     """
 
     name: str
@@ -52,6 +53,12 @@ class Descriptor:
     implementations: tuple[str, ...] = GATED
     memory_size: int | None = None
     slow: bool = False
+    newton: bool = True
+
+    @property
+    def matrix(self) -> tuple[str, ...]:
+        """All implementations that must run."""
+        return (*self.implementations, *(("newton",) if self.newton else ()))
 
     @property
     def subject(self) -> rj.Cell:
@@ -103,7 +110,7 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate")),
     Descriptor("recurrent_dropout", rj.RecurrentDropout(rj.GRU(4), rate=0.3)),
     Descriptor("active_units", rj.ActiveUnits(rj.LSTM(4), units=3)),
-    Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3)),
+    Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3), newton=False),
     Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3), implementations=NATIVE),
     Descriptor("nested", rj.Zoneout(rj.RecurrentDropout(rj.LearnedInitialState(rj.LSTM(4)))), live_leaves=("rate",)),
     Descriptor(

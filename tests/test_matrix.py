@@ -12,7 +12,7 @@ from descriptors import CELLS, Descriptor
 
 import rnnjax as rj
 
-NAMES = ("cpu", "fused", "chunked", "associative", "scan")
+NAMES = ("cpu", "fused", "chunked", "associative", "scan", "newton")
 
 
 def arguments(row: Descriptor) -> tuple[Any, ...]:
@@ -28,9 +28,9 @@ def run(row: Descriptor, implementation: str | None) -> Any:
 @pytest.mark.parametrize("row", CELLS, ids=lambda row: row.name)
 def test_exactly_the_named_implementations_run(row: Descriptor) -> None:
     cannot = dict(re.findall(r"^[→ ] (\w+) +cannot run it: (.+)$", rj.explain(*arguments(row)), re.MULTILINE))
-    assert set(row.implementations) | set(cannot) == set(NAMES)
-    assert not set(row.implementations) & set(cannot)
-    for name in row.implementations:
+    assert set(row.matrix) | set(cannot) == set(NAMES)
+    assert not set(row.matrix) & set(cannot)
+    for name in row.matrix:
         run(row, name)
         assert f"→ {name:<12} chosen by name" in rj.explain(*arguments(row), implementation=name)
     for name, reason in cannot.items():
@@ -49,7 +49,7 @@ def test_one_implementation_is_chosen(row: Descriptor) -> None:
 def test_unknown_implementations_are_refused() -> None:
     with pytest.raises(
         ValueError,
-        match=r"`implementation` must be None or one of 'cpu', 'fused', 'chunked', 'associative', 'scan'; got 'cuda'",
+        match=r"`implementation` must be None, one of 'cpu', .*, 'newton' or a `rnnjax.Newton`; got 'cuda'",
     ):
         run(CELLS[0], "cuda")
 

@@ -71,3 +71,8 @@ def even_length(steps: int, target: int) -> int:
     target = max(1, min(target, steps))
     near = [k for k in range((target + 1) // 2, min(steps, target * 3 // 2) + 1) if steps % k == 0]
     return min(near, key=lambda k: (abs(math.log(k / target)), k)) if near else target
+
+
+def length(steps: int, remat: int | str) -> int:
+    """The steps in a chunk that `remat`, a number or "sqrt", asks for."""
+    return even_length(steps, math.isqrt(steps)) if isinstance(remat, str) else remat

@@ -12,6 +12,7 @@ from .._types import Array, Key, Params, State, Xs
 from . import check, table
 from .call import Call, Dtypes, Flow, Remat, split_noise
 from .lift import along, valid_steps, zero_where_masked
+from .newton import Newton, NewtonReport
 from .place import Placement
 
 
@@ -28,7 +29,7 @@ def unroll(
     key: Key | None = None,
     context: Any = None,
     remat: Remat = None,
-    implementation: str | None = None,
+    implementation: str | Newton | None = None,
 ) -> tuple[Array, State]:
     """Runs a cell over a sequence and returns outputs and last state.
 
@@ -53,8 +54,8 @@ def unroll(
         context: handed to `cell.prepare`, such as an attention memory.
         remat: what the backward pass stores. None stores every gate; "state" only outputs and a few states; an integer
             the state every so many steps; "sqrt" every √T steps.
-        implementation: None takes the fastest that can run the call; a name runs that one or raises with the reason.
-            `explain` prints the choice.
+        implementation: None takes the fastest that can run the call; a name, or a `rnnjax.Newton`, runs that one or
+            raises with the reason. `explain` prints the choice.
 
     Returns:
         ys (T, *B, O) in the compute dtype, zero at masked steps, and the state after the last step, in at least
@@ -110,7 +111,7 @@ def explain(
     key: Key | None = None,
     context: Any = None,
     remat: Remat = None,
-    implementation: str | None = None,
+    implementation: str | Newton | None = None,
 ) -> str:
     """Says for the same arguments as `unroll` which implementation is chosen, which are not, and why. Nothing is run.
 
@@ -123,6 +124,7 @@ def explain(
       chunked      cannot run it: MGU is not an associative cell: its steps do not compose
       associative  cannot run it: MGU is not an associative cell: its steps do not compose
       scan         can run it; 'fused' was taken before it
+      newton       can run it, but only by name: no benchmark has shown its iterations to be faster than a loop
     """
     check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation)
     lines = []
@@ -135,8 +137,57 @@ def explain(
     return lines[0]
 
 
+def newton_report(
+    cell: Cell,
+    params: Params,
+    xs: Xs,
+    state: State | None = None,
+    *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    reverse: bool = False,
+    key: Key | None = None,
+    context: Any = None,
+    remat: Remat = None,
+    implementation: Newton | None = None,
+) -> NewtonReport:
+    """Runs Newton's iterations for the same arguments as `unroll`, and says what they came to.
+
+    Args:
+        implementation: a `rnnjax.Newton`; None is one with its defaults. The other arguments are those of `unroll`.
+
+    Returns:
+        `NewtonReport(converged, iterations, residual)`, arrays of shape (), also within `jax.jit`.
+
+    Raises:
+        ValueError, TypeError: as `unroll`, and ValueError where Newton's method cannot run the call.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.GRU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), in_size=3)
+    >>> xs = jax.random.normal(jax.random.key(1), (1000, 2, 3))
+    >>> report = rj.newton_report(cell, params, xs)
+    >>> bool(report.converged), int(report.iterations) < 15
+    (True, True)
+    """
+    newton = Newton() if implementation is None else implementation
+    if not isinstance(newton, Newton):
+        raise TypeError(f"`implementation` must be a `rnnjax.Newton` or None; got {newton!r}")
+    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, newton)
+    arrays = cell, params, xs, state, lengths, mask, reset, key, context
+    return _report(*arrays, reverse=bool(reverse), remat=remat, newton=newton)
+
+
+@partial(jax.jit, static_argnames=("reverse", "remat", "newton"), inline=True)
+def _report(*arrays: Any, reverse: bool, remat: Remat, newton: Newton) -> NewtonReport:
+    call = _call(*arrays, reverse=reverse, remat=remat)
+    table.choose(call, newton)
+    return newton.solve(call)[2]
+
+
 @partial(jax.jit, static_argnames=("reverse", "remat", "implementation"), inline=True)
-def _execute(*arrays: Any, reverse: bool, remat: Remat, implementation: str | None) -> tuple[Array, State]:
+def _execute(*arrays: Any, reverse: bool, remat: Remat, implementation: str | Newton | None) -> tuple[Array, State]:
     call = _call(*arrays, reverse=reverse, remat=remat)
     chosen = table.choose(call, implementation)
     ys, state = chosen.run(call)

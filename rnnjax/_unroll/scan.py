@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import jax
 from jax import lax
 
-from .._types import State
+from .._types import Noise, Params, State
 from . import chunks
 from .call import Call, Flow, at_step, merge_noise
 from .lift import hold, where
+from .theta import some
 
 name = "scan"
 reads_out = False
@@ -41,14 +43,10 @@ def run(call: Call) -> tuple[Any, State]:
 
 def _run_chunk(call: Call, state: State, flow: Flow) -> tuple[State, Any]:
     cell, constant = call.cell, at_step(call.constant_noise)
-    z = cell.project(call.dtypes.cast(call.params), flow.xs, *_given(merge_noise(flow.noise, call.constant_noise)))
+    z = cell.project(call.dtypes.cast(call.params), flow.xs, *some(merge_noise(flow.noise, call.constant_noise)))
 
     def body(state: State, inputs: Any) -> tuple[State, Any]:
-        z_t, noise_t, mask_t, reset_t = inputs
-        old = where(reset_t, call.boundary, state)
-        new = cell.step(call.dtypes.cast(call.params), old, z_t, *_given(merge_noise(noise_t, constant)))
-        new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
-        state = hold(mask_t, new, old)
+        state = step(cell.step, call.dtypes.cast(call.params), call.boundary, constant, state, inputs)
         return state, cell.emit(state)
 
     if call.remat == "state":
@@ -56,5 +54,13 @@ def _run_chunk(call: Call, state: State, flow: Flow) -> tuple[State, Any]:
     return lax.scan(body, state, (z, flow.noise, flow.mask, flow.reset), reverse=call.reverse)
 
 
-def _given(noise: Any) -> tuple[Any, ...]:
-    return () if noise is None else (noise,)
+def step(
+    take: Callable[..., State], params: Params, boundary: State | None, constant: Noise, state: State, inputs: Any
+) -> State:
+    """The state after a step with its mask and reset. `take` is the cell's `step`, `constant` the noise that all steps
+    share, and `inputs` are z, noise, mask and reset of this one."""
+    z_t, noise_t, mask_t, reset_t = inputs
+    old = where(reset_t, boundary, state)
+    new = take(params, old, z_t, *some(merge_noise(noise_t, constant)))
+    new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, old)
+    return hold(mask_t, new, old)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 from .._types import State
 from . import associative, chunked, cpu, fused, scan
 from .call import Call
+from .newton import Newton
 
 
 class Implementation(Protocol):
-    """A module of this package that runs a call. Where it `reads_out`, its `run` returns outputs, elsewhere what `emit`
-    selects of every state."""
+    """A module of this package, or an object, that runs a call. Where it `reads_out`, its `run` returns outputs,
+    elsewhere what `emit` selects of every state."""
 
     name: str
     reads_out: bool
@@ -23,7 +24,9 @@ class Implementation(Protocol):
     def run(self, call: Call) -> tuple[Any, State]: ...
 
 
-TABLE: tuple[Implementation, ...] = (cpu, fused, chunked, associative, scan)
+Name: TypeAlias = str | Newton | None
+
+TABLE: tuple[Implementation, ...] = (cpu, fused, chunked, associative, scan, Newton())
 
 
 def names() -> tuple[str, ...]:
@@ -31,13 +34,15 @@ def names() -> tuple[str, ...]:
     return tuple(entry.name for entry in TABLE)
 
 
-def check_name(name: str | None) -> None:
+def check_name(name: Name) -> None:
     """Raises ValueError for a name that is not in the table."""
-    if name is not None and name not in names():
-        raise ValueError(f"`implementation` must be None or one of {', '.join(map(repr, names()))}; got {name!r}")
+    if not (name is None or isinstance(name, Newton) or name in names()):
+        raise ValueError(
+            f"`implementation` must be None, one of {', '.join(map(repr, names()))} or a `rnnjax.Newton`; got {name!r}"
+        )
 
 
-def choose(call: Call, name: str | None) -> Implementation:
+def choose(call: Call, name: Name) -> Implementation:
     """The implementation of that name, or for None the first that can and would run the call.
 
     Raises:
@@ -45,18 +50,20 @@ def choose(call: Call, name: str | None) -> Implementation:
     """
     if name is None:
         return next(entry for entry in TABLE if entry.supports(call) is None and entry.prefer(call) is None)
-    entry = next(entry for entry in TABLE if entry.name == name)
+    entry = name if isinstance(name, Newton) else next(entry for entry in TABLE if entry.name == name)
     reason = entry.supports(call)
     if reason is not None:
         raise ValueError(f"`implementation={name!r}` cannot run this call: {reason}. `implementation=None` chooses one")
     return entry
 
 
-def explanation(call: Call, name: str | None) -> str:
+def explanation(call: Call, name: Name) -> str:
     """One line for each implementation: chosen or not, and why."""
     chosen = choose(call, name)
     lines = []
     for entry in TABLE:
+        if entry.name == chosen.name:
+            entry = chosen
         cannot, would_not = entry.supports(call), entry.prefer(call)
         if cannot is not None:
             verdict = f"cannot run it: {cannot}"

@@ -11,7 +11,7 @@ from .._cell import Cell
 from .._errors import check_size
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
-from .._unroll import check, table, unroll
+from .._unroll import Newton, check, table, unroll
 from .._unroll.call import Remat
 from ._layer import Layer, check_stream
 
@@ -27,7 +27,7 @@ class RNN(Layer):
         reverse: run from the last step to the first. Outputs stay in the order of the inputs, and with `lengths` each
             row reverses its own valid part. Such a layer is not causal.
         remat: what the backward pass stores, as for `rnnjax.unroll`.
-        implementation: None, or the name of the one to run, as for `rnnjax.unroll`.
+        implementation: None, the name of the one to run or a `rnnjax.Newton`, as for `rnnjax.unroll`.
 
     Raises:
         TypeError: if `cell` is not a cell.
@@ -47,7 +47,7 @@ class RNN(Layer):
     cell: Any = node()
     reverse: bool = False
     remat: Remat = None
-    implementation: str | None = None
+    implementation: str | Newton | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell):

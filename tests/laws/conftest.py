@@ -9,9 +9,9 @@ from descriptors import CELLS, Descriptor
 from . import Subject
 
 PAIRS = [
-    pytest.param((row, name), id=f"{row.name}-{name}", marks=[pytest.mark.slow] if row.slow else [])
+    pytest.param((row, name), id=f"{row.name}-{name}", marks=[pytest.mark.slow] if row.slow or name == "newton" else [])
     for row in CELLS
-    for name in row.implementations
+    for name in row.matrix
 ]
 
 
@@ -29,7 +29,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Descriptor, str]]:
     because they share compilations, which are dropped after the row's last one."""
     row, implementation = request.param
     yield row, implementation
-    if implementation == row.implementations[-1]:
+    if implementation == row.matrix[-1]:
         jax.clear_caches()
 
 

@@ -1,0 +1,365 @@
+"""`newton`: any cell, all time steps at once, by Newton's method on the whole sequence of states.
+
+With S = (s_0, …, s_{T-1}) and F(S)_t = step(s_{t-1}, z_t), the states are the root of r = F(S) − S. One iteration is
+
+    Δ_t = J_t Δ_{t-1} + r_t    J_t = ∂step/∂s_{t-1}    S ← S + Δ
+
+by a parallel scan. The gradient is one such recurrence backwards, at the solution: g_t = ∂L/∂s_t + J_{t+1}ᵀ g_{t+1}.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._types import Array, Noise, Params, State, Z
+from . import blocks, chunks, jacobians, scan
+from .call import Call, Dtypes, Flow, at_step, merge_noise
+from .jacobians import Form, flatten, from_blocks, in_blocks, unflatten
+from .recurrence import flip
+from .theta import some
+
+# by the bytes of a number in the compute dtype
+_TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-12}
+
+
+class NewtonReport(NamedTuple):
+    """What the iterations came to. With `remat`, of the piece of time that took the most.
+
+    converged: whether the residual fell to the tolerance everywhere; where it did not, the result is that of `scan`.
+    iterations: linear recurrences that were solved.
+    residual: the largest |step(s_{t-1}) − s_t| / max(1, |s_t|) when they ended; not a number where they diverged.
+    """
+
+    converged: Array
+    iterations: Array
+    residual: Array
+
+
+@dataclass(frozen=True)
+class Newton:
+    """Newton's method over time, as `implementation`; `"newton"` is that with these defaults.
+
+    It pays where a device is far from busy with one step: then T steps in a few iterations are faster than T steps in a
+    row. Whether they converge depends on the cell and its weights: contractive ones take a few iterations whatever T
+    is, chaotic ones as many as there are steps. After `max_iterations`, or when a number is not finite, the loop of
+    `scan` runs instead, and the result is exactly its own; `rnnjax.newton_report` tells. Memory grows with T · B · N²
+    for a dense Jacobian, N numbers in the state of one row, and with T · B · N for the others; `remat` bounds T.
+
+    Args:
+        jacobian: "dense" is Newton's own, quadratic near the solution (DEER). "diagonal" keeps what each number of the
+            state gives to itself, and "block" what the numbers of each unit, such as h and c of an LSTM, give to each
+            other: cheaper iterations, and more of them (quasi-DEER). None takes the blocks or the diagonal where the
+            cell's steps have no more than that, dense up to N = 64, and the blocks above.
+        damping: 0, or the weight of |Δ|² in the least-squares problem that each iteration then solves, as in
+            Levenberg's and Marquardt's method (ELK): steadier where plain iterations overshoot, and slower. It is
+            multiplied with the largest residual, where that is below 1, so that the end is as fast as without.
+        tolerance: the largest residual to stop at, relative to max(1, |s_t|); None takes 1e-12, 1e-5 or 1e-2 where
+            products are in float64, float32 or a shorter format.
+        max_iterations: how many before the loop runs instead.
+
+    Raises:
+        ValueError: for an unknown `jacobian`, or numbers below 0, 0 and 1 in turn.
+
+    References:
+        Lim, Zhu, Selfridge, Kasim 2024, Parallelizing non-linear sequential models over the sequence length,
+        arXiv:2309.12252.
+        Gonzalez, Warrington, Smith, Linderman 2024, Towards scalable and stable parallelization of nonlinear RNNs,
+        arXiv:2407.19115.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.GRU(hidden_size=4)
+    >>> params = cell.init(jax.random.key(0), in_size=3)
+    >>> xs = jax.random.normal(jax.random.key(1), (100, 2, 3))
+    >>> ys, state = rj.unroll(cell, params, xs, implementation=rj.Newton(jacobian="diagonal"))
+    >>> bool(jnp.allclose(ys, rj.unroll(cell, params, xs, implementation="scan")[0], atol=1e-4))
+    True
+    """
+
+    jacobian: Form | None = None
+    damping: float = 0.0
+    tolerance: float | None = None
+    max_iterations: int = 50
+
+    name = "newton"
+    reads_out = False
+
+    def __post_init__(self) -> None:
+        if self.jacobian not in (None, "dense", "block", "diagonal"):
+            raise ValueError(f"`jacobian` must be None, 'dense', 'block' or 'diagonal'; got {self.jacobian!r}")
+        _check_number("damping", self.damping, least=0)
+        if self.tolerance is not None:
+            _check_number("tolerance", self.tolerance, least=0)
+        _check_number("max_iterations", self.max_iterations, least=1)
+
+    def supports(self, call: Call) -> str | None:
+        """Why the call cannot run here, or None."""
+        if call.steps == 0:
+            return "there are no time steps"
+        if not jax.tree.leaves(call.state):
+            return f"{type(call.cell).__name__} has no state to solve for"
+        if not jacobians.forward_mode(call):
+            return f"the step of {type(call.cell).__name__} has no forward mode, of which Jacobians are made"
+        try:
+            jacobians.plan(call, self.jacobian)
+        except ValueError as error:
+            return str(error)
+        return None
+
+    def prefer(self, call: Call) -> str | None:
+        """It is never chosen by itself."""
+        return "only by name: no benchmark has shown its iterations to be faster than a loop"
+
+    def run(self, call: Call) -> tuple[Any, State]:
+        """Emitted values (T, *B, …) and the last state."""
+        return self.solve(call)[:2]
+
+    def solve(self, call: Call) -> tuple[Any, State, NewtonReport]:
+        """As `run`, with the report. With `remat`, each chunk of time is solved by itself, after the one before it."""
+        plan = _Plan(self, jacobians.plan(call, self.jacobian), call.dtypes, call.reverse)
+
+        def piece(state: State, flow: Flow) -> tuple[State, Any]:
+            states, report = _piece(plan, call, state, flow)
+            return jax.tree.map(lambda leaf: leaf[0 if call.reverse else -1], states), (call.cell.emit(states), report)
+
+        length = call.steps if call.remat in (None, "state") else chunks.length(call.steps, call.remat)
+        parts = chunks.split(call.flow, call.steps, length, call.reverse)
+        if parts.whole is not None:
+            piece = jax.checkpoint(piece, prevent_cse=False)
+        state, outs = chunks.scan(piece, call.state, parts, call.reverse)
+        emitted = chunks.Chunks(*(None if out is None else out[0] for out in outs))
+        reports = [jax.tree.map(jnp.ravel, out[1]) for out in outs if out is not None]
+        joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *reports)
+        report = NewtonReport(joined.converged.all(), joined.iterations.max(), joined.residual.max())
+        return chunks.join(emitted, call.reverse), state, report
+
+
+def _check_number(name: str, value: Any, least: int) -> None:
+    kind = numbers.Integral if least == 1 else numbers.Real
+    if isinstance(value, bool) or not isinstance(value, kind):
+        what = "a positive integer" if least == 1 else "a number"
+        raise TypeError(f"`{name}` must be {what}; got {value!r} of type {type(value).__name__}")
+    if not value >= least:  # type: ignore[operator]
+        raise ValueError(f"`{name}` must be at least {least}; got {value}")
+
+
+class _Plan(NamedTuple):
+    """The static part."""
+
+    newton: Newton
+    jacobian: jacobians.Plan
+    dtypes: Dtypes
+    reverse: bool
+
+    @property
+    def tolerance(self) -> float:
+        given = self.newton.tolerance
+        return _TOLERANCES[jnp.dtype(self.dtypes.compute).itemsize] if given is None else float(given)
+
+
+class _Weights(NamedTuple):
+    """What a sequence of states depends on, and is differentiated by."""
+
+    cell: Any
+    params: Params
+    z: Z
+    start: State
+    boundary: State | None
+
+
+class _Along(NamedTuple):
+    """What else a step reads: noise, mask and reset of every step, and the noise that all share."""
+
+    noise: Noise
+    mask: Array | None
+    reset: Array | None
+    constant: Noise
+
+
+def _piece(plan: _Plan, call: Call, state: State, flow: Flow) -> tuple[State, NewtonReport]:
+    """The states (T, *B, …) after every step of a piece of time."""
+    noise = merge_noise(flow.noise, call.constant_noise)
+    z = call.cell.project(call.dtypes.cast(call.params), flow.xs, *some(noise))
+    weights = _Weights(call.cell, call.params, flip(z, call.reverse), state, call.boundary)
+    along = _Along(*flip((flow.noise, flow.mask, flow.reset), call.reverse), at_step(call.constant_noise))
+    flat, report = _states(plan, weights, along)
+    return flip(unflatten(plan.jacobian.parts, state, flat), call.reverse), report
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _states(plan: _Plan, weights: _Weights, along: _Along) -> tuple[Array, NewtonReport]:
+    """The states (T, *B, N), running forwards."""
+    start = flatten(plan.jacobian.parts, weights.start)
+    steps = jax.tree.leaves(weights.z)[0].shape[0]
+    guess = jnp.broadcast_to(start[None], (steps, *start.shape))
+
+    def residual(states: Array) -> Array:
+        return _advance(plan, weights, along, _before(start, states)) - states
+
+    def correction(states: Array, rest: Array, worst: Array) -> Array:
+        a = _jacobian(plan, weights, along, _before(start, states))
+        rest = in_blocks(plan.jacobian.parts, plan.jacobian.form, rest)
+        damping = plan.newton.damping
+        moved = blocks.solve_damped(a, rest, damping * jnp.minimum(1, worst)) if damping else blocks.solve(a, rest)
+        return from_blocks(plan.jacobian.form, moved)
+
+    def size(states: Array) -> Array:
+        return jnp.maximum(1, jnp.abs(states))
+
+    states, report = _refine(plan, residual, correction, size, guess)
+    return _unless(report.converged, partial(_loop, plan, weights, along), states), report
+
+
+def _before(start: Array, states: Array) -> Array:
+    return jnp.concatenate([start[None], states[:-1]])
+
+
+def _advance(plan: _Plan, weights: _Weights, along: _Along, old: Array, take: Any = None) -> Array:
+    """The new states (T, *B, N) of all steps, given their old ones."""
+    inputs = (weights.z, along.noise, along.mask, along.reset)
+    return jax.vmap(partial(_one, plan, weights, along.constant, take or weights.cell.step))(old, inputs)
+
+
+def _one(plan: _Plan, weights: _Weights, constant: Noise, take: Any, old: Array, inputs: Any) -> Array:
+    parts, params = plan.jacobian.parts, plan.dtypes.cast(weights.params)
+    state = unflatten(parts, weights.start, old)
+    return flatten(parts, scan.step(take, params, weights.boundary, constant, state, inputs))
+
+
+def _jacobian(plan: _Plan, weights: _Weights, along: _Along, old: Array) -> Array:
+    """J_t in blocks (T, *B, G, K, K). The first one would only be multiplied by zero, and is zero."""
+    own = plan.jacobian
+    take = jacobians.decoupled(weights.cell) if own.probes == "arrays" and not own.exact else None
+    push = jax.linearize(lambda old: _advance(plan, weights, along, old, take), old)[1]
+    return jacobians.blocks(own, push, old).at[0].set(0)
+
+
+def _refine(
+    plan: _Plan,
+    residual: Callable[[Array], Array],
+    correction: Callable[[Array, Array, Array], Array],
+    size: Callable[[Array], Array],
+    guess: Array,
+) -> tuple[Array, NewtonReport]:
+    """x ← x + correction(x, r, e) with r = residual(x), until the largest error e = |r| / size(x) is the tolerance."""
+
+    def error(x: Array, rest: Array) -> Array:
+        return jnp.max(jnp.abs(rest) / size(x), initial=0)
+
+    def unfinished(carry: Any) -> Array:
+        _, _, worst, count = carry
+        return (worst > plan.tolerance) & jnp.isfinite(worst) & (count < plan.newton.max_iterations)
+
+    def iterate(carry: Any) -> Any:
+        x, rest, worst, count = carry
+        x = x + correction(x, rest, worst)
+        rest = residual(x)
+        return x, rest, error(x, rest), count + 1
+
+    rest = residual(guess)
+    x, _, worst, count = lax.while_loop(unfinished, iterate, (guess, rest, error(guess, rest), jnp.int32(0)))
+    return x, NewtonReport(worst <= plan.tolerance, count, worst)
+
+
+def _unless(done: Array, run: Callable[[], Array], value: Array) -> Array:
+    """`value`, or what `run` returns. A `cond` would run it always under `vmap`."""
+
+    def instead(_: Any) -> tuple[Array, Array]:
+        return jnp.ones_like(done), run()
+
+    return lax.while_loop(lambda carry: ~carry[0], instead, (done, value))[1]
+
+
+def _loop(plan: _Plan, weights: _Weights, along: _Along) -> Array:
+    """The states one after another, as `scan` has them."""
+
+    def body(old: Array, inputs: Any) -> tuple[Array, Array]:
+        new = _one(plan, weights, along.constant, weights.cell.step, old, inputs)
+        return new, new
+
+    start = flatten(plan.jacobian.parts, weights.start)
+    return lax.scan(body, start, (weights.z, along.noise, along.mask, along.reset))[1]
+
+
+def _states_fwd(plan: _Plan, weights: _Weights, along: _Along) -> tuple[Any, Any]:
+    out: Any = _states(plan, weights, along)
+    return out, (weights, along, *out)
+
+
+def _states_bwd(plan: _Plan, saved: Any, cotangents: Any) -> Any:
+    weights, along, states, report = saved
+    old = _before(flatten(plan.jacobian.parts, weights.start), states)
+    pull = jax.vjp(lambda weights, old: _advance(plan, weights, along, old), weights, old)[1]
+
+    def matvec(g: Array) -> Array:
+        return g - _after(pull(g)[1])
+
+    g = lax.custom_linear_solve(
+        matvec,
+        cotangents[0],
+        solve=lambda _, d: _adjoint(plan, weights, along, old, report.converged, matvec, d),
+        transpose_solve=lambda _, b: _tangent_loop(plan, weights, along, old, b),
+    )
+    d_weights, d_old = pull(g)
+    first = unflatten(plan.jacobian.parts, weights.start, d_old[0])
+    d_start = jax.tree.map(lambda a, b: a + b, d_weights.start, first)
+    return d_weights._replace(start=d_start), None
+
+
+_states.defvjp(_states_fwd, _states_bwd)
+
+
+def _after(d_old: Array) -> Array:
+    """What reaches each step from the one after it."""
+    return jnp.concatenate([d_old[1:], jnp.zeros_like(d_old[:1])])
+
+
+def _adjoint(
+    plan: _Plan, weights: _Weights, along: _Along, old: Array, converged: Array, matvec: Any, d: Array
+) -> Array:
+    """g_t = d_t + J_{t+1}ᵀ g_{t+1}, by one parallel scan where the Jacobian is whole, by several where it is not, and
+    step by step where the states were found so or the scans do not converge."""
+    parts, form = plan.jacobian.parts, plan.jacobian.form
+    a = _jacobian(plan, weights, along, old)
+
+    def correction(g: Array, rest: Array, worst: Array) -> Array:
+        return from_blocks(form, blocks.solve_transposed(a, in_blocks(parts, form, rest)))
+
+    def size(g: Array) -> Array:
+        largest = jnp.maximum(jnp.abs(g).max(initial=0), jnp.abs(d).max(initial=jnp.finfo(d.dtype).tiny))
+        return jnp.broadcast_to(largest, g.shape)
+
+    g, report = _refine(plan, lambda g: d - matvec(g), correction, size, jnp.zeros_like(d))
+    return _unless(converged & report.converged, partial(_adjoint_loop, plan, weights, along, old, d), g)
+
+
+def _adjoint_loop(plan: _Plan, weights: _Weights, along: _Along, old: Array, d: Array) -> Array:
+    one = partial(_one, plan, weights, along.constant, weights.cell.step)
+
+    def body(carry: Array, part: Any) -> tuple[Array, Array]:
+        d_t, old_t, inputs = part
+        g = d_t + carry
+        return jax.vjp(lambda old: one(old, inputs), old_t)[1](g)[0], g
+
+    inputs = (weights.z, along.noise, along.mask, along.reset)
+    return lax.scan(body, jnp.zeros_like(d[0]), (d, old, inputs), reverse=True)[1]
+
+
+def _tangent_loop(plan: _Plan, weights: _Weights, along: _Along, old: Array, b: Array) -> Array:
+    """x_t = J_t x_{t-1} + b_t, which only derivatives of the gradient need."""
+    one = partial(_one, plan, weights, along.constant, weights.cell.step)
+
+    def body(carry: Array, part: Any) -> tuple[Array, Array]:
+        b_t, old_t, inputs = part
+        x = jax.jvp(lambda old: one(old, inputs), (old_t,), (carry,))[1] + b_t
+        return x, x
+
+    inputs = (weights.z, along.noise, along.mask, along.reset)
+    return lax.scan(body, jnp.zeros_like(b[0]), (b, old, inputs))[1]
