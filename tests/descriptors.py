@@ -43,7 +43,7 @@ class Descriptor:
     so that their gradients must not vanish. implementations is the row of the committed matrix: exactly these must run.
     memory_size is the features of the memory that a cell with attention reads.
     The laws of a slow row run with --all: another row holds what it shares with it.
-    newton says whether Newton's method must run it as well. Its laws are slow ones.
+    newton says whether Newton's method must run it as well.
     """
 
     name: str

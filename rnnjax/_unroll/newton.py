@@ -188,8 +188,9 @@ def _piece(plan: _Plan, call: Call, state: State, flow: Flow) -> tuple[State, Ne
     noise = merge_noise(flow.noise, call.constant_noise)
     z = call.cell.project(call.dtypes.cast(call.params), flow.xs, *some(noise))
     weights = _Weights(call.cell, call.params, flip(z, call.reverse), state, call.boundary)
-    along = _Along(*flip((flow.noise, flow.mask, flow.reset), call.reverse), at_step(call.constant_noise))
-    flat, report = _states(plan, weights, along)
+    own, mask, reset = flip((flow.noise, flow.mask, flow.reset), call.reverse)
+    out: Any = _states(plan, weights, _Along(own, mask, reset, at_step(call.constant_noise)))
+    flat, report = out
     return flip(unflatten(plan.jacobian.parts, state, flat), call.reverse), report
 
 
