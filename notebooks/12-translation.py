@@ -71,9 +71,9 @@ for title, pairs in (("ways to learn from", learnt), ("ways held out", held)):
         print(f"  {locale:<6} {format_:<7} {pair.iso}   {pair.text}")
 
 # %% [markdown]
-# Half of the training dates are *varied* on top: their words come in another order, or with other marks between the
-# numbers, wherever that does not change what they mean. This is augmentation. It teaches that a month's name counts and
-# not its place.
+# Training shows each of its dates four times, and most times *varied*: the words in another order, with a word among
+# them that means nothing, or with other marks between the numbers, wherever that does not change what is meant. This is
+# augmentation. It teaches that a month's name counts and not its place.
 
 # %%
 rng = np.random.default_rng(5)

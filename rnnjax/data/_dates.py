@@ -218,7 +218,7 @@ def vary_date(text: str, rng: np.random.Generator, words: Sequence[str] = ()) ->
 
     >>> rng = np.random.default_rng(5)
     >>> vary_date("May 12, 2001", rng), vary_date("25.06.1979", rng), vary_date("3/4/05", rng)
-    ('12, 2001 May', '1979-06-25', '3/4/05')
+    ('12, 2001 May', '1979 6 25', '3/4/05')
     """
     numbers = re.findall(r"[0-9]+", text)
     if sorted(map(len, numbers)) in ([1, 4], [2, 4]):  # the month has a name, the year cannot be mistaken
@@ -232,7 +232,9 @@ def vary_date(text: str, rng: np.random.Generator, words: Sequence[str] = ()) ->
     told = len(small) == 2 and (small[1] > 12 or small[0] == small[1])  # which is day, month and year, in any order
     if not told and max(map(len, numbers)) < 4:
         return text
-    order = rng.permutation(numbers) if told else numbers
+    order = list(rng.permutation(numbers) if told else numbers)
+    if rng.random() < 0.5:
+        order = [without_zeros(number) for number in order]
     return rng.choice([".", ". ", "/", "-", " "]).join(order) + rng.choice(["", "."])
 
 
