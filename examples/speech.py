@@ -290,8 +290,8 @@ def main() -> None:
     figure = task.figure + "_streaming" * args.streaming
     value = next(iter(errors.values()))["cer" if "cer" in figure else "wer"]
     if args.write:
-        record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "command": " ".join(sys.argv)}
-        record |= {"figures": {figure: value}, "minutes": minutes, "errors": errors}
+        record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": {figure: value}}
+        record |= {"command": " ".join(Path(word).name for word in sys.argv), "minutes": minutes, "errors": errors}
         Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
     print(f"saved {picture}; trained for {minutes:.1f} minutes\nfigure: {figure} {value:.4f}")
 

@@ -4,8 +4,10 @@ from typing import Any
 
 from ._cell import AssociativeCell as AssociativeCell
 from ._cell import Cell as Cell
+from ._cell import ChunkedCell as ChunkedCell
 from ._cell import DiagonalCell as DiagonalCell
 from ._cell import GatedCell as GatedCell
+from ._cell import Marks as Marks
 from ._cell import Wrapper as Wrapper
 from ._linear import Affine as Affine
 from ._struct import node as node
@@ -19,6 +21,7 @@ from .cells import GRU as GRU
 from .cells import LRU as LRU
 from .cells import LSTM as LSTM
 from .cells import MGU as MGU
+from .cells import MLSTM as MLSTM
 from .cells import QRNN as QRNN
 from .cells import RGLRU as RGLRU
 from .cells import S5 as S5

@@ -23,7 +23,7 @@ from ._linear import Affine, Numbers, plus, times
 from ._struct import node, struct
 from ._types import Array, Bias, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
 
-Capability = Literal["plain", "gated", "associative"]
+Capability = Literal["plain", "gated", "associative", "chunked"]
 
 
 class Kernel(NamedTuple):
@@ -64,7 +64,7 @@ class Cell(abc.ABC):
     """Trailing axes of one input: 1, and for a convolutional cell 1 + its spatial axes."""
     capability: Capability = "plain"
     """What the implementations may rely on: "gated" cells have the methods of `GatedCell`, "associative" ones
-    those of `AssociativeCell`."""
+    those of `AssociativeCell`, "chunked" ones those of `ChunkedCell`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -211,6 +211,39 @@ class DiagonalCell(AssociativeCell):
         return jax.tree.unflatten(structure, plus(times(self.numbers, z.a, tuple(leaves)), z.b))
 
 
+class Marks(NamedTuple):
+    """Masks and resets of K steps, booleans (K, *B) or None, and the state behind a reset, which acts before its step.
+
+    A step that is not valid leaves the state as it is; a reset on such a step acts all the same.
+    """
+
+    mask: Array | None
+    reset: Array | None
+    boundary: State | None
+
+
+class ChunkedCell(Cell):
+    """A cell that takes many steps at once without the states between them, such as one with a matrix for a memory.
+
+    A subclass writes `init`, `initial_state`, `project`, `step` and `chunk`, which is `step` for every one of K steps.
+    Its states, too large to keep, hold what `readout` needs as one of their arrays.
+    """
+
+    capability: Capability = "chunked"
+
+    @abc.abstractmethod
+    def chunk(self, params: Params, state: State, z: Z, marks: Marks) -> tuple[State, Any]:
+        """The state after K steps, and what `emit` selects of the state after each: z (K, *B, …), emitted (K, *B, …).
+        Neither what is emitted at a step that is not valid is read, nor the state of a row where no step is valid
+        behind the last reset."""
+
+
+def takes_chunks(cell: Any) -> bool:
+    """Whether `step` and `emit` are what `chunk` says: no subclass has changed them since."""
+    in_step = cell.capability == "chunked" and all(_in_step(cell, "chunk", method) for method in ("step", "emit"))
+    return in_step and (not isinstance(cell, Wrapper) or takes_chunks(cell.cell))
+
+
 def acts(cell: Any) -> bool:
     """Whether `step` is what `combine` and `act` say: no subclass has changed it since."""
     return cell.capability == "associative" and _in_step(cell, "act", "step")
@@ -248,7 +281,7 @@ def _in_step(cell: Any, shortcut: str, method: str) -> bool:
 @struct
 class Wrapper(Cell):
     """A cell around another one, with the same capability, so that it keeps the inner cell's fast paths. Only around an
-    associative cell a `finish` makes it a plain one: its steps no longer compose.
+    associative or chunked cell a `finish` makes it a plain one: its steps no longer compose.
 
     A subclass overrides the hooks `unwrap`, `rewrap`, `draw`, `feed`, `finish` and, where it must, single methods.
     """
@@ -282,7 +315,7 @@ class Wrapper(Cell):
     @property
     def capability(self) -> Capability:  # type: ignore[override]
         changes = type(self).finish is not Wrapper.finish
-        return "plain" if changes and self.cell.capability == "associative" else self.cell.capability
+        return "plain" if changes and self.cell.capability != "gated" else self.cell.capability
 
     @property
     def hidden_size(self) -> int:  # type: ignore[override]
@@ -331,6 +364,9 @@ class Wrapper(Cell):
 
     def diagonal(self) -> Numbers | None:
         return diagonal(self.cell)
+
+    def chunk(self, params: Params, state: State, z: Z, marks: Marks) -> tuple[State, Any]:
+        return self.cell.chunk(self.unwrap(params), state, z, marks)
 
     def emit(self, state: State) -> Any:
         return self.cell.emit(state)

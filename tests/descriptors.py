@@ -18,6 +18,7 @@ GATED = ("scan", "fused")
 NATIVE = (*GATED, "cpu") if kernels.load().variants else GATED
 PLAIN = ("scan",)
 ASSOCIATIVE = ("chunked", "associative", "scan")
+CHUNKED = ("chunked", "scan")
 
 
 @rj.struct
@@ -42,7 +43,7 @@ class Descriptor:
     so that their gradients must not vanish. implementations is the row of the committed matrix: exactly these must run.
     memory_size is the features of the memory that a cell with attention reads.
     The laws of a slow row run with --all: another row holds what it shares with it.
-    newton says whether Newton's method must run it as well. Its laws are slow ones.
+    newton says whether Newton's method must run it as well.
     """
 
     name: str
@@ -102,6 +103,8 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("qrnn", rj.QRNN(4), implementations=ASSOCIATIVE, slow=True),
     Descriptor("sru", rj.SRU(3), implementations=ASSOCIATIVE, slow=True),
     Descriptor("rg_lru", rj.RGLRU(3), implementations=ASSOCIATIVE, slow=True),
+    Descriptor("mlstm", rj.MLSTM(4, heads=2), implementations=CHUNKED, slow=True),
+    Descriptor("learned_initial_mlstm", rj.LearnedInitialState(rj.MLSTM(2)), implementations=CHUNKED, slow=True),
     Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4)), implementations=NATIVE),
     Descriptor("learned_initial_lru", rj.LearnedInitialState(rj.LRU(4)), implementations=ASSOCIATIVE),
     Descriptor("zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate")),

@@ -339,3 +339,40 @@ def s5(
         s = a * s + scale * (x_t @ w)
         ys.append(2 * (s @ c).real + d * x_t)
     return np.stack(ys), {"re": s.real, "im": s.imag}
+
+
+def mlstm(
+    x: Array,
+    *,
+    w: Array,
+    b: Array,
+    w_gates: Array,
+    b_gates: Array,
+    h: Array,
+    c: Array,
+    n: Array,
+    m: Array,
+    heads: int,
+) -> tuple[Array, State]:
+    """In the paper's orientation, C (value, key); without a stabiliser, which only scales C and n."""
+    rows, size = h.shape
+    d = size // heads
+    h, c, n, m = h.copy(), c.copy(), n.copy(), m.copy()
+    memory = {(r, a): c[r, a].T * np.exp(m[r, a]) for r in range(rows) for a in range(heads)}
+    norm = {(r, a): n[r, a] * np.exp(m[r, a]) for r in range(rows) for a in range(heads)}
+    ys = []
+    for x_t in x:
+        inputs, gates = x_t @ w + b, x_t @ w_gates + b_gates
+        o = sigmoid(inputs[:, 3 * size :])
+        for r, a in memory:
+            q, k, v = (inputs[r, part * size + a * d : part * size + (a + 1) * d] for part in range(3))
+            k = k / np.sqrt(d)
+            i, f = np.exp(gates[r, a]), sigmoid(gates[r, heads + a])
+            memory[r, a] = f * memory[r, a] + i * np.outer(v, k)
+            norm[r, a] = f * norm[r, a] + i * k
+            h[r, a * d : (a + 1) * d] = memory[r, a] @ q / max(abs(norm[r, a] @ q), 1)
+            m[r, a] = max(np.log(f) + m[r, a], gates[r, a])
+        ys.append(o * h)
+    for r, a in memory:
+        c[r, a], n[r, a] = memory[r, a].T / np.exp(m[r, a]), norm[r, a] / np.exp(m[r, a])
+    return np.stack(ys), {"h": h, "c": c, "n": n, "m": m}

@@ -35,6 +35,10 @@ def _eps(cell: Any) -> dict[str, Any]:
     return {"eps": cell.eps}
 
 
+def _heads(cell: Any) -> dict[str, Any]:
+    return {"heads": cell.heads}
+
+
 def _discretization(cell: Any) -> dict[str, Any]:
     return {"discretization": cell.discretization}
 
@@ -61,6 +65,7 @@ REFERENCES: dict[type, tuple[Callable[..., Any], Options]] = {
     rj.S5: (references.s5, _discretization),
     rj.QRNN: (references.qrnn, _phi),
     rj.SRU: (references.sru, _phi),
+    rj.MLSTM: (references.mlstm, _heads),
 }
 CASES = [
     pytest.param(descriptor, implementation, id=f"{descriptor.name}-{implementation}")

@@ -73,6 +73,16 @@ def test_forget_bias_lies_in_the_forget_gate(make: type, gates: int, forget: int
             np.testing.assert_array_equal(block, bias if gate == forget else 0)
 
 
+@pytest.mark.parametrize("make", [rj.GRU, rj.ResetBeforeGRU, rj.LayerNormGRU])
+def test_update_bias_lies_in_the_update_gate(make: type) -> None:
+    r, z, n = _blocks(make(SIZE, update_bias=1.5).init(KEY, 3).b, 3)
+    np.testing.assert_array_equal(z, 1.5)
+    np.testing.assert_array_equal(np.concatenate([r, n]), 0)
+    r, z, n = _blocks(make(SIZE, max_time=50).init(KEY, 3).b, 3)
+    assert 0 <= z.min() < z.max() <= np.log(49)
+    np.testing.assert_array_equal(np.concatenate([r, n]), 0)
+
+
 def test_forget_bias_is_a_leaf() -> None:
     biases = jnp.array([0.0, 1.0, 2.0])
     drawn = jax.vmap(lambda bias: rj.LSTM(SIZE, forget_bias=bias).init(KEY, 3).b)(biases)

@@ -1,4 +1,4 @@
-"""Fills the README's tables: cells × implementations from the code, figures from `benchmarks/results`.
+"""Fills the README's tables: cells × implementations from the code, tasks and speed from `benchmarks/results`.
 
 With `--check` nothing is changed, and the exit code is 1 where the README is out of date.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import json
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -22,6 +23,23 @@ ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = {"figures": "core.md", "speed": "speed.md"}
+# figure, the file that has it, what it says, the command that writes it
+TASKS = [
+    ("dates_exact", "dates_exact", "dates right to the last digit, in forms never seen", "translation.py"),
+    ("summaries_rouge_l_over_lead1", "summarisation", "ROUGE-L more than the first sentence's", "summarisation.py"),
+    ("morse_cer_5db", "speech_morse", "character errors of Morse code at 5 dB", "speech.py"),
+    ("digits_wer", "speech_digits", "word errors of spoken digits", "speech.py --data FSDD"),
+    (
+        "digits_wer_new_speaker",
+        "speech_new_speaker",
+        "the same of a speaker never heard",
+        "speech.py --data FSDD --hold-out theo",
+    ),
+    ("snips_intent", "dialogue_snips", "intents found", "dialogue.py --data SNIPS"),
+    ("snips_slot_f1", "dialogue_snips", "F1 of slots", "dialogue.py --data SNIPS"),
+    ("camrest_perplexity", "dialogue_camrest", "perplexity of answers in conversations", "dialogue.py --data CAMREST"),
+    ("polarity_accuracy", "sentiment_polarity", "reviews told apart", "sentiment.py --data POLARITY"),
+]
 
 
 def cells() -> list[str]:
@@ -77,6 +95,17 @@ def first_sentence(cls: type) -> str:
     return paragraph.replace("\n", " ").split(". ")[0].rstrip(".")
 
 
+def tasks() -> list[str]:
+    """One row for each figure of an example that was saved."""
+    lines = ["| figure | value | what it is | command |", "|---|---|---|---|"]
+    for figure, file, what, command in TASKS:
+        path = RESULTS / f"{file}.json"
+        if path.exists():
+            value = json.loads(path.read_text(encoding="utf-8"))["figures"][figure]
+            lines.append(f"| {figure} | {value:.4g} | {what} | `python examples/{command}` |")
+    return lines
+
+
 def fill(text: str, name: str, lines: list[str]) -> str:
     """The document with these lines between the markers of that name."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
@@ -91,7 +120,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args(argv).check
     old = README.read_text(encoding="utf-8")
-    new = fill(old, "cells", cells())
+    new = fill(fill(old, "cells", cells()), "tasks", tasks())
     for name, file in FIGURES.items():
         if (RESULTS / file).exists():
             new = fill(new, name, (RESULTS / file).read_text(encoding="utf-8").splitlines())

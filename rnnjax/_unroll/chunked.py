@@ -1,7 +1,8 @@
-"""`chunked`: associative cells, one chunk of time after another, and within a chunk a plain loop or all steps at once.
+"""`chunked`: associative and chunked cells, one chunk of time after another.
 
-Products, recurrence and readout of a chunk are formed together while it is in the cache, and again in the backward
-pass: over the whole sequence only inputs and outputs exist. On a CPU the inner loop is the faster one.
+Within a chunk an associative cell runs a plain loop or all steps at once, a chunked one its own `chunk`. Products,
+recurrence and readout of a chunk are formed together while it is in the cache, and again in the backward pass: over the
+whole sequence only inputs and outputs exist. On a CPU the inner loop is the faster one.
 """
 
 from __future__ import annotations
@@ -11,30 +12,41 @@ from typing import Any
 
 import jax
 
+from .._cell import takes_chunks
 from .._types import State
-from . import chunks, transitions
+from . import chunks, memories, transitions
 from .call import Call, merge_noise
 from .theta import some
-from .transitions import supports as supports
 
 name = "chunked"
 reads_out = True
 
 _CHUNK_BYTES = 1 << 20
 _LEAST_ROWS = 256
+_MEMORY_STEPS = 64
+
+
+def supports(call: Call) -> str | None:
+    """Why the call's steps cannot be taken together, or None."""
+    if not takes_chunks(call.cell):
+        return transitions.supports(call)
+    return "there are no time steps" if call.steps == 0 else None
 
 
 def prefer(call: Call) -> str | None:
     """Why another implementation is faster, or None."""
     if call.steps == 1:
         return "a single step has no loop to speed up"
-    if jax.default_backend() != "cpu":
+    if not takes_chunks(call.cell) and jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}, which has room for all steps at once"
     return None
 
 
 def run(call: Call) -> tuple[Any, State]:
     """Outputs (T, *B, O) and the last state."""
+    if takes_chunks(call.cell):
+        kept = length(call)
+        return memories.run(call, chunks.even_length(kept, _MEMORY_STEPS), kept)
     return transitions.in_pieces(call, "loop" if jax.default_backend() == "cpu" else "parallel", length(call))
 
 
@@ -44,6 +56,8 @@ def length(call: Call) -> int:
         return chunks.even_length(call.steps, math.isqrt(call.steps))
     if call.remat not in (None, "state"):
         return call.remat
+    if takes_chunks(call.cell):
+        return chunks.even_length(call.steps, _MEMORY_STEPS)
     noise = merge_noise(call.flow.noise, call.constant_noise)
     z = jax.eval_shape(lambda p, x, n: call.cell.project(p, x, *some(n)), call.params, call.flow.xs, noise)
     bytes_a_step = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(z)) // call.steps

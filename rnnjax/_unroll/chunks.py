@@ -54,6 +54,18 @@ def scan(f: Callable[..., Any], carry: Any, chunks: Chunks, reverse: bool, *, un
     return carry, Chunks(whole, rest)
 
 
+def in_pieces(
+    piece: Callable[..., Any], state: Any, xs: Any, steps: int, length: int, reverse: bool
+) -> tuple[Any, Any]:
+    """Last state and outputs of `piece(state, xs)`, run on `length` steps at a time. The backward pass keeps the state
+    between pieces and forms the rest again."""
+    parts = split(xs, steps, length, reverse)
+    if parts.whole is not None:
+        piece = jax.checkpoint(piece, prevent_cse=False)
+    state, ys = scan(piece, state, parts, reverse)
+    return state, join(ys, reverse)
+
+
 def even_length(steps: int, target: int) -> int:
     """A chunk length near `target`, a divisor of `steps` where there is one between half and once and a half of it."""
     target = max(1, min(target, steps))

@@ -188,9 +188,9 @@ def _piece(plan: _Plan, call: Call, state: State, flow: Flow) -> tuple[State, Ne
     noise = merge_noise(flow.noise, call.constant_noise)
     z = call.cell.project(call.dtypes.cast(call.params), flow.xs, *some(noise))
     weights = _Weights(call.cell, call.params, flip(z, call.reverse), state, call.boundary)
-    noise_along, mask, reset = flip((flow.noise, flow.mask, flow.reset), call.reverse)
-    solved: Any = _states(plan, weights, _Along(noise_along, mask, reset, at_step(call.constant_noise)))
-    flat, report = solved
+    own, mask, reset = flip((flow.noise, flow.mask, flow.reset), call.reverse)
+    out: Any = _states(plan, weights, _Along(own, mask, reset, at_step(call.constant_noise)))
+    flat, report = out
     return flip(unflatten(plan.jacobian.parts, state, flat), call.reverse), report
 
 

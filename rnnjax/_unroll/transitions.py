@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._cell import acts, diagonal
+from .._cell import acts, diagonal, takes_chunks
 from .._linear import Affine, Numbers, one_like, plus, times
 from .._types import Array, State, Z, explicit_spec
 from . import chunks, recurrence
@@ -20,6 +20,8 @@ from .theta import some
 
 def supports(call: Call) -> str | None:
     """Why the call's steps do not compose, or None."""
+    if takes_chunks(call.cell):
+        return f"the transitions of {type(call.cell).__name__}, a chunked cell, are too large to compose"
     if not acts(call.cell):
         return f"{type(call.cell).__name__} is not an associative cell: its steps do not compose"
     return "there are no time steps" if call.steps == 0 else None
@@ -32,11 +34,8 @@ def in_pieces(call: Call, form: Form, length: int) -> tuple[Any, State]:
     def piece(state: State, flow: Flow) -> tuple[State, Any]:
         return whole(call, form, state, flow)
 
-    parts = chunks.split(call.flow, call.steps, length, call.reverse)
-    if parts.whole is not None:
-        piece = jax.checkpoint(piece, prevent_cse=False)
-    state, ys = chunks.scan(piece, call.state, parts, call.reverse)
-    return chunks.join(ys, call.reverse), state
+    state, ys = chunks.in_pieces(piece, call.state, call.flow, call.steps, length, call.reverse)
+    return ys, state
 
 
 def whole(call: Call, form: Form, state: State, flow: Flow) -> tuple[State, Any]:

@@ -46,6 +46,9 @@ from .min_gru import MinGRUState as MinGRUState
 from .min_lstm import MinLSTM as MinLSTM
 from .min_lstm import MinLSTMParams as MinLSTMParams
 from .min_lstm import MinLSTMState as MinLSTMState
+from .mlstm import MLSTM as MLSTM
+from .mlstm import MLSTMParams as MLSTMParams
+from .mlstm import MLSTMState as MLSTMState
 from .peephole_lstm import PeepholeLSTM as PeepholeLSTM
 from .peephole_lstm import PeepholeLSTMParams as PeepholeLSTMParams
 from .peephole_lstm import PeepholeLSTMState as PeepholeLSTMState

@@ -59,8 +59,8 @@ def forget_bias(
     max_time: int | None,
     dtype: DTypeLike,
 ) -> Array:
-    """b (G·H): zero, with `bias` for the forget gate, or chrono biases for forget and input gate when `max_time` is
-    given."""
+    """b (G·H): zero, with `bias` for the forget gate (of a GRU, the update gate), or chrono biases for it and the input
+    gate when `max_time` is given."""
     blocks = [jnp.zeros((size,), dtype) for _ in range(gates)]
     if max_time is None:
         blocks[forget] = jnp.full((size,), bias, dtype)

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from .. import initializers
 from .._cell import GatedCell, add_bias, project_gates, split_gates
-from .._struct import struct
+from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation
-from ._common import check_positive, settle, standardize, times
+from ._common import check_max_time, check_positive, forget_bias, settle, settle_number, standardize, times
 
 
 class LayerNormGRUParams(NamedTuple):
@@ -44,7 +44,7 @@ class LayerNormGRU(GatedCell):
     ======  =======  ==============================================
     w       (I, 3H)  input weights, Glorot uniform per gate
     u       (H, 3H)  recurrent weights, orthogonal per gate
-    b       (3H)     bias, zero
+    b       (3H)     bias, zero, with `update_bias` for the update gate
     b_n     (H)      bias of the candidate's recurrent part, zero
     gain_x  (3H)     gain of the inputs' part, one
     gain_h  (3H)     gain of the recurrent part, one
@@ -58,6 +58,9 @@ class LayerNormGRU(GatedCell):
         hidden_size: H.
         activation: φ of the candidate.
         gate_activation: σ of the two gates.
+        update_bias: the update gate's bias at initialisation; above zero, units keep their values for longer.
+        max_time: longest dependency in time steps; given, the update gate's biases are drawn by chrono initialisation
+            (Tallec & Ollivier 2018, arXiv:1804.11188).
         eps: ε, added to the variance.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
@@ -75,20 +78,24 @@ class LayerNormGRU(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
+    update_bias: float = node(default=0.0)
+    max_time: int | None = None
     eps: float = 1e-5
     compute_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         settle(self, "activation", "gate_activation")
+        settle_number(self, "update_bias")
+        check_max_time(self.max_time)
         check_positive("eps", self.eps)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LayerNormGRUParams:
         size = self.hidden_size
-        key_w, key_u = jax.random.split(key)
+        key_w, key_u, key_b = jax.random.split(key, 3)
         return LayerNormGRUParams(
             w=initializers.glorot_uniform(key_w, (in_size, 3 * size), dtype, gates=3),
             u=initializers.orthogonal(key_u, size, 3, dtype),
-            b=jnp.zeros((3 * size,), dtype),
+            b=forget_bias(key_b, size, 3, 1, None, self.update_bias, self.max_time, dtype),
             b_n=jnp.zeros((size,), dtype),
             gain_x=jnp.ones((3 * size,), dtype),
             gain_h=jnp.ones((3 * size,), dtype),

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 
 from .. import initializers
 from .._cell import Cell, dot, project_gates, split_gates
-from .._struct import struct
+from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation
-from ._common import settle
+from ._common import check_max_time, forget_bias, settle, settle_number
 
 
 class ResetBeforeGRUParams(NamedTuple):
@@ -40,7 +40,7 @@ class ResetBeforeGRU(Cell):
     ======  =======  ==============================================
     w       (I, 3H)  input weights, Glorot uniform per gate
     u       (H, 3H)  recurrent weights, orthogonal per gate
-    b       (3H)     bias, zero
+    b       (3H)     bias, zero, with `update_bias` for the update gate
     ======  =======  ==============================================
 
     Gates lie on the last axis in the order r, z, n; Keras (`reset_after=False`) and ONNX (`linear_before_reset=0`)
@@ -51,6 +51,9 @@ class ResetBeforeGRU(Cell):
         hidden_size: H.
         activation: φ of the candidate.
         gate_activation: σ of the two gates.
+        update_bias: the update gate's bias at initialisation; above zero, units keep their values for longer.
+        max_time: longest dependency in time steps; given, the update gate's biases are drawn by chrono initialisation
+            (Tallec & Ollivier 2018, arXiv:1804.11188).
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
     References:
@@ -67,18 +70,22 @@ class ResetBeforeGRU(Cell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
+    update_bias: float = node(default=0.0)
+    max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         settle(self, "activation", "gate_activation")
+        settle_number(self, "update_bias")
+        check_max_time(self.max_time)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> ResetBeforeGRUParams:
         size = self.hidden_size
-        key_w, key_u = jax.random.split(key)
+        key_w, key_u, key_b = jax.random.split(key, 3)
         return ResetBeforeGRUParams(
             w=initializers.glorot_uniform(key_w, (in_size, 3 * size), dtype, gates=3),
             u=initializers.orthogonal(key_u, size, 3, dtype),
-            b=jnp.zeros((3 * size,), dtype),
+            b=forget_bias(key_b, size, 3, 1, None, self.update_bias, self.max_time, dtype),
         )
 
     def initial_state(

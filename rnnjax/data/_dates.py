@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -21,6 +22,7 @@ LOCALES = (
 FORMATS = ("short", "medium", "long", "full")
 FIELD = re.compile(r"%\((\w+)\)s")
 ZEROS = re.compile(r"(?<![0-9])0+(?=[0-9])")
+LETTERS = re.compile(r"[^\W\d_]+")
 MARKS = re.compile(r"[\s.,/-]+")
 MONTHS = tuple(datetime.date(2001, month, 1) for month in range(1, 13))
 WEEK = tuple(datetime.date(2001, 1, day) for day in range(1, 8))
@@ -52,10 +54,11 @@ class Form:
         return tuple(self.write(datetime.date(1987 + month, month, 2 * month)) for month in range(1, 13))
 
     @cached_property
-    def months(self) -> frozenset[str]:
-        """The names that it has for months; none if it writes them in digits."""
+    def words(self) -> frozenset[str]:
+        """What one has to know to find the month: its names, or if it is in digits the words beside the numbers."""
         own = [field for field in FIELD.findall(self._template) if field in ("MMM", "MMMM", "LLL", "LLLL")]
-        return frozenset(self._field(field, month) for field in own for month in MONTHS)
+        names = frozenset(self._field(field, month) for field in own for month in MONTHS)
+        return names or frozenset(LETTERS.findall(" ".join(FIELD.split(self._template)[::2])))
 
     @cached_property
     def _template(self) -> str:
@@ -122,8 +125,8 @@ def without_zeros(text: str) -> str:
 def _forms(locales: tuple[str, ...], share: float, split_seed: int) -> tuple[list[Form], list[Form]]:
     """The forms to learn from, and those held out.
 
-    Forms that write alike stay together, and a form is held out only if each of its names of months is left in another
-    one, so that it can be known.
+    Forms that write alike stay together, and a form is held out only if each of its names of months, or each of its
+    words where months are in digits, is left in another one, so that it can be known.
     """
     alike: dict[tuple[str, ...], list[Form]] = {}
     for locale in locales:
@@ -135,8 +138,8 @@ def _forms(locales: tuple[str, ...], share: float, split_seed: int) -> tuple[lis
     held: list[int] = []
     for number in np.random.default_rng(split_seed).permutation(len(groups)).tolist():
         rest = [group for at, group in enumerate(groups) if at != number and at not in held]
-        known = frozenset[str]().union(*(group[0].months for group in rest))
-        if len(held) < wanted and groups[number][0].months <= known:
+        known = frozenset[str]().union(*(group[0].words for group in rest))
+        if len(held) < wanted and groups[number][0].words <= known:
             held.append(number)
     learnt = [form for at, group in enumerate(groups) if at not in held for form in group]
     return learnt, [form for at in sorted(held) for form in groups[at]]
@@ -163,7 +166,8 @@ def date_pairs(
         count: how many.
         seed: of dates, locales and formats; take different ones for training and for the held-out forms too.
         held_out: whether to write in the locale–format pairs that are held out, or in all others. Pairs that write
-            alike are on the same side, and the month names of a held-out pair occur in another.
+            alike are on the same side, and the month names of a held-out pair, or the words where months are in digits,
+            occur in another.
         locales: names that `babel` knows.
         share: of the locale–format pairs that is held out, at most.
         split_seed: of which are held out.
@@ -199,32 +203,57 @@ def date_pairs(
     return [pair(number) for number in range(count)]
 
 
-def vary_date(text: str, rng: np.random.Generator) -> str:
+def vary_date(text: str, rng: np.random.Generator, words: Sequence[str] = ()) -> str:
     """A date with its words in another order or with other marks between its numbers, where it means the same.
 
     Augmentation for `date_pairs`: what learns from it goes by words and numbers, and not by places and points, which
-    other ways to write do not share. A word of random letters joins half of those with a name for the month, as the
+    other ways to write do not share. A word that means nothing joins half of those with a name for the month, as the
     name of a day that is not known. A text comes back as it is where its order or its marks say what it means.
+
+    Args:
+        text: a date.
+        rng: what chooses.
+        words: of other dates. A new word begins as one of them and ends as another, in the script of the text; where
+            there are none it is made of the letters of the text.
 
     >>> rng = np.random.default_rng(5)
     >>> vary_date("May 12, 2001", rng), vary_date("25.06.1979", rng), vary_date("3/4/05", rng)
-    ('12, 2001 May', '1979-06-25', '3/4/05')
+    ('12, 2001 May', '1979 6 25', '3/4/05')
     """
     numbers = re.findall(r"[0-9]+", text)
     if sorted(map(len, numbers)) in ([1, 4], [2, 4]):  # the month has a name, the year cannot be mistaken
-        words = rng.permutation(text.split()).tolist()
+        parts = rng.permutation(text.split()).tolist()
         if rng.random() < 0.5:
-            letters = rng.choice([letter for letter in text if letter.isalpha()], rng.integers(3, 10))
-            words.insert(rng.integers(len(words) + 1), "".join(letters))
-        return " ".join(words)
+            parts.insert(rng.integers(len(parts) + 1), _nonsense(text, rng, words))
+        return " ".join(parts)
     if len(numbers) != 3 or re.search(r"[^\W0-9]", text):
         return text
     small = sorted(int(number) for number in numbers if int(number) <= 31)
     told = len(small) == 2 and (small[1] > 12 or small[0] == small[1])  # which is day, month and year, in any order
     if not told and max(map(len, numbers)) < 4:
         return text
-    order = rng.permutation(numbers) if told else numbers
+    order = list(rng.permutation(numbers) if told else numbers)
+    if rng.random() < 0.5:
+        order = [without_zeros(number) for number in order]
     return rng.choice([".", ". ", "/", "-", " "]).join(order) + rng.choice(["", "."])
+
+
+def _nonsense(text: str, rng: np.random.Generator, words: Sequence[str]) -> str:
+    """A word that is none of these, in the script of a text."""
+    letters = [letter for letter in text if letter.isalpha()]
+    for _ in range(50 if words else 0):
+        first, last = (words[int(at)] for at in rng.integers(len(words), size=2))
+        if _script(first) == _script(last) == _script(letters[0]):
+            word = first[: int(rng.integers(1, max(len(first), 2)))] + last[int(rng.integers(len(last))) :]
+            if word not in words:
+                return word
+    return "".join(rng.choice(letters, rng.integers(3, 10)))
+
+
+@lru_cache(maxsize=4096)
+def _script(word: str) -> str:
+    """The first word of the name that Unicode gives its first letter, such as LATIN."""
+    return next((unicodedata.name(letter, "").split(" ")[0] for letter in word if letter.isalpha()), "")
 
 
 def _readings(text: str, forms: Sequence[Form], years: tuple[int, int], *, marks: bool) -> set[datetime.date]:

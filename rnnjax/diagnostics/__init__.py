@@ -1,4 +1,4 @@
-"""Understanding: gradient flow, dynamics and attribution, as pure functions that return arrays."""
+"""Understanding: gradient flow, dynamics, attribution and comparisons, as functions that return arrays."""
 
 from . import plots as plots
 from ._attribution import Attribution as Attribution
@@ -8,6 +8,11 @@ from ._attribution import gradient_times_input as gradient_times_input
 from ._attribution import integrated_gradients as integrated_gradients
 from ._attribution import saliency as saliency
 from ._attribution import smooth_grad as smooth_grad
+from ._compare import Compared as Compared
+from ._compare import Comparison as Comparison
+from ._compare import compare as compare
+from ._contenders import tcn as tcn
+from ._contenders import transformer as transformer
 from ._fixed_points import FixedPoints as FixedPoints
 from ._fixed_points import Relaxed as Relaxed
 from ._fixed_points import fixed_points as fixed_points
@@ -28,14 +33,17 @@ from ._lyapunov import lyapunov_exponents as lyapunov_exponents
 from ._lyapunov import lyapunov_exponents_of_map as lyapunov_exponents_of_map
 from ._memory import Recall as Recall
 from ._memory import memory_horizon as memory_horizon
+from ._module import ModuleLayer as ModuleLayer
 from ._monitor import GradientMonitor as GradientMonitor
 from ._monitor import Reading as Reading
 from ._monitor import gradient_monitor as gradient_monitor
 from ._occlusion import influence as influence
 from ._occlusion import occlusion as occlusion
+from ._tcn import TCN as TCN
 from ._traces import Saturation as Saturation
 from ._traces import dead_units as dead_units
 from ._traces import gates as gates
 from ._traces import sample_states as sample_states
 from ._traces import saturation as saturation
 from ._traces import states as states
+from ._transformer import CausalTransformer as CausalTransformer

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 
 from .._types import Array
+from ..training import Swept
+from ._compare import Comparison
 from ._gradient_flow import GradientFlow, kept_share
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -125,6 +127,73 @@ def heat_map(
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.figure.colorbar(image, ax=ax, label=label)
+    return ax
+
+
+def sweep_map(swept: Swept, rows: str, columns: str, measure: str, ax: Any = None) -> Any:
+    """A measure of a sweep over two of its names, as colours: the mean over all other names, such as seeds.
+
+    Args:
+        swept: from `rnnjax.training.sweep`.
+        rows, columns: names of the space; their values lie in rising order, the smallest at the bottom and on the left.
+        measure: a name of the table, such as "val_accuracy".
+        ax: the Axes to draw on.
+
+    Raises:
+        ValueError: for a name that the table does not have.
+
+    >>> import numpy as np, rnnjax as rj
+    >>> from rnnjax.diagnostics import plots
+    >>> table = [{"units": u, "learning_rate": r, "loss": u * r} for u in (2, 4) for r in (0.1, 0.2)]
+    >>> swept = rj.training.Swept([], table, {}, None, (None, None), None)
+    >>> plots.sweep_map(swept, "units", "learning_rate", "loss").get_xlabel()
+    'learning rate'
+    """
+    for name in (rows, columns, measure):
+        if name not in swept.table[0]:
+            raise ValueError(f"the table of the sweep has {', '.join(swept.table[0])}; got {name!r}")
+    values: dict[tuple[float, float], list[float]] = {}
+    for row in swept.table:
+        values.setdefault((row[rows], row[columns]), []).append(row[measure])
+    downwards, across = sorted({key[0] for key in values}, reverse=True), sorted({key[1] for key in values})
+    means = [[np.mean(values.get((row, column), np.nan)) for column in across] for row in downwards]
+    named = {"rows": [f"{value:.3g}" for value in downwards], "columns": [f"{value:.3g}" for value in across]}
+    words = {"xlabel": _words(columns), "ylabel": _words(rows), "label": _words(measure)}
+    return heat_map(np.array(means), ax, **named, **words)
+
+
+def _words(name: str) -> str:
+    return name.replace("_", " ")
+
+
+def comparison(found: Comparison, ax: Any = None) -> Any:
+    """The quality of every model: the mean and its interval, and each seed, beside that of a constant answer.
+
+    Args:
+        found: from `rnnjax.diagnostics.compare`.
+        ax: the Axes to draw on. The best model is on top; one whose quality is NaN has its name alone.
+
+    >>> import numpy as np, rnnjax as rj
+    >>> from rnnjax.diagnostics import plots
+    >>> scores, rest = np.array([0.88, 0.92]), (1.0, 1e-6, 1e-5, None, None, np.ones(3), 2, 1.0, "")
+    >>> row = rj.diagnostics.Compared("GRU", 8, 200, 0.01, 0.9, 0.85, 0.95, scores, *rest)
+    >>> ax = plots.comparison(rj.diagnostics.Comparison([row], "accuracy", 0.95, 0.5, "", {}, {}))
+    >>> ax.get_xlabel()
+    'accuracy on the test rows'
+    """
+    ax = _axes(ax)
+    for place, row in enumerate(found.rows):
+        ax.plot(row.scores, np.full(row.scores.size, place), "|", color="0.5", markersize=9, zorder=1)
+        ends = [[row.quality - row.low], [row.high - row.quality]]
+        ax.errorbar(row.quality, place, xerr=ends, fmt="o", color=COLOURS[0], markersize=5, capsize=3, zorder=2)
+    ax.axvline(found.constant, color=COLOURS[1], linestyle="--", linewidth=1, label="constant answer", zorder=0)
+    names = [f"{row.name}\n{row.parameters:,} parameters" for row in found.rows]
+    ax.set_yticks(range(len(names)), labels=names)
+    ax.set_ylim(len(names) - 0.5, -0.5)
+    ax.set_xlabel(f"{_words(found.metric)} on the test rows")
+    ax.set_title(f"dots: means and {found.confidence:.0%} intervals; bars: seeds", fontsize="medium")
+    ax.grid(alpha=0.3, axis="x")
+    ax.legend()
     return ax
 
 

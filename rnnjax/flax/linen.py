@@ -299,7 +299,7 @@ class GRU(Stacked):
     Args:
         hidden_size: H of every layer, in each direction.
         num_layers: number of layers.
-        activation, gate_activation: as for `rnnjax.GRU`.
+        activation, gate_activation, update_bias, max_time: as for `rnnjax.GRU`.
 
     The other arguments are those of `Stacked` and `Recurrent`.
 
@@ -316,10 +316,19 @@ class GRU(Stacked):
     num_layers: int = 1
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
+    update_bias: float | Array = 0.0
+    max_time: int | None = None
 
     @property
     def functional(self) -> layers.Layer:
-        cell = cells.GRU(self.hidden_size, self.activation, self.gate_activation, self.compute_dtype)
+        cell = cells.GRU(
+            self.hidden_size,
+            self.activation,
+            self.gate_activation,
+            self.update_bias,
+            self.max_time,
+            self.compute_dtype,
+        )
         return self._stack(cell, self.num_layers)
 
 

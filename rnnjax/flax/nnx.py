@@ -391,7 +391,7 @@ class GRU(Recurrent):
         num_layers: number of layers.
         bidirectional: every layer runs in both directions, and outputs are the two next to each other, (…, 2H).
         dropout: rate of dropout between layers; one layer has none.
-        activation, gate_activation, compute_dtype: as for `rnnjax.GRU`.
+        activation, gate_activation, update_bias, max_time, compute_dtype: as for `rnnjax.GRU`.
         remat, implementation: as for `rnnjax.unroll`.
 
     The other arguments are those of `Recurrent`.
@@ -416,6 +416,8 @@ class GRU(Recurrent):
         time_major: bool = False,
         activation: Activation = "tanh",
         gate_activation: Activation = "sigmoid",
+        update_bias: float | Array = 0.0,
+        max_time: int | None = None,
         compute_dtype: DTypeLike | None = None,
         remat: Remat = None,
         implementation: str | None = None,
@@ -425,7 +427,7 @@ class GRU(Recurrent):
         params: Params | None = None,
         rngs: nnx.Rngs | None = None,
     ):
-        cell = cells.GRU(hidden_size, activation, gate_activation, compute_dtype)
+        cell = cells.GRU(hidden_size, activation, gate_activation, update_bias, max_time, compute_dtype)
         super().__init__(
             _shared.stack(cell, num_layers, bidirectional, dropout, remat, implementation),
             in_features,

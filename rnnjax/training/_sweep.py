@@ -34,6 +34,7 @@ class Swept(NamedTuple):
     history: measures by name, (N, epochs), NaN after a configuration was dropped.
     params: the parameters of the best configuration.
     model: the best model, a pair (params, layer).
+    members: the parameters of all configurations that were trained to the end, leaves (M, …) in the order of the table.
     """
 
     configs: list[dict[str, float]]
@@ -41,6 +42,7 @@ class Swept(NamedTuple):
     history: dict[str, np.ndarray]
     params: Any
     model: tuple[Any, Any]
+    members: Any
 
     def __str__(self) -> str:
         names = list(self.table[0])
@@ -130,7 +132,6 @@ def sweep(
     states = run.start(values, seeds)
     history = {name: np.full((len(configs), epochs), np.nan) for name in names}
     trained = np.zeros(len(configs), int)
-    finished: dict[int, Any] = {}
     for epoch in range(epochs):
         own = {name: value[alive] for name, value in values.items()}
         states, found = run.epoch(own, states, seeds[alive] if shuffle else None, epoch)
@@ -140,13 +141,14 @@ def sweep(
         if epoch + 1 in cuts and len(alive) > 1:
             kept = np.sort(_order(history[monitor][alive, epoch], monitor)[: -(-len(alive) // 2)])
             alive, states = alive[kept], jax.tree.map(lambda leaf, kept=kept: leaf[kept], states)
-    for place, index in enumerate(alive):
-        finished[int(index)] = place
 
     last = {name: curve[np.arange(len(configs)), trained - 1] for name, curve in history.items()}
     ranks = sorted(range(len(configs)), key=lambda i: (-trained[i], _badness(last[monitor][i], monitor)))
     table = [{**configs[i], **{name: float(last[name][i]) for name in names}, "epochs": int(trained[i])} for i in ranks]
-    best = jax.tree.map(lambda leaf: leaf[finished[ranks[0]]], states.params)
+    places = {int(index): place for place, index in enumerate(alive)}
+    order = np.array([places[i] for i in ranks if i in places])
+    members = jax.tree.map(lambda leaf: leaf[order], states.params)
+    best = jax.tree.map(lambda leaf: leaf[0], members)
     layer, _ = _made(make, {name: value[ranks[0]] for name, value in values.items()})
     return Swept(
         [dict(configs[i]) for i in ranks],
@@ -154,6 +156,7 @@ def sweep(
         {name: curve[ranks] for name, curve in history.items()},
         best,
         (best, layer),
+        members,
     )
 
 

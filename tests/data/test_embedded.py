@@ -109,8 +109,11 @@ def test_held_out_forms_are_new_and_can_be_known(dates: tuple) -> None:
     everything, kept = _dates._forms(_dates.LOCALES, 0.2, 0)
     assert len(everything) + len(kept) == 4 * len(_dates.LOCALES)
     assert not {form.probes for form in everything} & {form.probes for form in kept}
-    known = set().union(*(form.months for form in everything))
-    assert all(form.months <= known for form in kept)
+    known = set().union(*(form.words for form in everything))
+    assert all(form.words <= known for form in kept)
+    assert {"年", "月", "日"} <= known
+    assert _dates.Form("ja", "full").words == {"年", "月", "日"}
+    assert "May" in _dates.Form("en", "medium").words
 
 
 def test_no_string_has_two_readings() -> None:
@@ -165,6 +168,12 @@ def test_words_are_varied_where_their_order_means_nothing() -> None:
     assert 70 < len(more) < 130
     assert {at for at, _ in more} == {0, 1, 2, 3}
     assert all(3 <= len(word) < 10 and set(word) <= set("May") for _, word in more)
+    mixed = [data.vary_date("May 12, 2001", rng, ["June", "Friday", "мая"]).split() for _ in range(200)]
+    new = {word for one in mixed for word in one} - words
+    assert new
+    assert all(word[0] in "JF" and word[-1] in "ey" and word not in ("June", "Friday") for word in new)
+    lone = [data.vary_date("May 12, 2001", rng, ["мая"]).split() for _ in range(20)]
+    assert {letter for one in lone for word in one if word not in words for letter in word} == set("May")
     for text in ("3 thg 1, 1958", "2 мая 03", "3/4/05", "30. 5. 7.", "昭和 1 2 3"):
         assert {data.vary_date(text, rng) for _ in range(9)} == {text}
 
@@ -176,11 +185,11 @@ def test_numbers_are_varied_where_they_tell_what_they_are(form: str) -> None:
     orders = {True: 0, False: 0}
     for n in range(0, 36_000, 61):
         text = (datetime.date(1950, 1, 1) + datetime.timedelta(n)).strftime(form)
-        numbers = re.findall("[0-9]+", text)
+        written = re.findall("[0-9]+", text)
         varied = [data.vary_date(text, rng) for _ in range(4)]
-        found = [re.findall("[0-9]+", other) for other in varied]
+        numbers, *found = ([number.lstrip("0") or "0" for number in re.findall("[0-9]+", t)] for t in (text, *varied))
         assert all(sorted(other) == sorted(numbers) for other in found)
-        told = len(set().union(*map(_dates_of, itertools.permutations(numbers)))) == 1
+        told = len(set().union(*map(_dates_of, itertools.permutations(written)))) == 1
         assert told or all(other == numbers for other in found)
         assert told or "%Y" in form or set(varied) == {text}
         if any(int(number) > 31 for number in numbers):

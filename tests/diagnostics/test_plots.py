@@ -6,7 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from rnnjax.diagnostics import GradientFlow, plots
+from rnnjax.diagnostics import Compared, Comparison, GradientFlow, plots
+from rnnjax.training import Swept
 
 pytest.importorskip("matplotlib")
 
@@ -40,6 +41,35 @@ def test_heat_map() -> None:
         plots.heat_map(np.zeros(3))
     with pytest.raises(ValueError, match="`rows` must hold 2"):
         plots.heat_map(values, rows=["a"])
+
+
+def test_sweep_map() -> None:
+    """Means over what is not named; the smallest values at the bottom and on the left; holes are NaN."""
+    table = [
+        {"units": u, "rate": r, "seed": s, "loss": 10 * u + r + s} for u in (4, 2) for r in (0.2, 0.1) for s in (0, 1)
+    ]
+    ax = plots.sweep_map(Swept([], table[:-2], {}, None, (None, None), None), "units", "rate", "loss")
+    image = ax.get_images()[0].get_array().filled(np.nan)
+    np.testing.assert_allclose(image, [[40.6, 40.7], [np.nan, 20.7]])
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["4", "2"]
+    with pytest.raises(ValueError, match="got 'width'"):
+        plots.sweep_map(Swept([], table, {}, None, (None, None), None), "width", "rate", "loss")
+
+
+def test_comparison() -> None:
+    """The best on top, means with their intervals, one bar a seed, and NaN does no harm."""
+    costs = (1.0, 1e-6, 1e-5, None, None, np.ones(3), 2, 1.0, "")
+    good = Compared("GRU", 8, 1_200, 0.01, 0.9, 0.85, 0.95, np.array([0.88, 0.92]), *costs)
+    bad = Compared("LSTM", 8, 1_100, 0.01, *[np.nan] * 3, np.array([np.nan, 0.5]), *costs)
+    ax = plots.comparison(Comparison([good, bad], "mean_squared_error", 0.9, 0.3, "", {}, {}))
+    assert ax.get_xlabel() == "mean squared error on the test rows"
+    assert [tick.get_text() for tick in ax.get_yticklabels()] == ["GRU\n1,200 parameters", "LSTM\n1,100 parameters"]
+    assert ax.get_ylim() == (1.5, -0.5)
+    seeds, mean = ax.get_lines()[:2]
+    np.testing.assert_array_equal(seeds.get_xdata(), [0.88, 0.92])
+    np.testing.assert_array_equal(mean.get_xdata(), [0.9])
+    ends = [segment[:, 0].tolist() for segment in ax.collections[0].get_segments()]
+    np.testing.assert_allclose(ends, [[0.85, 0.95]])
 
 
 def test_spectrum() -> None:

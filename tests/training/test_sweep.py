@@ -62,9 +62,9 @@ def test_members_are_trained_as_alone(space: str) -> None:
             if name != "skipped_steps":
                 np.testing.assert_allclose(swept.history[name][place], curve, rtol=2e-4, atol=1e-6)
                 assert row[name] == pytest.approx(curve[-1], rel=2e-4)
-        if place == 0:
-            for a, b in zip(jax.tree.leaves(swept.params), jax.tree.leaves(alone.params), strict=True):
-                np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
+        member = swept.params if place == 0 else jax.tree.map(lambda leaf, place=place: leaf[place], swept.members)
+        for a, b in zip(jax.tree.leaves(member), jax.tree.leaves(alone.params), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     losses = [row["val_loss"] for row in swept.table]
     assert losses == sorted(losses)
 
@@ -96,6 +96,7 @@ def test_halving_drops_the_worse_half() -> None:
     whole = sweep(make, space, (X, Y), **options)
     halved = sweep(make, space, (X, Y), halve_after=[1, 2], **options)
     assert [row["epochs"] for row in halved.table] == [3, 3, 2, 1, 1]
+    assert {leaf.shape[0] for leaf in jax.tree.leaves(halved.members)} == {2}
     by_rate = {config["learning_rate"]: i for i, config in enumerate(whole.configs)}
     first = [whole.history["val_loss"][by_rate[config["learning_rate"]], 0] for config in halved.configs]
     assert max(first[:3]) <= min(first[3:])

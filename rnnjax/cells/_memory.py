@@ -1,0 +1,106 @@
+"""Matrix memories, a chunk of K steps at once. Inside a chunk the axes are (*B, N, K, D): N heads of D features.
+
+With one decay for each head, the memory after step t is what step t sees of the one before the chunk, and what each
+earlier step j wrote, decayed over the steps between: sums of logarithms, formed without differences of long sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from .._cell import Marks
+from .._errors import check_size
+from .._types import Array, State
+
+
+def check_heads(cell: Any) -> None:
+    """Raises unless `heads` divides `hidden_size`."""
+    check_size("heads", cell.heads)
+    if cell.hidden_size % cell.heads:
+        raise ValueError(
+            f"`heads` must divide `hidden_size`, so that every head has as many features; got {cell.heads} heads for "
+            f"`hidden_size` = {cell.hidden_size}"
+        )
+
+
+def split_heads(x: Array, heads: int) -> Array:
+    """x (…, N·D) as (…, N, D)."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
+
+
+def merge_heads(x: Array) -> Array:
+    """x (…, N, D) as (…, N·D)."""
+    return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def inside(x: Array, axes: int) -> Array:
+    """x (K, *B, …) with the axis of steps in front of the last `axes` ones."""
+    return jnp.moveaxis(x, 0, -1 - axes)
+
+
+class Reach(NamedTuple):
+    """What the steps of a chunk see.
+
+    pairs: (K, K) or (*B, 1, K, K); at [t, j] whether step t sees what step j wrote: j ≤ t and no reset between.
+    behind: (*B, 1, K) or None without resets; whether a reset lies before step t, which sees the boundary, not the
+    state.
+    """
+
+    pairs: Array
+    behind: Array | None
+
+    @classmethod
+    def of(cls, reset: Array | None, steps: int) -> Reach:
+        """For resets (K, *B) or None."""
+        pairs = jnp.tril(jnp.ones((steps, steps), bool))
+        if reset is None:
+            return cls(pairs, None)
+        count = jnp.moveaxis(jnp.cumsum(reset, 0, dtype=jnp.int32), 0, -1)[..., None, :]
+        same = count[..., :, None] == count[..., None, :]
+        return cls(same & jnp.broadcast_to(pairs, same.shape), count > 0)
+
+    def before(self, marks: Marks, state: State, read: Callable[[State], Array]) -> Array:
+        """What each step reads of the state, or behind a reset of the boundary, (*B, N, K, …)."""
+        start = read(state)
+        if self.behind is None:
+            return start
+        return jnp.where(_over(self.behind, start), read(marks.boundary), start)
+
+    def last(self, marks: Marks, state: State, read: Callable[[State], Array]) -> Array:
+        """What the last step reads of the state, or behind a reset of the boundary, (*B, N, …)."""
+        start = read(state)
+        if self.behind is None:
+            return start
+        return jnp.where(_over(self.behind[..., -1], start), read(marks.boundary), start)
+
+    def decays(self, g: Array) -> tuple[Array, Array]:
+        """For the logarithms g (*B, N, K) of the steps' decays, those from step j, which is not among them, to step t
+        (*B, N, K, K), −∞ out of reach, and those from before the chunk, or from the last reset, to step t (*B, N, K).
+        """
+        steps = g.shape[-1]
+        square = (*g.shape, steps)
+        pairs = jnp.broadcast_to(self.pairs, square)
+        later = jnp.tril(jnp.broadcast_to(g[..., :, None], square), -1)
+        between = jnp.einsum("tl,...lj->...tj", jnp.tri(steps, dtype=g.dtype), later, precision=lax.Precision.HIGHEST)
+        past = jnp.where(pairs, jnp.broadcast_to(g[..., None, :], square), 0).sum(-1)
+        return jnp.where(pairs, between, -jnp.inf), past
+
+
+def latest(mask: Array | None, h: Array) -> Array:
+    """h (K, *B, …) of the last valid step."""
+    if mask is None:
+        return h[-1]
+    steps = jnp.arange(h.shape[0], dtype=jnp.int32).reshape(h.shape[0], *(1,) * (mask.ndim - 1))
+    steps = jnp.broadcast_to(steps, mask.shape)
+    last = steps == jnp.where(mask, steps, -1).max(0, keepdims=True)
+    return jnp.where(_over(last, h), h, 0).sum(0)
+
+
+def _over(condition: Array, leaf: Array) -> Array:
+    """A condition on the leading axes of `leaf`."""
+    condition = condition.reshape(*condition.shape, *(1,) * (leaf.ndim - condition.ndim))
+    return jnp.broadcast_to(condition, leaf.shape)

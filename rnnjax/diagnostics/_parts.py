@@ -1,0 +1,86 @@
+"""The rows that a comparison trains on, chooses by and tests on, and what can be said of them without any model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import describe
+from ..training._batches import Batch, as_batch, is_arrays, rows_of, take
+from ..training._measure import Measure
+from ._contenders import Task, is_binary
+
+
+def parts_of(data: Any, validation: Any, test: Any) -> tuple[Batch, Batch, Batch]:
+    """Rows to train on, to choose by, and to test on."""
+    if not is_arrays(data):
+        raise TypeError(f"`data` must be arrays (inputs, targets) or (inputs, targets, lengths); got {describe(data)}")
+    left = as_batch(data)
+    if left.weights is not None or left.reset is not None:
+        raise ValueError("`data` must be (inputs, targets) or (inputs, targets, lengths), without weights and reset")
+    rows, found = rows_of(left), []
+    for name, part in (("test", test), ("validation", validation)):
+        if isinstance(part, tuple):
+            found.append(as_batch(part))
+            continue
+        if isinstance(part, bool) or not isinstance(part, float | int) or not 0 < part < 1:
+            raise ValueError(f"`{name}` must be a share in (0, 1), or data like `data`; got {part!r}")
+        cut = rows_of(left) - round(rows * part)
+        found.append(take(left, slice(cut, None)))
+        left = take(left, slice(0, max(cut, 0)))
+    if not all(map(rows_of, (left, *found))):
+        counts = ", ".join(str(rows_of(part)) for part in (left, *reversed(found)))
+        raise ValueError(f"training, validation and test must each have rows; got {counts} of {rows}")
+    return left, found[1], found[0]
+
+
+def check_finite(parts: Sequence[Batch], task: Task) -> None:
+    """Raises ValueError for inf and NaN, except in padding."""
+    for batch in parts:
+        for name, array, valid in _arrays(batch, task):
+            bad = np.argwhere(~np.isfinite(array.astype(np.float64)) & valid)
+            if bad.size:
+                raise ValueError(f"{name} must be finite; got {array[tuple(bad[0])]} at {tuple(bad[0].tolist())}")
+
+
+def constancy(parts: Sequence[Batch], task: Task) -> str:
+    """Which arrays hold one number alone, or nothing."""
+    notes = []
+    for found in zip(*(_arrays(batch, task) for batch in parts), strict=True):
+        values = np.concatenate([array[valid] for _, array, valid in found])
+        if np.unique(values).size < 2:
+            notes.append(f"{found[0][0]} are the same everywhere, so that there is nothing to learn")
+    return "; ".join(notes)
+
+
+def _arrays(batch: Batch, task: Task) -> list[tuple[str, np.ndarray, np.ndarray]]:
+    """Inputs and targets by name, and which of their numbers are no padding."""
+    found = []
+    for name, timed in (("inputs", True), ("targets", task.each_step)):
+        array = np.asarray(getattr(batch, name))
+        valid = np.ones(array.shape, bool)
+        if timed and batch.lengths is not None:
+            inside = np.arange(task.steps) < np.asarray(batch.lengths)[:, None]
+            valid &= inside.reshape(*inside.shape, *(1,) * (array.ndim - 2))
+        found.append((name, array, valid))
+    return found
+
+
+def constant_quality(train: Batch, test: Batch, task: Task, measure: Measure, loss: Any) -> float:
+    """The quality of the best answer that does not read the inputs, as far as means and frequencies give it."""
+    _, (_, targets, valid) = _arrays(train, task)
+    if task.classes:
+        counts = np.bincount(targets[valid], minlength=task.outputs)
+        answer = np.log((counts + 1) / (counts + 1).sum())
+    else:
+        answer = targets.astype(np.float64).mean(tuple(range(targets.ndim - 1)), where=valid)
+        if is_binary(loss):
+            share = np.clip(answer, 1e-6, 1 - 1e-6)
+            answer = np.log(share) - np.log1p(-share)
+    lead = test.inputs.shape[:2] if task.each_step else test.inputs.shape[:1]
+    outputs = jnp.broadcast_to(jnp.asarray(answer, jnp.float32), (*lead, task.outputs))
+    return float(measure(outputs, jax.device_put(test)).value)

@@ -1,0 +1,71 @@
+"""What a comparison says, in words, with the numbers that it rests on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from ._intervals import Interval, of_difference
+
+FASTER = 0.8
+"""The share of the winner's time per step below which an equal is worth naming for its speed."""
+
+
+def recommendation(
+    rows: Sequence[Any], metric: str, rises: bool, constant: float, confidence: float, rates: Sequence[float]
+) -> str:
+    """Sentences, one a line: which one to take, which cannot be told from it, which are worse, and what to mistrust.
+
+    Args:
+        rows: of the table, the best first.
+        metric, rises: the measure of quality, and whether more is better.
+        constant: the quality of the best constant answer.
+        confidence: of every interval, each by itself.
+        rates: the learning rates that were tried.
+    """
+    best, *others = rows
+    level = f"{confidence:.0%}"
+    if best.quality != best.quality:
+        return "Nothing can be recommended: the quality of every model is NaN.\n" + _notes(rows)
+    name = metric.replace("_", " ")
+    lines = []
+    if not (best.low > constant if rises else best.high < constant):
+        lines.append(
+            f"Nothing can be recommended: no model is better, beyond doubt, than a constant answer, whose {name} is "
+            f"{constant:.4g}. {best.name} comes first."
+        )
+    else:
+        lines.append(f"Take {best.name}.")
+    lines.append(
+        f"{best.name}: {name} {best.quality:.4g} on the test rows, {level} interval {best.low:.4g} to {best.high:.4g} "
+        f"over {len(best.scores)} seeds; a constant answer has {constant:.4g}. {best.parameters:,} parameters, "
+        f"learning rate {best.learning_rate:.2g}."
+    )
+    apart = {row.name: of_difference(best.scores, row.scores, confidence) for row in others}
+    apart = {name: gap if rises else Interval(-gap.estimate, -gap.high, -gap.low) for name, gap in apart.items()}
+    finite = [row for row in others if row.quality == row.quality]
+    equals = [row for row in finite if apart[row.name].low <= 0]
+    if equals:
+        told = "; ".join(f"{row.name}, {_gap(apart[row.name])}" for row in equals)
+        lines.append(f"Not told apart from it, by how much it is better and the {level} interval: {told}.")
+        fast = min(equals, key=lambda row: row.step_time)
+        if fast.step_time < FASTER * best.step_time:
+            lines.append(
+                f"Of these, {fast.name} takes the least time per step, {fast.step_time / best.step_time:.2g} of that "
+                f"of {best.name}: take it where time counts."
+            )
+    worse = [row for row in finite if apart[row.name].low > 0]
+    if worse:
+        lines.append(f"Worse: {'; '.join(f'{row.name}, by {_gap(apart[row.name])}' for row in worse)}.")
+    edges = [row.name for row in rows if len(rates) > 1 and row.learning_rate in (min(rates), max(rates))]
+    if edges:
+        lines.append(f"The best learning rate is the least or the largest tried, so try others: {', '.join(edges)}.")
+    return "\n".join(filter(None, [*lines, _notes(rows)]))
+
+
+def _gap(gap: Interval) -> str:
+    return f"{gap.estimate:.2g} ({gap.low:.2g} to {gap.high:.2g})"
+
+
+def _notes(rows: Sequence[Any]) -> str:
+    return "\n".join(f"{row.name}: {row.note}." for row in rows if row.note)

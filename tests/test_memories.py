@@ -1,0 +1,128 @@
+"""Matrix memories beyond the laws: hard numbers, long sequences, memory, and what they refuse."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+
+CELLS = (rj.MLSTM(6, heads=2),)
+
+
+@rj.struct
+class Forgets(rj.MLSTM):
+    """Its step is no longer its chunk."""
+
+    def step(self, params: Any, state: Any, z: Any, noise: Any = None) -> Any:
+        return jax.tree.map(lambda leaf: 0.5 * leaf, super().step(params, state, z))
+
+
+@pytest.fixture(autouse=True)
+def quick_compilation(request: pytest.FixtureRequest) -> Any:
+    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+def draw(cell: rj.Cell, steps: int, rows: int, dtype: Any = jnp.float64) -> tuple[Any, jax.Array]:
+    params = cell.init(jax.random.key(0), 5, dtype)
+    drawn = [0.5 * jax.random.normal(jax.random.key(i), leaf.shape, dtype) for i, leaf in enumerate(params)]
+    params = jax.tree.map(jnp.add, params, type(params)(*drawn))
+    return params, jax.random.normal(jax.random.key(9), (steps, rows, 5), dtype)
+
+
+@partial(jax.jit, static_argnames=("cell", "form", "remat"))
+def pull(cell: rj.Cell, params: Any, xs: Any, form: str | None, remat: Any = None) -> Any:
+    """Gradients, outputs and state."""
+
+    def loss(params: Any, xs: Any) -> Any:
+        ys, state = rj.unroll(cell, params, xs, implementation=form, remat=remat)
+        return jnp.mean(ys**2) + sum(jnp.mean(leaf) for leaf in state), (ys, state)
+
+    return jax.grad(loss, argnums=(0, 1), has_aux=True)(params, xs)
+
+
+def close(got: Any, want: Any, tolerance: float) -> None:
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        scale = max(float(jnp.abs(b).max()), 1e-30)
+        np.testing.assert_allclose(np.asarray(a, float) / scale, b / scale, rtol=0, atol=tolerance)
+
+
+@pytest.mark.parametrize("form", ["chunked", "scan"])
+@pytest.mark.parametrize("i", [-80.0, 0.0, 80.0, 1e4])
+@pytest.mark.parametrize("f", [-80.0, 80.0])
+def test_exponential_gates_give_no_nan(form: str, i: float, f: float) -> None:
+    cell = rj.MLSTM(4, heads=2)
+    params, xs = draw(cell, 6, 2, jnp.float32)
+    params = params._replace(b_gates=jnp.array([i, -i, f, f], jnp.float32))
+    # the pre-activations of every other step are the opposite ones
+    grads, out = pull(cell, params, xs * jnp.array([1, 200, -1, -200, 3, -3], xs.dtype).reshape(-1, 1, 1), form)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((grads, out)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_long_sequences_in_float32(cell: Any) -> None:
+    params, xs = draw(cell, 65_536, 1, jnp.float32)
+    grads, out = pull(cell, params, xs, None)
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, xs))
+    want_grads, want = pull(cell, *wide, "scan", remat="sqrt")
+    close(out, want, 1e-5)
+    # of mLSTM, which divides by numbers that may be small; a loop in float32 is further away
+    close(grads, want_grads, 1e-3)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_the_backward_pass_keeps_no_matrix_for_a_step(cell: Any) -> None:
+    wide: Any = dataclasses.replace(cell, hidden_size=64)
+    steps = 1024
+    params, xs = jax.eval_shape(lambda: draw(wide, steps, 1, jnp.float32))
+
+    def temporary(form: str) -> float:
+        return pull.lower(wide, params, xs, form).compile().memory_analysis().temp_size_in_bytes / (4 * steps * 64)
+
+    # one matrix for a step is 32 outputs
+    assert temporary("scan") > 32
+    assert temporary("chunked") < 16
+
+
+@pytest.mark.slow
+def test_states_between_long_pieces() -> None:
+    cell = CELLS[0]
+    params, xs = draw(cell, 197, 2)
+    want = pull(cell, params, xs, "scan")
+    for remat in (None, 100, 150):
+        close(pull(cell, params, xs, "chunked", remat=remat), want, 1e-10)
+
+
+def test_a_chunked_cell_is_run_in_chunks() -> None:
+    params, xs = draw(CELLS[0], 8, 2)
+    said = rj.explain(CELLS[0], params, xs)
+    assert "→ chunked      chosen, the first that can and would" in said
+    assert "associative  cannot run it: the transitions of MLSTM, a chunked cell, are too large" in said
+
+
+@pytest.mark.parametrize("cell", [Forgets(4), rj.LearnedInitialState(Forgets(4)), rj.Zoneout(rj.MLSTM(4))], ids=repr)
+def test_steps_that_changed_run_one_by_one(cell: Any) -> None:
+    params = cell.init(jax.random.key(0), 5)
+    assert "→ scan" in rj.explain(cell, params, jnp.ones((8, 2, 5)))
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: rj.MLSTM(6, heads=4), "`heads` must divide `hidden_size`.* got 4 heads for `hidden_size` = 6"),
+        (lambda: rj.MLSTM(6, heads=0), "`heads` must be at least 1"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make()
