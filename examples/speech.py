@@ -56,10 +56,16 @@ def morse(args: argparse.Namespace) -> Task:
     seed = 10_000 * args.seed
     levels = enumerate((5, -5, 0, 10, 20), seed + 1)
     tests = {f"{db} dB": rj.data.morse_set(args.tests, seed=own, snr_db=(db, db)) for own, db in levels}
+
+    def training(epoch: int) -> Sequence[Any]:  # short and clear at first, all there is from a third of the epochs on
+        grown = min(1.0, 3 * epoch / args.epochs)
+        ranges = {"characters": (round(1 + 3 * grown), round(3 + 7 * grown)), "snr_db": (15 - 20 * grown, 20.0)}
+        return rj.data.morse_set(args.count, seed=seed + 100 + epoch, **ranges)
+
     return Task(
         figure="morse_cer_5db",
         vocabulary=rj.data.Vocabulary((*rj.data.MORSE, " "), "character", ("pad",)),
-        training=lambda epoch: rj.data.morse_set(args.count, seed=seed + 100 + epoch),
+        training=training,
         validation=rj.data.morse_set(args.tests, seed=seed),
         tests=tests,
         augment=False,  # it has noise already
@@ -110,10 +116,8 @@ def batched(utterances: Sequence[Any], rng: np.random.Generator | None = None) -
 
 @jax.jit
 def features(audio: jax.Array, samples: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """What the network is given: (B, N) -> (B, T, F), and the valid frames (B).
-
-    With a key, each row is said faster or slower, in some noise, and spans of time and bands are blotted out.
-    """
+    """What the network is given: (B, N) -> (B, T, F), and the valid frames (B). With a key, each row is said faster or
+    slower, in some noise, and spans of time and bands are blotted out."""
     if key is not None:
         key_speed, key_level, key_noise, key_masks = jax.random.split(key, 4)
         audio, samples = rj.data.perturb_speed(key_speed, audio, samples)  # -> (B, N / 0.9)
@@ -127,10 +131,8 @@ def features(audio: jax.Array, samples: jax.Array, key: jax.Array | None = None)
 
 
 def batches(task: Task, utterances: Sequence[Any], epoch: int = 0, seed: int | None = None) -> Iterator[Any]:
-    """Features (B, T, F), labels (B, L) filled up with −1, and frames (B).
-
-    Order and variation of batch n of an epoch follow from n, the epoch and the seed; without a seed there is neither.
-    """
+    """Features (B, T, F), labels (B, L) filled up with −1, and frames (B). Order and variation of batch n of an epoch
+    follow from n, the epoch and the seed; without a seed there is neither."""
     rng, key = None, None
     if seed is not None:
         rng, key = np.random.default_rng((seed, epoch)), jax.random.fold_in(jax.random.key(seed), epoch)
@@ -196,10 +198,8 @@ def transcribe(recogniser: Recogniser, utterances: Sequence[Any], beams: int | N
 
 
 class Stream:
-    """Writes down sound as it comes, in pieces of any length, with a network that reads forwards only.
-
-    However sound is cut, it is read in the same blocks of K frames, each from the state that the last one left.
-    """
+    """Writes down sound as it comes, in pieces of any length, with a network that reads forwards only. However sound
+    is cut, it is read in the same blocks of K frames, each from the state that the last one left."""
 
     def __init__(self, recogniser: Recogniser, block: int = 8) -> None:
         self.recogniser, self.block = recogniser, block

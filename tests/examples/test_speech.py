@@ -154,15 +154,24 @@ def test_what_is_not_to_be_varied_is_only_put_in_another_order(speech):
 def test_morse_sets_do_not_meet(speech):
     args = arguments(speech, "--count", "6", "--tests", "5", "--seed", "3")
     task = speech.morse(args)
-    sets = [task.training(0), task.training(1), task.training(2), task.validation, *task.tests.values()]
+    sets = [task.training(10), task.training(11), task.training(29), task.validation, *task.tests.values()]
     assert [len(one) for one in sets] == [6, 6, 6, 5, 5, 5, 5, 5, 5]
     texts = [keyed.text for one in sets for keyed in one]
     assert len(set(texts)) == len(texts)
-    assert [keyed.text for keyed in task.training(0)] == [keyed.text for keyed in sets[0]]
+    assert [keyed.text for keyed in task.training(10)] == [keyed.text for keyed in sets[0]]
     assert list(task.tests) == ["5 dB", "-5 dB", "0 dB", "10 dB", "20 dB"]
     for name, one in task.tests.items():
         assert {f"{keyed.snr_db:g} dB" for keyed in one} == {name}
     assert all(task.vocabulary.complaint(text) is None for text in texts)
+
+
+def test_morse_begins_short_and_clear(speech):
+    task = speech.morse(arguments(speech, "--count", "40"))
+    first, last = (task.training(epoch) for epoch in (0, 29))
+    assert max(len(keyed.text) for keyed in first) == 3
+    assert min(keyed.snr_db for keyed in first) > 15
+    assert {len(keyed.text) for keyed in last} == set(range(4, 11))
+    assert -5 <= min(keyed.snr_db for keyed in last) < 0
     assert not task.augment
 
 
