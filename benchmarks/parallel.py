@@ -1,13 +1,14 @@
-"""Measures what runs in parallel over time, beside plain JAX, Newton's iterations, and learning without going back.
+"""Measures what runs in parallel over time, and Newton's iterations, beside plain JAX, and online learning.
 
     python benchmarks/parallel.py [--quick] [--write]
 
 The rivals are what one writes by hand: the textbook's `lax.scan` with the products inside the loop, with the readout
 inside or behind it, and `lax.associative_scan` between products over all steps; for the LRU with complex numbers, but
-products of real ones. Each figure compares the automatic choice with the best of them, in a forward pass that returns
-its outputs and the gradients of parameters and inputs for given cotangents: temporary bytes are then what the loop
-itself needs. Rivals run interleaved in one process; absolute times mean nothing on a shared machine, ratios within one
-run do.
+products of real ones. Matrix memories have no other rival than the loop, and are measured against the length; the
+longest gives their figures. Each figure compares the automatic choice with the best of them, in a forward pass that
+returns its outputs and the gradients of parameters and inputs for given cotangents: temporary bytes are then what the
+loop itself needs. Rivals run interleaved in one process; absolute times mean nothing on a shared machine, ratios within
+one run do.
 """
 
 from __future__ import annotations
@@ -29,8 +30,17 @@ import rnnjax as rj
 from rnnjax.training import online
 
 SHAPE = (8, 4096, 256)
-FORMS = ("chunked", "associative")
-AGREEING = (rj.MinGRU(8), rj.MinLSTM(8), rj.LinearElman(8), rj.LRU(8), rj.RGLRU(8), rj.S5(8), rj.QRNN(8), rj.SRU(8))
+MEMORY_SHAPES = ((2, 512, 256), (2, 2048, 256), (2, 8192, 256))
+HEADS = 4
+AGREEING = (
+    *(rj.MinGRU(8), rj.MinLSTM(8), rj.LinearElman(8), rj.LRU(8), rj.RGLRU(8), rj.S5(8), rj.QRNN(8), rj.SRU(8)),
+    *(rj.MLSTM(8, heads=2), rj.GLA(8, heads=2), rj.DeltaNet(8, heads=2), rj.GatedDeltaNet(8, heads=2)),
+)
+
+
+def forms(cell: rj.Cell) -> tuple[str, ...]:
+    """The implementations beside `scan`."""
+    return ("chunked",) if isinstance(cell, rj.ChunkedCell) else ("chunked", "associative")
 
 
 def gates(params: Any, x: Any) -> tuple[Any, Any]:
@@ -97,6 +107,51 @@ def lru_associative(params: Any, xs: Any) -> Any:
     return leave(params, states, xs)
 
 
+def heads(x: Any) -> Any:
+    """(B, N·D) as (B, N, D)."""
+    return x.reshape(*x.shape[:-1], HEADS, -1)
+
+
+def mlstm_scan(params: Any, xs: Any) -> Any:
+    """The textbook's loop of mLSTM."""
+
+    def step(state: Any, x: Any) -> Any:
+        c, n, m = state
+        q, k, v, o = jnp.split(x @ params.w + params.b, 4, axis=-1)
+        q, k, v = heads(q), heads(k), heads(v)
+        k = k / jnp.sqrt(k.shape[-1])
+        log_i, f = jnp.split(x @ params.w_gates + params.b_gates, 2, axis=-1)
+        log_f = jax.nn.log_sigmoid(f)
+        new = jnp.maximum(log_f + m, log_i)
+        i, f = jnp.exp(log_i - new), jnp.exp(log_f + m - new)
+        c = f[..., None, None] * c + i[..., None, None] * k[..., :, None] * v[..., None, :]
+        n = f[..., None] * n + i[..., None] * k
+        norm = jnp.maximum(jnp.abs((q * n).sum(-1)), jnp.exp(-new))
+        h = jnp.einsum("bnd,bnde->bne", q, c) / norm[..., None]
+        return (c, n, new), jax.nn.sigmoid(o) * h.reshape(o.shape)
+
+    batch, size = xs.shape[1], xs.shape[2] // HEADS
+    start = jnp.zeros((batch, HEADS, size, size)), jnp.zeros((batch, HEADS, size)), jnp.zeros((batch, HEADS))
+    return lax.scan(step, start, xs)[1]
+
+
+def delta_scan(params: Any, xs: Any) -> Any:
+    """The textbook's loop of the gated delta rule."""
+
+    def step(s: Any, x: Any) -> Any:
+        q, k, v = (heads(part) for part in jnp.split(jax.nn.silu(x @ params.w), 3, axis=-1))
+        q, k = (part / jnp.sqrt((part * part).sum(-1, keepdims=True) + 1e-6) for part in (q, k))
+        a, beta = jnp.split(x @ params.w_gates, 2, axis=-1)
+        a, beta = jnp.exp(-jnp.exp(params.decay) * jax.nn.softplus(a + params.b)), jax.nn.sigmoid(beta)
+        s = a[..., None, None] * s
+        u = beta[..., None] * (v - jnp.einsum("bnd,bnde->bne", k, s))
+        s = s + k[..., :, None] * u[..., None, :]
+        return s, jnp.einsum("bnd,bnde->bne", q, s).reshape(x.shape[0], -1)
+
+    batch, size = xs.shape[1], xs.shape[2] // HEADS
+    return lax.scan(step, jnp.zeros((batch, HEADS, size, size)), xs)[1]
+
+
 CELLS: dict[str, tuple[Callable[[int], rj.Cell], dict[str, Callable[..., Any]]]] = {
     "mingru": (rj.MinGRU, {"scan": min_gru_scan, "associative_scan": min_gru_associative}),
     "lru": (
@@ -107,6 +162,8 @@ CELLS: dict[str, tuple[Callable[[int], rj.Cell], dict[str, Callable[..., Any]]]]
             "associative_scan": lru_associative,
         },
     ),
+    "mlstm": (partial(rj.MLSTM, heads=HEADS), {"scan": mlstm_scan}),
+    "gated_delta_net": (partial(rj.GatedDeltaNet, heads=HEADS), {"scan": delta_scan}),
 }
 
 
@@ -134,7 +191,7 @@ def beside_plain_jax(name: str, shape: tuple[int, ...], seconds: float) -> list[
     args = params, xs, jax.random.normal(jax.random.key(4), xs.shape)
     runs = {f"plain {rival}": f for rival, f in rivals.items()}
     runs["rnnjax"] = lambda params, xs: rj.unroll(cell, params, xs)[0]
-    for form in ("associative", "scan"):
+    for form in (*forms(cell)[1:], "scan"):
         runs[f"rnnjax {form}"] = lambda params, xs, form=form: rj.unroll(cell, params, xs, implementation=form)[0]
     want = next(iter(runs.values()))(params, xs)
     timed: list[Timed] = []
@@ -177,7 +234,7 @@ def agreement(cells: tuple[rj.Cell, ...], dtype: str, steps: int, both_ways: boo
         for reverse in (False, True) if both_ways else (False,):
             run = jax.jit(partial(pull, cell, mask=mask, reset=reset, reverse=reverse), static_argnames="form")
             want = run(params, xs, form="scan")
-            for form in (*FORMS, *(() if reverse else ("streamed",))):
+            for form in (*forms(cell), *(() if reverse else ("streamed",))):
                 worst = max(worst, distance(run(params, xs, form=form), want))
     return worst
 
@@ -286,12 +343,13 @@ def main() -> None:
         figures["newton_iterations"] = newton_iterations(200 if args.quick else 10_000)
         figures["rtrl_error"] = rtrl_error(50 if args.quick else 1000)
     figures["forms_agree_f32"] = agreement(cells, "float32", 256 if args.quick else 16_384, both_ways=False)
-    shape = (2, 128, 32) if args.quick else SHAPE
     rows = []
-    for name in CELLS:
-        own = beside_plain_jax(name, shape, 1 if args.quick else 60)
-        rows += own
-        figures |= ratios(name, own)
+    for name, (make, _) in CELLS.items():
+        shapes = MEMORY_SHAPES if isinstance(make(HEADS), rj.ChunkedCell) else (SHAPE,)
+        for shape in [(2, 128, 32)] if args.quick else shapes:
+            own = beside_plain_jax(name, shape, 1 if args.quick else 60 / len(shapes))
+            rows += own
+            figures |= ratios(name, own)
     for name, value in figures.items():
         print(f"figure: {name} {value:.4g}")
     if args.write:

@@ -17,6 +17,7 @@ from ._unroll import NewtonReport as NewtonReport
 from ._unroll import explain as explain
 from ._unroll import newton_report as newton_report
 from ._unroll import unroll as unroll
+from .cells import GLA as GLA
 from .cells import GRU as GRU
 from .cells import LRU as LRU
 from .cells import LSTM as LSTM
@@ -29,7 +30,9 @@ from .cells import SRU as SRU
 from .cells import ActiveUnits as ActiveUnits
 from .cells import ConvLSTM as ConvLSTM
 from .cells import CoupledLSTM as CoupledLSTM
+from .cells import DeltaNet as DeltaNet
 from .cells import Elman as Elman
+from .cells import GatedDeltaNet as GatedDeltaNet
 from .cells import GradientClip as GradientClip
 from .cells import IndRNN as IndRNN
 from .cells import LayerNormGRU as LayerNormGRU

@@ -376,3 +376,74 @@ def mlstm(
     for r, a in memory:
         c[r, a], n[r, a] = memory[r, a].T / np.exp(m[r, a]), norm[r, a] / np.exp(m[r, a])
     return np.stack(ys), {"h": h, "c": c, "n": n, "m": m}
+
+
+def gla(
+    x: Array,
+    *,
+    w: Array,
+    w_down: Array,
+    w_up: Array,
+    b: Array,
+    h: Array,
+    s: Array,
+    heads: int,
+    temperature: float,
+) -> tuple[Array, State]:
+    h, s = h.copy(), s.copy()
+    rows, (_, _, n_k, n_v) = len(h), s.shape
+    ys = []
+    for x_t in x:
+        inputs, a = x_t @ w, sigmoid(x_t @ w_down @ w_up + b) ** (1 / temperature)
+        for r, i in product(range(rows), range(heads)):
+            q = inputs[r, i * n_k : (i + 1) * n_k] / np.sqrt(n_k)
+            k = inputs[r, (heads + i) * n_k : (heads + i + 1) * n_k]
+            v = inputs[r, 2 * heads * n_k + i * n_v : 2 * heads * n_k + (i + 1) * n_v]
+            s[r, i] = np.diag(a[r, i * n_k : (i + 1) * n_k]) @ s[r, i] + np.outer(k, v)
+            h[r, i * n_v : (i + 1) * n_v] = s[r, i].T @ q
+        ys.append(h.copy())
+    return np.stack(ys), {"h": h, "s": s}
+
+
+def silu(x: Array) -> Array:
+    return x * sigmoid(x)
+
+
+def unit(x: Array) -> Array:
+    return x / np.sqrt(x @ x + 1e-6)
+
+
+def delta_net(x: Array, *, w: Array, w_beta: Array, h: Array, s: Array, heads: int) -> tuple[Array, State]:
+    h, s = h.copy(), s.copy()
+    rows, (_, _, n_k, n_v) = len(h), s.shape
+    ys = []
+    for x_t in x:
+        inputs, beta = x_t @ w, sigmoid(x_t @ w_beta)
+        for r, i in product(range(rows), range(heads)):
+            q = unit(silu(inputs[r, i * n_k : (i + 1) * n_k]))
+            k = unit(silu(inputs[r, (heads + i) * n_k : (heads + i + 1) * n_k]))
+            v = inputs[r, 2 * heads * n_k + i * n_v : 2 * heads * n_k + (i + 1) * n_v]
+            s[r, i] = (np.eye(n_k) - beta[r, i] * np.outer(k, k)) @ s[r, i] + beta[r, i] * np.outer(k, v)
+            h[r, i * n_v : (i + 1) * n_v] = s[r, i].T @ q
+        ys.append(h.copy())
+    return np.stack(ys), {"h": h, "s": s}
+
+
+def gated_delta_net(
+    x: Array, *, w: Array, w_gates: Array, b: Array, decay: Array, h: Array, s: Array, heads: int
+) -> tuple[Array, State]:
+    h, s = h.copy(), s.copy()
+    rows, (_, _, n_k, n_v) = len(h), s.shape
+    ys = []
+    for x_t in x:
+        inputs, gates = silu(x_t @ w), x_t @ w_gates
+        a = np.exp(-np.exp(decay) * np.log1p(np.exp(gates[:, :heads] + b)))
+        beta = sigmoid(gates[:, heads:])
+        for r, i in product(range(rows), range(heads)):
+            q = unit(inputs[r, i * n_k : (i + 1) * n_k])
+            k = unit(inputs[r, (heads + i) * n_k : (heads + i + 1) * n_k])
+            v = inputs[r, 2 * heads * n_k + i * n_v : 2 * heads * n_k + (i + 1) * n_v]
+            s[r, i] = a[r, i] * (np.eye(n_k) - beta[r, i] * np.outer(k, k)) @ s[r, i] + beta[r, i] * np.outer(k, v)
+            h[r, i * n_v : (i + 1) * n_v] = s[r, i].T @ q
+        ys.append(h.copy())
+    return np.stack(ys), {"h": h, "s": s}

@@ -39,6 +39,10 @@ def _heads(cell: Any) -> dict[str, Any]:
     return {"heads": cell.heads}
 
 
+def _heads_and_temperature(cell: Any) -> dict[str, Any]:
+    return {"heads": cell.heads, "temperature": cell.temperature}
+
+
 def _discretization(cell: Any) -> dict[str, Any]:
     return {"discretization": cell.discretization}
 
@@ -66,6 +70,9 @@ REFERENCES: dict[type, tuple[Callable[..., Any], Options]] = {
     rj.QRNN: (references.qrnn, _phi),
     rj.SRU: (references.sru, _phi),
     rj.MLSTM: (references.mlstm, _heads),
+    rj.GLA: (references.gla, _heads_and_temperature),
+    rj.DeltaNet: (references.delta_net, _heads),
+    rj.GatedDeltaNet: (references.gated_delta_net, _heads),
 }
 CASES = [
     pytest.param(descriptor, implementation, id=f"{descriptor.name}-{implementation}")

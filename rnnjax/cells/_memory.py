@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .. import initializers
 from .._cell import Marks
 from .._errors import check_size
-from .._types import Array, State
+from .._types import Array, DTypeLike, Key, State
 
 
 def check_heads(cell: Any) -> None:
@@ -25,6 +27,27 @@ def check_heads(cell: Any) -> None:
             f"`heads` must divide `hidden_size`, so that every head has as many features; got {cell.heads} heads for "
             f"`hidden_size` = {cell.hidden_size}"
         )
+
+
+def key_size(cell: Any, default: int) -> int:
+    """Features of one head's key."""
+    if cell.key_size is None:
+        return default
+    check_size("key_size", cell.key_size)
+    return cell.key_size
+
+
+def head_inputs(key: Key, in_size: int, sizes: tuple[int, ...], dtype: DTypeLike) -> Array:
+    """Input weights (I, Σ sizes), Glorot uniform for each size by itself."""
+    keys = jax.random.split(key, len(sizes))
+    drawn = [initializers.glorot_uniform(k, (in_size, size), dtype) for k, size in zip(keys, sizes, strict=True)]
+    return jnp.concatenate(drawn, axis=1)
+
+
+def initial_memory(cell: Any, keys: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> tuple[Array, Array]:
+    """Zeros for h (*B, H) and s (*B, N, D, V)."""
+    shape = (cell.heads, keys, cell.hidden_size // cell.heads)
+    return jnp.zeros((*batch_shape, cell.hidden_size), dtype), jnp.zeros((*batch_shape, *shape), dtype)
 
 
 def split_heads(x: Array, heads: int) -> Array:

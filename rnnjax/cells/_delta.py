@@ -1,0 +1,68 @@
+"""The delta rule, a step and a chunk of steps at once.
+
+S_t = α_t (S_{t-1} − β_t k_t k_tᵀ S_{t-1}) + β_t k_t v_tᵀ is a sum over earlier steps of decayed k_j u_jᵀ, where
+
+    u_t + β_t Σ_{j<t} γ_tj (k_t·k_j) u_j = β_t (v_t − γ_t S₀ᵀ k_t),    γ_tj = α_{j+1} … α_t,    γ_t = α_1 … α_t
+
+is a triangular system for the K vectors u of a chunk: the WY form of the product of its transitions (Yang et al. 2024,
+arXiv:2406.06484, with α Yang et al. 2024, arXiv:2412.06464).
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from .._cell import Marks
+from .._types import Array, State
+from ._memory import Reach, inside, latest, merge_heads
+
+
+class DeltaInputs(NamedTuple):
+    """q, k (T, *B, N, D), v (T, *B, N, V), beta (T, *B, N), log_a (T, *B, N) or None for no decay."""
+
+    q: Array
+    k: Array
+    v: Array
+    beta: Array
+    log_a: Array | None
+
+
+def unit(x: Array) -> Array:
+    """x (…, D) of length 1, and of less where it is as short as 10⁻³ or shorter."""
+    return x * lax.rsqrt((x * x).sum(-1, keepdims=True) + 1e-6)
+
+
+def step(s: Array, z: DeltaInputs) -> tuple[Array, Array]:
+    """What is read, (*B, N·V), and the memory (*B, N, D, V) after one step."""
+    if z.log_a is not None:
+        s = jnp.exp(z.log_a)[..., None, None] * s
+    u = z.beta[..., None] * (z.v - jnp.einsum("...d,...de->...e", z.k, s))
+    s = s + z.k[..., None] * u[..., None, :]
+    return merge_heads(jnp.einsum("...d,...de->...e", z.q, s)), s
+
+
+def chunk(state: State, z: DeltaInputs, marks: Marks) -> tuple[Array, Array, Array]:
+    """What is read last, the last memory, and what every step reads (steps, *B, N·V), from a state with a field s."""
+    q, k, v = (inside(part, 1) for part in z[:3])
+    beta = inside(z.beta, 0)
+    log_a = jnp.zeros_like(beta) if z.log_a is None else inside(z.log_a, 0)
+    if marks.mask is not None:
+        valid = jnp.broadcast_to(inside(marks.mask, 0)[..., None, :], beta.shape)
+        beta, log_a = jnp.where(valid, beta, 0), jnp.where(valid, log_a, 0)
+    reach = Reach.of(marks.reset, q.shape[-2])
+    between, past = map(jnp.exp, reach.decays(log_a))
+
+    beta, past = beta[..., None], past[..., None]
+    overlaps = jnp.tril(beta * jnp.einsum("...td,...jd->...tj", k, k) * between, -1)
+    wanted = beta * (v - past * reach.before(marks, state, lambda s: k @ s.s))
+    u = lax.linalg.triangular_solve(overlaps, wanted, left_side=True, lower=True, unit_diagonal=True)
+    weights = jnp.einsum("...td,...jd->...tj", q, k) * between
+    h = weights @ u + past * reach.before(marks, state, lambda s: q @ s.s)
+    h = merge_heads(jnp.moveaxis(h, -2, 0))
+
+    k = k * between[..., -1, :, None]
+    s = jnp.einsum("...jd,...je->...de", k, u) + past[..., -1:, :] * reach.last(marks, state, lambda s: s.s)
+    return latest(marks.mask, h), s, h
