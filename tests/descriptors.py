@@ -153,4 +153,11 @@ LAYERS: dict[str, rj.Layer] = {
     "causal_stack": rj.Stack([rj.GRU(4), rj.Residual(rj.Elman(4)), rj.Dense(2)]),
     "stack": rj.Stack([rj.LSTM(4), rj.Bidirectional(rj.Elman(2)), rj.Dense(2, activation="sigmoid")]),
     "pooled": rj.Stack([rj.Bidirectional(rj.GRU(2)), rj.Mean(), rj.Dense(2)]),
+    "causal_conv": rj.CausalConv(3),
+    "reverse_conv": rj.CausalConv(2, reverse=True),
+    "block": rj.Block(rj.LRU(2), conv=2),
+    "griffin_block": rj.GriffinBlock(width=2, conv=2, expansion=1),
+    "min_gru_block": rj.MinGRUBlock(conv=2, hidden=1),
 }
+SLOW_LAYERS = ("causal_conv", "reverse_conv", "block", "griffin_block", "min_gru_block")
+"""Their laws run with --all."""

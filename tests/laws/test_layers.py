@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from descriptors import LAYERS
+from descriptors import LAYERS, SLOW_LAYERS
 
 import rnnjax as rj
 from rnnjax import testing
@@ -20,7 +20,9 @@ STEPS, ROWS, FEATURES = 6, 3, 3
 
 
 def over(layers: dict[str, rj.Layer]) -> pytest.MarkDecorator:
-    return pytest.mark.parametrize("layer", [pytest.param(layer, id=name) for name, layer in layers.items()])
+    marks = {name: [pytest.mark.slow] if name in SLOW_LAYERS else [] for name in layers}
+    rows = [pytest.param(layer, id=name, marks=marks[name]) for name, layer in layers.items()]
+    return pytest.mark.parametrize("layer", rows)
 
 
 each = over(LAYERS)

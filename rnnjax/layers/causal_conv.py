@@ -1,0 +1,168 @@
+"""A short convolution over past steps, which streams."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from .._cell import add_bias
+from .._errors import check_key, check_size
+from .._struct import set_field, struct
+from .._types import Array, DTypeLike, Key, State, Xs, at_least_float32
+from .._unroll import check
+from .._unroll.call import Dtypes
+from .._unroll.lift import along, where, zero_where_masked
+from .._unroll.recurrence import flip
+from ..cells._common import settle_compute_dtype, times
+from ._layer import Layer, check_stream, one_array, valid_steps
+
+
+class CausalConvParams(NamedTuple):
+    """w (K, I), b (I); w[0] meets the present input, w[k] the one k steps before."""
+
+    w: Array
+    b: Array
+
+
+class CausalConvState(NamedTuple):
+    """x (*B, K − 1, I): the last inputs, oldest first."""
+
+    x: Array
+
+
+@struct
+class CausalConv(Layer):
+    """A depthwise causal convolution: each feature with weights of its own over its last few inputs.
+
+    y_t = Σ_k w_k ⊙ x_{t-k} + b,    k = 0 … K − 1
+
+    ======  ======  ==========================================
+    w       (K, I)  weights, normal with variance 1/K
+    b       (I)     bias, zero
+    ======  ======  ==========================================
+
+    State: `CausalConvState(x)`, zero at first, so that a sequence may come in pieces. A step that is masked out is as
+    if it were not there, and nothing reaches over a reset.
+
+    Args:
+        width: K.
+        reverse: run from the last step to the first: a convolution of the inputs that follow, not causal.
+        compute_dtype: dtype of the outputs; None takes the promotion of inputs and parameters.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> layer = rj.CausalConv(width=2)
+    >>> params = layer.init(jax.random.key(0), in_size=1)._replace(w=jnp.array([[1.0], [10.0]]))
+    >>> ys, state = layer(params, jnp.array([[1.0], [2.0], [3.0]]))
+    >>> ys.ravel().tolist(), state.x.tolist()
+    ([1.0, 12.0, 23.0], [[3.0]])
+    """
+
+    width: int = 4
+    reverse: bool = False
+    compute_dtype: DTypeLike | None = None
+
+    def __post_init__(self) -> None:
+        check_size("width", self.width)
+        set_field(self, "width", int(self.width))
+        settle_compute_dtype(self)
+
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return not self.reverse
+
+    def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> CausalConvParams:
+        check_key("key", key)
+        check_size("in_size", in_size)
+        w = jax.random.normal(key, (self.width, in_size), at_least_float32(dtype)) / self.width**0.5
+        return CausalConvParams(w.astype(dtype), jnp.zeros((in_size,), dtype))
+
+    def out_size(self, in_size: int) -> int:
+        return in_size
+
+    def initial_state(
+        self, params: CausalConvParams, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
+    ) -> CausalConvState:
+        return CausalConvState(jnp.zeros((*batch_shape, self.width - 1, params.b.shape[0]), dtype))
+
+    def reversed(self) -> CausalConv:
+        return dataclasses.replace(self, reverse=not self.reverse)
+
+    def __call__(
+        self,
+        params: CausalConvParams,
+        xs: Xs,
+        state: CausalConvState | None = None,
+        *,
+        lengths: Array | None = None,
+        mask: Array | None = None,
+        reset: Array | None = None,
+        key: Key | None = None,
+        context: Any = None,
+    ) -> tuple[Array, State]:
+        check_stream(self, state)
+        x = one_array(xs)
+        check.inputs(x)
+        _, batch_shape = check.sizes(self, x)  # type: ignore[arg-type]
+        check.parameters(self, params, x)  # type: ignore[arg-type]
+        valid = valid_steps(self, x, lengths, mask, reset)
+        dtypes = Dtypes.of(self.compute_dtype, x, params)
+        x = zero_where_masked(valid, x.astype(dtypes.state))
+        start = self.initial_state(params, batch_shape, dtypes.state) if state is None else state
+        past = self._past(start, batch_shape, x)
+        reset = along(None if reset is None else jnp.asarray(reset), self.reverse)
+        x, valid, reset = flip((x, valid, reset), self.reverse)
+        run = self._run if valid is None and reset is None else self._run_flagged
+        ys, past = run(params, x, past, valid, reset)
+        ys = zero_where_masked(valid, add_bias(ys, params.b)).astype(dtypes.compute)
+        return flip(ys, self.reverse), CausalConvState(jnp.moveaxis(past, 0, -2))
+
+    def _past(self, state: Any, batch_shape: tuple[int, ...], x: Array) -> Array:
+        """The state as the first of the inputs, (K − 1, *B, I)."""
+        if not isinstance(state, CausalConvState):
+            raise TypeError(f"`state` must be a CausalConvState, as `initial_state` makes it; got {state!r}")
+        wanted = (*batch_shape, self.width - 1, x.shape[-1])
+        if state.x.shape != wanted:
+            raise ValueError(f"`state.x` must be (*B, K − 1, I) = {wanted}; got {tuple(state.x.shape)}")
+        return jnp.moveaxis(state.x.astype(x.dtype), -2, 0)
+
+    def _run(self, params: CausalConvParams, x: Array, past: Array, valid: None, reset: None) -> tuple[Array, Array]:
+        both = jnp.concatenate([past, x])
+        taps = [times(both[self._at(k, x)], params.w[k]) for k in range(self.width)]
+        return sum(taps[1:], taps[0]), both[len(both) - self.width + 1 :]
+
+    def _run_flagged(
+        self, params: CausalConvParams, x: Array, past: Array, valid: Array | None, reset: Array | None
+    ) -> tuple[Array, Array]:
+        """The valid steps of each row move to its front, and outputs back to where they were."""
+        valid = jnp.ones(x.shape[:-1], bool) if valid is None else valid
+        reset = jnp.zeros(valid.shape, bool) if reset is None else reset
+        order = jnp.argsort(~valid, axis=0, stable=True)
+        sequence = jnp.cumsum(reset, axis=0, dtype=jnp.int32)
+        both = jnp.concatenate([past, _take(x, order)])
+        of = jnp.concatenate([jnp.zeros(past.shape[:-1], jnp.int32), jnp.take_along_axis(sequence, order, 0)])
+        taps = []
+        for k in range(self.width):
+            at = self._at(k, x)
+            same = of[at] == of[self._at(0, x)]
+            taps.append(times(where(same, both[at], jnp.zeros_like(x)), params.w[k]))
+        count = valid.sum(0, dtype=jnp.int32)
+        rank = jnp.maximum(jnp.cumsum(valid, axis=0, dtype=jnp.int32) - 1, 0)
+        ys = _take(sum(taps[1:], taps[0]), rank)
+        places = jnp.arange(self.width - 1, dtype=jnp.int32).reshape(-1, *(1,) * count.ndim)
+        places = jnp.broadcast_to(places, (self.width - 1, *count.shape)) + count[None]
+        last = sequence[-1] if len(sequence) else jnp.zeros_like(count)
+        kept = jnp.take_along_axis(of, places, 0) == jnp.broadcast_to(last[None], places.shape)
+        new = _take(both, places)
+        return ys, where(kept, new, jnp.zeros_like(new))
+
+    def _at(self, k: int, x: Array) -> slice:
+        """Where the inputs k steps before lie, behind those of the past."""
+        return slice(self.width - 1 - k, self.width - 1 - k + len(x))
+
+
+def _take(x: Array, at: Array) -> Array:
+    """x (T, *B, I) at the steps (T', *B)."""
+    return jnp.take_along_axis(x, jnp.broadcast_to(at[..., None], (*at.shape, x.shape[-1])), 0)

@@ -1,0 +1,131 @@
+"""Normalisation over the features of each step."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import lax
+
+from .._cell import add_bias
+from .._errors import check_size
+from .._struct import set_field, struct
+from .._types import Array, DTypeLike, Key
+from .._unroll.call import Dtypes
+from ..cells._common import check_positive, settle_compute_dtype, times
+from ._layer import Stateless
+
+
+class LayerNormParams(NamedTuple):
+    """scale (I), bias (I)."""
+
+    scale: Array
+    bias: Array
+
+
+@struct
+class LayerNorm(Stateless):
+    """Every step's features brought to mean 0 and variance 1, then scaled and shifted.
+
+    y_t = (x_t − μ_t) / √(σ_t² + ε) ⊙ scale + bias,  mean and variance over the features of x_t
+
+    ======  ======  ==================
+    scale   (I)     one
+    bias    (I)     zero
+    ======  ======  ==================
+
+    It acts on the last axis, whatever leads it, and is taken in at least float32.
+
+    Args:
+        epsilon: ε.
+        compute_dtype: dtype of the outputs; None takes the promotion of inputs and parameters.
+
+    References:
+        Ba, Kiros, Hinton 2016, Layer normalization, arXiv:1607.06450.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> layer = rj.LayerNorm()
+    >>> ys, _ = layer(layer.init(jax.random.key(0), in_size=2), jnp.array([[3.0, 5.0]]))
+    >>> ys.round(3).tolist()
+    [[-1.0, 1.0]]
+    """
+
+    epsilon: float = 1e-6
+    compute_dtype: DTypeLike | None = None
+
+    needs_time = False
+
+    def __post_init__(self) -> None:
+        _settle(self)
+
+    def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LayerNormParams:
+        check_size("in_size", in_size)
+        return LayerNormParams(jnp.ones((in_size,), dtype), jnp.zeros((in_size,), dtype))
+
+    def apply(self, params: LayerNormParams, x: Array, valid: Array | None, key: Key | None) -> Array:
+        dtypes = Dtypes.of(self.compute_dtype, x, params)
+        x = x.astype(dtypes.state)
+        centred = x - x.mean(-1, keepdims=True)
+        y = times(centred * _inverse_root(centred, self.epsilon), params.scale)
+        return add_bias(y, params.bias).astype(dtypes.compute)
+
+
+class RMSNormParams(NamedTuple):
+    """scale (I)."""
+
+    scale: Array
+
+
+@struct
+class RMSNorm(Stateless):
+    """Every step's features brought to a root mean square of 1, then scaled.
+
+    y_t = x_t / √(mean x_t² + ε) ⊙ scale
+
+    ======  ======  ==================
+    scale   (I)     one
+    ======  ======  ==================
+
+    It acts on the last axis, whatever leads it, and is taken in at least float32.
+
+    Args:
+        epsilon: ε.
+        compute_dtype: dtype of the outputs; None takes the promotion of inputs and parameters.
+
+    References:
+        Zhang, Sennrich 2019, Root mean square layer normalization, arXiv:1910.07467.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> layer = rj.RMSNorm()
+    >>> ys, _ = layer(layer.init(jax.random.key(0), in_size=2), jnp.array([[1.0, 7.0]]))
+    >>> ys.round(3).tolist()
+    [[0.2, 1.4]]
+    """
+
+    epsilon: float = 1e-6
+    compute_dtype: DTypeLike | None = None
+
+    needs_time = False
+
+    def __post_init__(self) -> None:
+        _settle(self)
+
+    def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> RMSNormParams:
+        check_size("in_size", in_size)
+        return RMSNormParams(jnp.ones((in_size,), dtype))
+
+    def apply(self, params: RMSNormParams, x: Array, valid: Array | None, key: Key | None) -> Array:
+        dtypes = Dtypes.of(self.compute_dtype, x, params)
+        x = x.astype(dtypes.state)
+        return times(x * _inverse_root(x, self.epsilon), params.scale).astype(dtypes.compute)
+
+
+def _settle(layer: LayerNorm | RMSNorm) -> None:
+    check_positive("epsilon", layer.epsilon)
+    set_field(layer, "epsilon", float(layer.epsilon))
+    settle_compute_dtype(layer)
+
+
+def _inverse_root(x: Array, epsilon: float) -> Array:
+    """1 / √(mean x² + ε) over the features."""
+    return lax.rsqrt(jnp.mean(x * x, -1, keepdims=True) + epsilon)

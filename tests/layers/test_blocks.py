@@ -1,0 +1,174 @@
+"""Residual blocks and what they are made of, against NumPy, in pieces and with flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import references
+
+import rnnjax as rj
+
+KEY = jax.random.key(3)
+F64 = jnp.float64
+T, B, D = 7, 2, 3
+
+
+def drawn(layer: rj.Layer, size: int = D) -> Any:
+    rng = np.random.default_rng(1)
+    shapes = jax.eval_shape(lambda: layer.init(KEY, size, F64))
+    return jax.tree.map(lambda leaf: rng.normal(scale=0.6, size=leaf.shape), shapes)
+
+
+def fields(params: Any) -> dict[str, np.ndarray]:
+    return params._asdict()
+
+
+def norm(x: Any, scale: Any, bias: Any = None) -> Any:
+    if bias is None:
+        return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * scale
+    return (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + 1e-6) * scale + bias
+
+
+def gelu(x: Any) -> Any:
+    """By the tanh that the papers' code takes."""
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def dense(x: Any, w: Any, b: Any) -> Any:
+    return x @ w + b
+
+
+def conv(x: Any, w: Any, b: Any) -> Any:
+    out = np.zeros_like(x)
+    for t in range(len(x)):
+        for k in range(len(w)):
+            if t >= k:
+                out[t] += w[k] * x[t - k]
+    return out + b
+
+
+def lru_block(p: Any, x: Any) -> Any:
+    first, taps, core, _, _, gated, _ = p
+    u = conv(norm(x, *first), *taps)
+    zero = np.zeros((x.shape[1], len(core.nu)))
+    u = gelu(references.lru(u, **fields(core), re=zero, im=zero)[0])
+    return x + dense(u, *gated.layer) * references.sigmoid(dense(u, *gated.gate))
+
+
+def griffin(p: Any, x: Any) -> Any:
+    (first, mixing, out), (second, hidden, back) = p
+    v = norm(x, *first)
+    h = conv(dense(v, *mixing.layer[0]), *mixing.layer[1])
+    h = references.rg_lru(h, **fields(mixing.layer[2]), h=np.zeros(h.shape[1:]))[0]
+    u = x + dense(gelu(dense(v, *mixing.gate)) * h, *out)
+    v = norm(u, *second)
+    return u + dense(gelu(dense(v, *hidden.gate)) * dense(v, *hidden.layer), *back)
+
+
+def min_gru(p: Any, x: Any) -> Any:
+    (first, taps, core, out), (second, hidden, back) = p
+    h = np.zeros((x.shape[1], core.w.shape[1] // 2))
+    h = references.min_gru(conv(norm(x, *first), *taps), **fields(core), h=h)[0]
+    u = x + dense(h, *out)
+    return u + dense(gelu(dense(norm(u, *second), *hidden)), *back)
+
+
+BLOCKS = [
+    (rj.Block(rj.LRU(2), conv=2), lru_block),
+    (rj.GriffinBlock(width=4, conv=3), griffin),
+    (rj.MinGRUBlock(), min_gru),
+]
+
+
+@pytest.mark.parametrize(("block", "published"), BLOCKS, ids=lambda value: type(value).__name__)
+def test_blocks_are_their_papers(block: rj.Layer, published: Callable[..., Any], draw: Any, close: Any) -> None:
+    params, xs = drawn(block), draw(T, B, D)
+    ys, _ = jax.jit(block)(params, xs)
+    close(ys, published(params, xs), 1e-10)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("block", "published"), BLOCKS, ids=lambda value: type(value).__name__)
+def test_blocks_stream_step_by_step(block: rj.Layer, published: Callable[..., Any], draw: Any, close: Any) -> None:
+    model = rj.Stack([rj.Dense(4), block, block])
+    params, xs = drawn(model), draw(T, B, D)
+    step = rj.stepper(model, params)
+    state, ys = step.initial_state((B,), F64), []
+    for x in xs:
+        y, state = step(x, state)
+        ys.append(y)
+    close((np.stack(ys), state), jax.jit(model)(params, xs))
+    backwards = model.reversed()
+    assert backwards.reversed() == model
+    assert model.causal
+    assert not backwards.causal
+    close(jax.jit(backwards)(params, xs)[0], np.flip(jax.jit(model)(params, np.flip(xs, 0))[0], 0))
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_convolution_skips_what_is_masked_and_stops_at_resets(reverse: bool, draw: Any, close: Any) -> None:
+    layer = rj.CausalConv(3, reverse=reverse)
+    params, xs = drawn(layer), draw(9, 4, D)
+    rng = np.random.default_rng(2)
+    mask, reset = rng.random((9, 4)) < 0.6, rng.random((9, 4)) < 0.3
+    start = np.zeros((4, 2, D)) if reverse else draw(4, 2, D)
+    wanted, last = np.zeros_like(xs), np.zeros((4, 2, D))
+    for row in range(4):
+        past = list(start[row])
+        for t in reversed(range(9)) if reverse else range(9):
+            at = t + 1 if reverse else t
+            if at < 9 and reset[at, row]:
+                past = [np.zeros(D)] * 2
+            if mask[t, row]:
+                window = [*past, xs[t, row]]
+                wanted[t, row] = sum(params.w[k] * window[2 - k] for k in range(3)) + params.b
+                past = window[1:]
+        last[row] = past
+    state = None if reverse else rj.layers.CausalConvState(jnp.asarray(start))
+    ys, after = layer(params, np.where(mask[..., None], xs, np.nan), state, mask=mask, reset=reset)
+    close((ys, after.x), (wanted, last))
+
+
+def test_norms_are_their_equations(draw: Any, close: Any) -> None:
+    x = draw(4, 5) + 2
+    for layer in (rj.LayerNorm(), rj.RMSNorm()):
+        params = drawn(layer, 5)
+        close(layer(params, x)[0], norm(x, *params))
+
+
+def test_a_gate_multiplies(elman: Any, draw: Any, close: Any) -> None:
+    layer = rj.Gate(rj.Elman(4), rj.Dense(4, activation="sigmoid"))
+    params, xs = drawn(layer), draw(3, B, D)
+    ys, state = layer(params, xs)
+    close(ys, elman(params.layer, xs) * references.sigmoid(dense(xs, *params.gate)))
+    close(state.layer.h, elman(params.layer, xs)[-1])
+    with pytest.raises(ValueError, match=r"multiplies outputs, which need one size; got 4 and 3"):
+        rj.Gate(rj.Elman(4), rj.Dense(3)).init(KEY, D)
+    with pytest.raises(ValueError, match=r"`gate` must keep the time axis; got Mean\(\)"):
+        rj.Gate(rj.Elman(4), rj.Mean())
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "words"),
+    [
+        (lambda: rj.CausalConv(0), ValueError, "`width` must be at least 1"),
+        (lambda: rj.RMSNorm(epsilon=0), ValueError, "`epsilon` must be above 0"),
+        (lambda: rj.Block(4), TypeError, "`core` must be a layer or a cell; got 4"),
+        (lambda: rj.Block(rj.LRU(2), dropout=1), ValueError, "must be below 1"),
+        (lambda: rj.GriffinBlock(conv=0), ValueError, "`conv` must be at least 1"),
+        (lambda: rj.MinGRUBlock(expansion=1.5), TypeError, "`expansion` must be a positive integer"),
+        (
+            lambda: rj.CausalConv(2)(drawn(rj.CausalConv(2)), np.zeros((T, B, D)), np.zeros((B, 1, D))),
+            TypeError,
+            "`state` must be a CausalConvState",
+        ),
+    ],
+)
+def test_refuses_what_does_not_fit(make: Callable[[], Any], error: type[Exception], words: str) -> None:
+    with pytest.raises(error, match=words):
+        make()
