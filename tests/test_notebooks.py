@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 MAX_BYTES = 700_000
-DATA = {"02-names": "names_by_language", "04-forecasting": "ett_hourly"}
+DATA = {"02-names": "names_by_language", "04-forecasting": "ett_hourly", "09-why-scottish": "names_by_language"}
 
 pytestmark = pytest.mark.slow
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

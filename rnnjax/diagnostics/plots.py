@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
-from itertools import cycle
+from itertools import count, cycle
 from typing import Any
 
 import numpy as np
@@ -201,7 +201,7 @@ def spectrum(eigenvalues: Mapping[str, Array] | Array, ax: Any = None) -> Any:
     """Eigenvalues in the complex plane, with the unit circle: outside of it a direction grows.
 
     Args:
-        eigenvalues: complex, of any shape, or such arrays by name.
+        eigenvalues: complex, of any shape, or such arrays by name, of which the first is drawn on top.
         ax: the Axes to draw on.
 
     >>> import numpy as np
@@ -213,9 +213,9 @@ def spectrum(eigenvalues: Mapping[str, Array] | Array, ax: Any = None) -> Any:
     ax = _axes(ax)
     angle = np.linspace(0, 2 * np.pi, 200)
     ax.plot(np.cos(angle), np.sin(angle), color="0.5", linewidth=1)
-    for (name, values), colour, marker in zip(named.items(), cycle(COLOURS), cycle("osv^Dx+"), strict=False):
-        flat = np.asarray(values).ravel()
-        ax.scatter(np.real(flat), np.imag(flat), s=18, color=colour, marker=marker, label=name or None, zorder=2)
+    for place, (name, values), colour, marker in zip(count(), named.items(), cycle(COLOURS), cycle("osv^Dx+")):
+        flat, above = np.asarray(values).ravel(), 3 - place / len(named)
+        ax.scatter(np.real(flat), np.imag(flat), s=18, color=colour, marker=marker, label=name or None, zorder=above)
     ax.set_aspect("equal")
     ax.set_xlabel("real part")
     ax.set_ylabel("imaginary part")
