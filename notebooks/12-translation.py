@@ -49,7 +49,7 @@ plt.rcParams |= {
 
 # %% tags=["size"]
 FULL = True  # the tests run a small version
-PAIRS, RECIPE = (24_000, translation.DATES) if FULL else (1_000, translation.SMOKE)
+PAIRS, RECIPE = (6_000, translation.DATES) if FULL else (300, translation.SMOKE)
 
 # %% [markdown]
 # ## 1. How the world writes dates
@@ -71,9 +71,9 @@ for title, pairs in (("ways to learn from", learnt), ("ways held out", held)):
         print(f"  {locale:<6} {format_:<7} {pair.iso}   {pair.text}")
 
 # %% [markdown]
-# Training shows each of its dates four times, and most times *varied*: the words in another order, with a word among
-# them that means nothing, or with other marks between the numbers, wherever that does not change what is meant. This is
-# augmentation. It teaches that a month's name counts and not its place.
+# Each training date comes four times, and is mostly *varied*: its words in another order and one among them that means
+# nothing, or its numbers with other marks between them, wherever that does not change the date. This is augmentation.
+# It teaches that a month's name counts and not its place.
 
 # %%
 rng = np.random.default_rng(5)
@@ -190,7 +190,7 @@ right = {
     for name in readers
 }
 length = np.array([len(source) for source, _ in task.test])
-groups = np.array_split(np.argsort(length, kind="stable"), 6)  # the shortest sixth first
+groups = np.array_split(np.argsort(length, kind="stable"), 4)  # the shortest quarter first
 figure, axes = plt.subplots(figsize=(7, 3))
 for name, (_, color) in readers.items():
     shares = [100 * right[name][group].mean() for group in groups]
@@ -210,9 +210,9 @@ for way, count in wrong.most_common(8):
     )
 
 # %% [markdown]
-# On the ways that the training showed, one vector is almost enough. On the others attention is better, the more so the
-# longer the source: 28 characters and what they mean do not fit well into a vector of fixed size. The errors left are
-# nearly all of two ways, and of the month: a rare spelling of it among words that are rare, too. Beams change next to
+# With one vector, three of four dates come out right, and of the longest only half: what 26 characters mean does not
+# fit well into a vector of fixed size, or takes longer to learn. With attention nearly all do, in ways that were never
+# shown as well as in others. The errors left are all of the month, where its name is a rare one. Beams change next to
 # nothing here. They help where several continuations are likely; here almost every character is certain.
 #
 # ## 5. Where it looks
@@ -283,8 +283,8 @@ for text, tokens, log_probs in zip(questions, answers.tokens, answers.log_probs,
 #
 # - **A reader, a writer, and attention between them**: the writer is asked for one symbol after another, given those
 #   before, so source and translation may have any lengths and any order.
-# - **Attention** gives it all that the reader made of the source, instead of one vector. With as many parameters, about
-#   a quarter of the errors is left in ways that were never shown, and its weights show what was used.
+# - **Attention** gives it all that the reader made of the source, instead of one vector. With as many parameters and
+#   updates, a tenth of the errors is left, and its weights show what was used.
 # - **It understands most unseen ways to write a date**: what they consist of was seen in other ones, and dates varied
 #   at random taught it to go by words and numbers rather than by places.
 # - **Look at what it cannot know**: it is as certain of strings with two readings as of others.
@@ -293,4 +293,4 @@ for text, tokens, log_probs in zip(questions, answers.tokens, answers.log_probs,
 for name in readers:
     print(f"{name:<11} {right[name].mean():.2%} of dates in held-out ways are right")
 assert abs(looked[: len(shown[0][1]), 0].sum(-1) - 1).max() < 1e-5  # weights are shares
-assert right["attention"].mean() > (0.97 if FULL else -1)
+assert right["attention"].mean() > (0.95 if FULL else -1)

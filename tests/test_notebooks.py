@@ -15,7 +15,13 @@ ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 SCRIPTS = sorted((ROOT / "notebooks").glob("*.py"))
 MAX_BYTES = 700_000
-DATA = {"02-names": "names_by_language", "04-forecasting": "ett_hourly", "09-why-scottish": "names_by_language"}
+DATA = {
+    "02-names": ["names_by_language"],
+    "04-forecasting": ["ett_hourly"],
+    "09-why-scottish": ["names_by_language"],
+    "16-dialogue": ["snips_nlu", "camrest676"],
+    "17-sentiment": ["nltk_sentence_polarity"],
+}
 
 pytestmark = pytest.mark.slow
 by_name = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
@@ -46,8 +52,8 @@ def test_outputs_are_there_and_small(path):
 # the kernel's own libraries warn of things that no notebook can mend
 @pytest.mark.filterwarnings("ignore:::jupyter_client", "ignore:::zmq", "ignore:::traitlets")
 def test_notebook_runs_from_top_to_bottom(path, monkeypatch, tmp_path, data_path):
-    if path.stem in DATA:
-        data_path(DATA[path.stem])
+    for name in DATA.get(path.stem, ()):
+        data_path(name)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]))
     if root := os.environ.get("RNNJAX_DATA"):
         monkeypatch.setenv("RNNJAX_DATA", str(Path(root).resolve()))
