@@ -33,7 +33,17 @@ SHAPE = (8, 4096, 256)
 MEMORY_SHAPES = ((2, 512, 256), (2, 2048, 256), (2, 8192, 256))
 HEADS = 4
 AGREEING = (
-    *(rj.MinGRU(8), rj.MinLSTM(8), rj.LinearElman(8), rj.LRU(8), rj.RGLRU(8), rj.S5(8), rj.QRNN(8), rj.SRU(8)),
+    *(
+        rj.MinGRU(8),
+        rj.MinLSTM(8),
+        rj.LinearElman(8),
+        rj.LRU(8),
+        rj.RGLRU(8),
+        rj.S5(8),
+        rj.QRNN(8),
+        rj.SRU(8),
+        rj.HGRN(8),
+    ),
     *(rj.MLSTM(8, heads=2), rj.GLA(8, heads=2), rj.DeltaNet(8, heads=2), rj.GatedDeltaNet(8, heads=2)),
 )
 

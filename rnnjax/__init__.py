@@ -19,6 +19,8 @@ from ._unroll import newton_report as newton_report
 from ._unroll import unroll as unroll
 from .cells import GLA as GLA
 from .cells import GRU as GRU
+from .cells import HGRN as HGRN
+from .cells import LEM as LEM
 from .cells import LRU as LRU
 from .cells import LSTM as LSTM
 from .cells import MGU as MGU
@@ -29,6 +31,7 @@ from .cells import S5 as S5
 from .cells import SRU as SRU
 from .cells import ActiveUnits as ActiveUnits
 from .cells import ConvLSTM as ConvLSTM
+from .cells import CoRNN as CoRNN
 from .cells import CoupledLSTM as CoupledLSTM
 from .cells import DeltaNet as DeltaNet
 from .cells import Elman as Elman

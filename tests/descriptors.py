@@ -103,6 +103,17 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("qrnn", rj.QRNN(4), implementations=ASSOCIATIVE, slow=True),
     Descriptor("sru", rj.SRU(3), implementations=ASSOCIATIVE, slow=True),
     Descriptor("rg_lru", rj.RGLRU(3), implementations=ASSOCIATIVE, slow=True),
+    Descriptor(
+        "hgrn", rj.HGRN(3, lower_bound=0.3), live_leaves=("lower_bound",), implementations=ASSOCIATIVE, slow=True
+    ),
+    Descriptor(
+        "co_rnn",
+        rj.CoRNN(4, step_size=0.3),
+        live_leaves=("step_size", "frequency", "damping"),
+        implementations=PLAIN,
+        slow=True,
+    ),
+    Descriptor("lem", rj.LEM(4, step_size=0.8), live_leaves=("step_size",), implementations=PLAIN, slow=True),
     Descriptor("mlstm", rj.MLSTM(4, heads=2), implementations=CHUNKED, slow=True),
     Descriptor("gla", rj.GLA(4, heads=2, key_size=3, rank=2), implementations=CHUNKED, slow=True),
     Descriptor("delta_net", rj.DeltaNet(4, heads=2, key_size=3), implementations=CHUNKED, slow=True),

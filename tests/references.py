@@ -341,6 +341,58 @@ def s5(
     return np.stack(ys), {"re": s.real, "im": s.imag}
 
 
+def hgrn(
+    x: Array, *, w: Array, b: Array, theta: Array, re: Array, im: Array, lower_bound: Array
+) -> tuple[Array, State]:
+    n = re.shape[-1]
+    s = re + 1j * im
+    ys = []
+    for x_t in x:
+        parts = x_t @ w + b
+        candidate = silu(parts[:, :n]) + 1j * silu(parts[:, n : 2 * n])
+        f = lower_bound + (1 - lower_bound) * sigmoid(parts[:, 2 * n : 3 * n])
+        s = f * np.exp(1j * theta) * s + (1 - f) * candidate
+        ys.append(sigmoid(parts[:, 3 * n :]) * np.concatenate([s.real, s.imag], axis=1))
+    return np.stack(ys), {"re": s.real, "im": s.imag}
+
+
+def co_rnn(
+    x: Array,
+    *,
+    w: Array,
+    u: Array,
+    b: Array,
+    h: Array,
+    v: Array,
+    step_size: Array,
+    frequency: Array,
+    damping: Array,
+) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        force = np.tanh(h @ u[:n] + v @ u[n:] + x_t @ w + b)
+        v = v + step_size * (force - frequency * h - damping * v)
+        h = h + step_size * v
+        ys.append(h)
+    return np.stack(ys), {"h": h, "v": v}
+
+
+def lem(
+    x: Array, *, w: Array, u: Array, u_h: Array, b: Array, h: Array, z: Array, step_size: Array
+) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for x_t in x:
+        from_x, from_h = x_t @ w + b, h @ u
+        fast = step_size * sigmoid(from_h[:, :n] + from_x[:, :n])
+        slow = step_size * sigmoid(from_h[:, n : 2 * n] + from_x[:, n : 2 * n])
+        z = (1 - fast) * z + fast * np.tanh(from_h[:, 2 * n :] + from_x[:, 2 * n : 3 * n])
+        h = (1 - slow) * h + slow * np.tanh(z @ u_h + from_x[:, 3 * n :])
+        ys.append(h)
+    return np.stack(ys), {"h": h, "z": z}
+
+
 def mlstm(
     x: Array,
     *,

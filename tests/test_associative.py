@@ -195,6 +195,7 @@ def test_chunks_fit_the_cache_whatever_the_sizes() -> None:
         rj.S5(8),
         rj.QRNN(8),
         rj.SRU(8),
+        rj.HGRN(8, lower_bound=0.9),
     ],
     ids=repr,
 )

@@ -35,6 +35,10 @@ def _eps(cell: Any) -> dict[str, Any]:
     return {"eps": cell.eps}
 
 
+def _leaves(*names: str) -> Options:
+    return lambda cell: {name: np.asarray(getattr(cell, name)) for name in names}
+
+
 def _heads(cell: Any) -> dict[str, Any]:
     return {"heads": cell.heads}
 
@@ -69,6 +73,9 @@ REFERENCES: dict[type, tuple[Callable[..., Any], Options]] = {
     rj.S5: (references.s5, _discretization),
     rj.QRNN: (references.qrnn, _phi),
     rj.SRU: (references.sru, _phi),
+    rj.HGRN: (references.hgrn, _leaves("lower_bound")),
+    rj.CoRNN: (references.co_rnn, _leaves("step_size", "frequency", "damping")),
+    rj.LEM: (references.lem, _leaves("step_size")),
     rj.MLSTM: (references.mlstm, _heads),
     rj.GLA: (references.gla, _heads_and_temperature),
     rj.DeltaNet: (references.delta_net, _heads),

@@ -81,9 +81,8 @@ def test_long_sequences_in_float32(cell: Any) -> None:
     close(grads, want_grads, 1e-3 if divides else 2e-4)
 
 
-@pytest.mark.parametrize(
-    "cell", [CELLS[0], *(pytest.param(cell, marks=pytest.mark.slow) for cell in CELLS[1:])], ids=repr
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_the_backward_pass_keeps_no_matrix_for_a_step(cell: Any) -> None:
     wide: Any = dataclasses.replace(cell, hidden_size=64)
     steps = 1024
@@ -97,6 +96,7 @@ def test_the_backward_pass_keeps_no_matrix_for_a_step(cell: Any) -> None:
     assert temporary("chunked") < 12
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("decay", [-50.0, 0.0, 50.0])
 def test_memories_may_forget_everything_or_nothing(decay: float) -> None:
     for cell, field in ((CELLS[1], "b"), (CELLS[3], "decay")):

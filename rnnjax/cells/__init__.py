@@ -1,6 +1,9 @@
 """One file a cell."""
 
 from .active_units import ActiveUnits as ActiveUnits
+from .co_rnn import CoRNN as CoRNN
+from .co_rnn import CoRNNParams as CoRNNParams
+from .co_rnn import CoRNNState as CoRNNState
 from .conv_lstm import ConvLSTM as ConvLSTM
 from .conv_lstm import ConvLSTMParams as ConvLSTMParams
 from .conv_lstm import ConvLSTMState as ConvLSTMState
@@ -23,6 +26,9 @@ from .gradient_clip import GradientClip as GradientClip
 from .gru import GRU as GRU
 from .gru import GRUParams as GRUParams
 from .gru import GRUState as GRUState
+from .hgrn import HGRN as HGRN
+from .hgrn import HGRNParams as HGRNParams
+from .hgrn import HGRNState as HGRNState
 from .ind_rnn import IndRNN as IndRNN
 from .ind_rnn import IndRNNParams as IndRNNParams
 from .ind_rnn import IndRNNState as IndRNNState
@@ -37,6 +43,9 @@ from .leaky_elman import LeakyElmanParams as LeakyElmanParams
 from .leaky_elman import LeakyElmanState as LeakyElmanState
 from .learned_initial_state import LearnedInitialState as LearnedInitialState
 from .learned_initial_state import LearnedInitialStateParams as LearnedInitialStateParams
+from .lem import LEM as LEM
+from .lem import LEMParams as LEMParams
+from .lem import LEMState as LEMState
 from .linear_elman import LinearElman as LinearElman
 from .linear_elman import LinearElmanParams as LinearElmanParams
 from .linear_elman import LinearElmanState as LinearElmanState
