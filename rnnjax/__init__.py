@@ -59,7 +59,6 @@ from .layers import BahdanauAttention as BahdanauAttention
 from .layers import Bidirectional as Bidirectional
 from .layers import Block as Block
 from .layers import CausalConv as CausalConv
-from .layers import Composed as Composed
 from .layers import CoverageScore as CoverageScore
 from .layers import Dense as Dense
 from .layers import DotScore as DotScore

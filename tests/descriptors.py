@@ -167,7 +167,7 @@ LAYERS: dict[str, rj.Layer] = {
     "causal_conv": rj.CausalConv(3),
     "reverse_conv": rj.CausalConv(2, reverse=True),
     "block": rj.Block(rj.LRU(2), conv=2),
-    "griffin_block": rj.GriffinBlock(width=2, conv=2, expansion=1),
+    "griffin_block": rj.GriffinBlock(conv=2, expansion=1),
     "min_gru_block": rj.MinGRUBlock(conv=2, hidden=1),
 }
 SLOW_LAYERS = ("causal_conv", "reverse_conv", "block", "griffin_block", "min_gru_block")

@@ -35,7 +35,6 @@ from .bidirectional import BidirectionalParams as BidirectionalParams
 from .bidirectional import BidirectionalState as BidirectionalState
 from .blocks import Activate as Activate
 from .blocks import Block as Block
-from .blocks import Composed as Composed
 from .blocks import GriffinBlock as GriffinBlock
 from .blocks import MinGRUBlock as MinGRUBlock
 from .causal_conv import CausalConv as CausalConv

@@ -48,9 +48,9 @@ class Activate(Stateless):
         return activation(self.activation)(x)
 
 
-class Composed(Layer):
+class _Composed(Layer):
     """A layer that is another one, made for the features of its inputs. A subclass has a field `reverse` and writes
-    `body`; parameters and state are those of the body."""
+    `body`, whose parameters begin with those of a norm; parameters and state are those of the body."""
 
     reverse: bool
 
@@ -74,7 +74,8 @@ class Composed(Layer):
         return in_size
 
     def initial_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        return self.body(1).initial_state(params, batch_shape, dtype)
+        size = jax.tree.leaves(params)[0].shape[-1]
+        return self.body(size).initial_state(params, batch_shape, dtype)
 
     def __call__(
         self,
@@ -100,7 +101,7 @@ class Composed(Layer):
 
 
 @struct
-class Block(Composed):
+class Block(_Composed):
     """The pre-norm residual block of deep LRU and S5 models.
 
     y = x + drop(u w_1 ⊙ σ(u w_2)),    u = drop(gelu(core(conv(norm(x)))))
@@ -145,7 +146,7 @@ class Block(Composed):
 
 
 @struct
-class GriffinBlock(Composed):
+class GriffinBlock(_Composed):
     """Griffin's residual block with a recurrent block in it: a gated RG-LRU, then a gated perceptron.
 
     u = x + (gelu(v w_1) ⊙ rglru(conv(v w_2))) w_3,    v = norm(x)
@@ -196,7 +197,7 @@ def _perceptron(size: int, expansion: int) -> Layer:
 
 
 @struct
-class MinGRUBlock(Composed):
+class MinGRUBlock(_Composed):
     """The block of minGRU's language models: a short convolution and a minGRU, then a perceptron, each with a norm in
     front and the inputs added.
 

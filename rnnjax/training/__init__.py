@@ -1,5 +1,6 @@
 """Training: losses, metrics, recipes of optimizers, `fit`, `evaluate` and `predict`."""
 
+from . import online as online
 from ._batches import Batch as Batch
 from ._batches import buckets as buckets
 from ._fit import Epoch as Epoch
