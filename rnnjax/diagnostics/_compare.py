@@ -158,7 +158,7 @@ def compare(
 
     Returns:
         a `Comparison`. Models that end as NaN come last and say so; so do all if inputs or targets are the same
-        everywhere. Times are those of this machine, of all models in turn.
+        everywhere. Times are the least of a few, of this machine, which all models take in turn.
 
     Raises:
         ValueError, TypeError: for data that do not fit or are not finite, and for a budget that is too small for some

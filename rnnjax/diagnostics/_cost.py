@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import statistics
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -69,13 +68,13 @@ def by_steps(layer: Any) -> Any:
 
 
 def seconds(programs: Sequence[Callable[[], Any]]) -> list[float]:
-    """The median time of a call of each. They take turns, so that what else the machine does meets all of them."""
+    """The least time of a call of each, because whatever else the machine does makes it longer. They take turns."""
     calls = []
     for program in programs:
         jax.block_until_ready(program())
         calls.append(max(1, round(LEAST_SECONDS / max(_seconds(program, 1), 1e-6))))
     rounds = [[_seconds(program, n) for program, n in zip(programs, calls, strict=True)] for _ in range(ROUNDS)]
-    return [statistics.median(times) for times in zip(*rounds, strict=True)]
+    return [min(times) for times in zip(*rounds, strict=True)]
 
 
 def _seconds(program: Callable[[], Any], calls: int) -> float:

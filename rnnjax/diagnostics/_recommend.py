@@ -57,7 +57,7 @@ def recommendation(
     worse = [row for row in finite if apart[row.name].low > 0]
     if worse:
         lines.append(f"Worse: {'; '.join(f'{row.name}, by {_gap(apart[row.name])}' for row in worse)}.")
-    edges = [row.name for row in rows if len(rates) > 1 and row.learning_rate in (min(rates), max(rates))]
+    edges = [row.name for row in rows if len(rates) > 2 and row.learning_rate in (min(rates), max(rates))]
     if edges:
         lines.append(f"The best learning rate is the least or the largest tried, so try others: {', '.join(edges)}.")
     return "\n".join(filter(None, [*lines, _notes(rows)]))
