@@ -23,13 +23,16 @@ from .cells import HGRN as HGRN
 from .cells import LEM as LEM
 from .cells import LRU as LRU
 from .cells import LSTM as LSTM
+from .cells import LTC as LTC
 from .cells import MGU as MGU
 from .cells import MLSTM as MLSTM
 from .cells import QRNN as QRNN
 from .cells import RGLRU as RGLRU
 from .cells import S5 as S5
+from .cells import SLSTM as SLSTM
 from .cells import SRU as SRU
 from .cells import ActiveUnits as ActiveUnits
+from .cells import CfC as CfC
 from .cells import ConvLSTM as ConvLSTM
 from .cells import CoRNN as CoRNN
 from .cells import CoupledLSTM as CoupledLSTM

@@ -393,6 +393,78 @@ def lem(
     return np.stack(ys), {"h": h, "z": z}
 
 
+def cfc(
+    x: Array, *, w: Array, u: Array, b: Array, v: Array, c: Array, h: Array, dt: Array | None = None
+) -> tuple[Array, State]:
+    n = h.shape[-1]
+    ys = []
+    for t, x_t in enumerate(x):
+        elapsed = 1.0 if dt is None else dt[t][:, None]
+        heads = 1.7159 * np.tanh(0.666 * (np.concatenate([x_t, h], axis=1) @ np.concatenate([w, u]) + b)) @ v + c
+        ff1, ff2 = np.tanh(heads[:, :n]), np.tanh(heads[:, n : 2 * n])
+        t_interp = sigmoid(heads[:, 2 * n : 3 * n] * elapsed + heads[:, 3 * n :])
+        h = ff1 * (1 - t_interp) + t_interp * ff2
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def ltc(
+    x: Array,
+    *,
+    w: Array,
+    w_mu: Array,
+    w_sigma: Array,
+    w_e: Array,
+    u: Array,
+    u_mu: Array,
+    u_sigma: Array,
+    u_e: Array,
+    g: Array,
+    e: Array,
+    c: Array,
+    h: Array,
+    unfolds: int,
+    dt: Array | None = None,
+) -> tuple[Array, State]:
+    """One unit at a time, with the fused solver of the paper: C/τ stands where the elapsed time enters."""
+    softplus = lambda a: np.log1p(np.exp(a))  # noqa: E731
+    ys = []
+    for t, x_t in enumerate(x):
+        for _ in range(unfolds):
+            new = np.empty_like(h)
+            for r, j in product(*map(range, h.shape)):
+                tau = (1.0 if dt is None else dt[t, r]) / unfolds
+                from_x = softplus(w[:, j]) * sigmoid(w_sigma[:, j] * (x_t[r] - w_mu[:, j]))
+                from_h = softplus(u[:, j]) * sigmoid(u_sigma[:, j] * (h[r] - u_mu[:, j]))
+                rate = softplus(c[j]) / tau
+                above = rate * h[r, j] + softplus(g[j]) * e[j] + from_x @ w_e[:, j] + from_h @ u_e[:, j]
+                new[r, j] = above / (rate + softplus(g[j]) + from_x.sum() + from_h.sum())
+            h = new
+        ys.append(h)
+    return np.stack(ys), {"h": h}
+
+
+def slstm(
+    x: Array, *, w: Array, u: Array, b: Array, h: Array, c: Array, n: Array, m: Array, heads: int
+) -> tuple[Array, State]:
+    """Without a stabiliser, which only scales c and n."""
+    size = h.shape[-1]
+    d = size // heads
+    full = np.zeros((size, 4, size))
+    for a in range(heads):
+        full[a * d : (a + 1) * d, :, a * d : (a + 1) * d] = u[a].reshape(d, 4, d)
+    c, n = c * np.exp(m), n * np.exp(m)
+    ys = []
+    for x_t in x:
+        i, f, z, o = np.split(x_t @ w + h @ full.reshape(size, 4 * size) + b, 4, axis=1)
+        m = np.maximum(np.log(sigmoid(f)) + m, i)
+        c = sigmoid(f) * c + np.exp(i) * np.tanh(z)
+        n = sigmoid(f) * n + np.exp(i)
+        h = sigmoid(o) * c / n
+        ys.append(h)
+    return np.stack(ys), {"h": h, "c": c / np.exp(m), "n": n / np.exp(m), "m": m}
+
+
 def mlstm(
     x: Array,
     *,

@@ -76,6 +76,9 @@ REFERENCES: dict[type, tuple[Callable[..., Any], Options]] = {
     rj.HGRN: (references.hgrn, _leaves("lower_bound")),
     rj.CoRNN: (references.co_rnn, _leaves("step_size", "frequency", "damping")),
     rj.LEM: (references.lem, _leaves("step_size")),
+    rj.CfC: (references.cfc, _nothing),
+    rj.LTC: (references.ltc, _leaves("unfolds")),
+    rj.SLSTM: (references.slstm, _heads),
     rj.MLSTM: (references.mlstm, _heads),
     rj.GLA: (references.gla, _heads_and_temperature),
     rj.DeltaNet: (references.delta_net, _heads),
@@ -142,6 +145,19 @@ def test_irregular_steps(discretization: str, implementation: str) -> None:
         halves = jnp.repeat(xs, 2, axis=0), jnp.repeat(jnp.asarray(dt) / 2, 2, axis=0)
         ys, _ = rj.unroll(cell, params, halves, state, implementation=implementation)
         np.testing.assert_allclose(ys[1::2], wanted, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("cell", "reference"), [(rj.CfC(4, 5), references.cfc), (rj.LTC(4, 2), references.ltc)], ids=repr
+)
+def test_elapsed_times(cell: Any, reference: Callable[..., Any]) -> None:
+    params, xs, state = _problem(cell, (3,))
+    dt = np.random.default_rng(4).uniform(0, 3, size=(STEPS, ROWS))
+    arrays = {name: np.asarray(array) for name, array in {**params._asdict(), **state._asdict()}.items()}
+    options = {"unfolds": 2} if reference is references.ltc else {}
+    wanted, _ = reference(np.asarray(xs), **arrays, **options, dt=dt)
+    ys, _ = rj.unroll(cell, params, (xs, jnp.asarray(dt)), state)
+    np.testing.assert_allclose(ys, wanted, rtol=0, atol=1e-12)
 
 
 def test_leak_for_each_unit() -> None:

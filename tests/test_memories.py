@@ -69,6 +69,16 @@ def test_exponential_gates_give_no_nan(form: str, i: float, f: float) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bias", [-1e4, -100.0, 80.0, 1e4])
+def test_exponential_gates_of_vectors_give_no_nan(bias: float) -> None:
+    cell = rj.SLSTM(4, heads=2)
+    params, xs = draw(cell, 6, 2, jnp.float32)
+    for part in (slice(0, 4), slice(4, 8)):
+        given = params._replace(b=params.b.at[part].set(bias))
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(pull(cell, given, xs, "scan")))
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_long_sequences_in_float32(cell: Any) -> None:
     params, xs = draw(cell, 65_536, 1, jnp.float32)

@@ -1,6 +1,9 @@
 """One file a cell."""
 
 from .active_units import ActiveUnits as ActiveUnits
+from .cfc import CfC as CfC
+from .cfc import CfCParams as CfCParams
+from .cfc import CfCState as CfCState
 from .co_rnn import CoRNN as CoRNN
 from .co_rnn import CoRNNParams as CoRNNParams
 from .co_rnn import CoRNNState as CoRNNState
@@ -55,6 +58,9 @@ from .lru import LRUState as LRUState
 from .lstm import LSTM as LSTM
 from .lstm import LSTMParams as LSTMParams
 from .lstm import LSTMState as LSTMState
+from .ltc import LTC as LTC
+from .ltc import LTCParams as LTCParams
+from .ltc import LTCState as LTCState
 from .mgu import MGU as MGU
 from .mgu import MGUParams as MGUParams
 from .mgu import MGUState as MGUState
@@ -86,6 +92,9 @@ from .rg_lru import RGLRUState as RGLRUState
 from .s5 import S5 as S5
 from .s5 import S5Params as S5Params
 from .s5 import S5State as S5State
+from .slstm import SLSTM as SLSTM
+from .slstm import SLSTMParams as SLSTMParams
+from .slstm import SLSTMState as SLSTMState
 from .sru import SRU as SRU
 from .sru import SRUParams as SRUParams
 from .sru import SRUState as SRUState
