@@ -97,9 +97,9 @@ class RMSNorm(Stateless):
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> layer = rj.RMSNorm()
-    >>> ys, _ = layer(layer.init(jax.random.key(0), in_size=2), jnp.array([[1.0, 7.0]]))
+    >>> ys, _ = layer(layer.init(jax.random.key(0), in_size=2), jnp.array([[3.0, -3.0]]))
     >>> ys.round(3).tolist()
-    [[0.2, 1.4]]
+    [[1.0, -1.0]]
     """
 
     epsilon: float = 1e-6

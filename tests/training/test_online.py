@@ -59,12 +59,10 @@ EXACT = [
     (online.SnAp1(), rj.IndRNN(3, activation="tanh")),
     (online.SnAp1(), rj.LRU(3)),
 ]
-QUICK = 1
 
 
-@pytest.mark.parametrize(
-    ("method", "cell"), [*EXACT[:QUICK], *(pytest.param(*case, marks=pytest.mark.slow) for case in EXACT[QUICK:])]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "cell"), EXACT)
 def test_exact_methods_are_back_propagation(method: Any, cell: rj.Cell) -> None:
     params, xs, targets = problem(cell, 30)
     reset = jax.random.bernoulli(jax.random.key(3), 0.1, xs.shape[:2])
@@ -82,6 +80,7 @@ def test_an_lru_remembers_a_thousand_steps() -> None:
     agree(found[:2], through_time(cell, params, xs, targets))
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_time() -> None:
     cell = rj.LRU(8)
     run = jax.jit(online.online_gradient(online.RTRL(), cell, loss))
@@ -112,7 +111,7 @@ def snap1_elman(x: Any, target: Any, *, w: Any, u: Any, b: Any) -> dict[str, Any
 def test_snap1_is_its_equation() -> None:
     cell = rj.Elman(3)
     params, xs, targets = problem(cell, 8)
-    found = online.online_gradient(online.SnAp1(), cell, loss)(params, None, xs, targets).grads
+    found = jax.jit(online.online_gradient(online.SnAp1(), cell, loss))(params, None, xs, targets).grads
     want = snap1_elman(np.asarray(xs), np.asarray(targets), **jax.tree.map(np.asarray, params)._asdict())
     agree(found._asdict(), want)
 
@@ -147,11 +146,12 @@ def eprop_lstm(x: Any, target: Any, *, w: Any, u: Any, b: Any) -> dict[str, Any]
 def test_eprop_is_its_equation() -> None:
     cell = rj.LSTM(3)
     params, xs, targets = problem(cell, 8)
-    found = online.online_gradient(online.EProp(), cell, loss)(params, None, xs, targets).grads
+    found = jax.jit(online.online_gradient(online.EProp(), cell, loss))(params, None, xs, targets).grads
     want = eprop_lstm(np.asarray(xs), np.asarray(targets), **jax.tree.map(np.asarray, params)._asdict())
     agree(found._asdict(), want)
 
 
+@pytest.mark.slow
 def test_uoro_is_right_in_the_mean() -> None:
     cell = rj.Elman(2)
     params, xs, targets = problem(cell, 6)
@@ -166,6 +166,7 @@ def test_uoro_is_right_in_the_mean() -> None:
         assert (error < 0.1 * np.abs(want).max()).all()
 
 
+@pytest.mark.slow
 def test_cosines_rank_the_methods() -> None:
     cell = rj.GRU(3)
     params, xs, targets = problem(cell, 12)
