@@ -35,7 +35,7 @@ plt.rcParams |= {"figure.dpi": 90, "axes.spines.top": False, "axes.spines.right"
 # %% tags=["size"]
 FULL = True  # the tests run a small version
 BUDGET, STEPS, ROWS, EPOCHS = (3_000, 100, 500, 40) if FULL else (400, 40, 60, 1)
-RATES, SEEDS = [1e-2], 2
+RATES, SEEDS, LEVELS = [1e-2], 2, (2, 4) if FULL else (1, 2)
 LENGTHS = [64, 256, 1024] if FULL else [16, 64]
 DELAYS = [0, 2, 4, 8, 12, 16, 24, 32, 48]
 
@@ -53,8 +53,8 @@ def tcn_of(levels):
     return lambda width: diagnostics.ModuleLayer(diagnostics.TCN(width, levels))
 
 
-SHALLOW, DEEP = (f"TCN, sees {diagnostics.TCN(1, levels).receptive_field}" for levels in (2, 4))
-kinds = {"GRU": rj.GRU, SHALLOW: tcn_of(2), DEEP: tcn_of(4)}
+SHALLOW, DEEP = (f"TCN, sees {diagnostics.TCN(1, levels).receptive_field}" for levels in LEVELS)
+kinds = {"GRU": rj.GRU, SHALLOW: tcn_of(LEVELS[0]), DEEP: tcn_of(LEVELS[1])}
 COLOURS = dict(zip(kinds, diagnostics.plots.COLOURS, strict=False))
 options = {"learning_rates": RATES, "epochs": EPOCHS, "loss": "mean_squared_error"}
 
@@ -85,7 +85,7 @@ for name in kinds:
     late = slice(max(DELAYS) if FULL else 0, None)  # where all delays lie within the sequence
     error_at[name] = ((said - past[tested])[:, late] ** 2).mean((0, 1))
     axes.plot(DELAYS, error_at[name], "o-", color=COLOURS[name], ms=4, label=name)
-for levels in (2, 4):
+for levels in LEVELS:
     axes.axvline(diagnostics.TCN(1, levels).receptive_field - 1, color="0.6", ls=":", lw=1)
 axes.set(xlabel="delay, steps", ylabel="mean squared error")
 axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
@@ -169,7 +169,7 @@ operations = {row.name: row.flops for row in recall.rows}
 # each of the two convolutions of a level keeps 2 d past inputs, of which the very first has one feature
 window = {
     name: sum(2 * 2**level * (2 * width[name] if level else width[name] + 1) for level in range(levels))
-    for name, levels in ((SHALLOW, 2), (DEEP, 4))
+    for name, levels in zip((SHALLOW, DEEP), LEVELS, strict=True)
 }
 keeps = {"GRU": width["GRU"]} | window
 print(f"{'':<14} {'width':>6} {'keeps':>6} {'FLOPs/step':>11}   µs for a row of " + ", ".join(map(str, LENGTHS)))
