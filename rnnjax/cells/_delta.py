@@ -58,7 +58,7 @@ def chunk(state: State, z: DeltaInputs, marks: Marks) -> tuple[Array, Array, Arr
     beta, past = beta[..., None], past[..., None]
     overlaps = jnp.tril(beta * jnp.einsum("...td,...jd->...tj", k, k) * between, -1)
     wanted = beta * (v - past * reach.before(marks, state, lambda s: k @ s.s))
-    u = lax.linalg.triangular_solve(overlaps, wanted, left_side=True, lower=True, unit_diagonal=True)
+    u = _inverse(overlaps) @ wanted
     weights = jnp.einsum("...td,...jd->...tj", q, k) * between
     h = weights @ u + past * reach.before(marks, state, lambda s: q @ s.s)
     h = merge_heads(jnp.moveaxis(h, -2, 0))
@@ -66,3 +66,24 @@ def chunk(state: State, z: DeltaInputs, marks: Marks) -> tuple[Array, Array, Arr
     k = k * between[..., -1, :, None]
     s = jnp.einsum("...jd,...je->...de", k, u) + past[..., -1:, :] * reach.last(marks, state, lambda s: s.s)
     return latest(marks.mask, h), s, h
+
+
+def _inverse(below: Array) -> Array:
+    """(1 + L)⁻¹ for L (…, steps, steps) below the diagonal, from blocks of one row on, two of which make one:
+    [[P, 0], [C, Q]]⁻¹ = [[P⁻¹, 0], [−Q⁻¹ C P⁻¹, Q⁻¹]].
+
+    Products of matrices alone: on a CPU, triangular systems in a batch wait for threads (seen with jaxlib 0.10.2).
+    """
+    steps, size = below.shape[-1], 1
+    rows = 1 << (steps - 1).bit_length()
+    below = jnp.pad(below, [(0, 0)] * (below.ndim - 2) + [(0, rows - steps)] * 2)
+    inverse = jnp.ones((*below.shape[:-1], 1, 1), below.dtype)
+    while size < rows:
+        blocks = below.reshape(*below.shape[:-2], rows // (2 * size), 2 * size, rows // (2 * size), 2 * size)
+        blocks = jnp.moveaxis(jnp.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
+        first, then = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
+        corner = -then @ blocks[..., size:, :size] @ first
+        upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
+        inverse = jnp.concatenate([upper, jnp.concatenate([corner, then], axis=-1)], axis=-2)
+        size *= 2
+    return inverse[..., 0, :steps, :steps]
