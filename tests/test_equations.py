@@ -148,7 +148,7 @@ def test_irregular_steps(discretization: str, implementation: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("cell", "reference"), [(rj.CfC(4, 5), references.cfc), (rj.LTC(4, 2), references.ltc)], ids=repr
+    ("cell", "reference"), [(rj.CfC(4, 5), references.cfc), (rj.LTC(4, 2), references.ltc)], ids=["cfc", "ltc"]
 )
 def test_elapsed_times(cell: Any, reference: Callable[..., Any]) -> None:
     params, xs, state = _problem(cell, (3,))
