@@ -5,8 +5,8 @@
 Without data it reads Morse code that is keyed at random, in noise and with a drifting pitch, anew for every epoch.
 `--data` takes the folder of the free spoken digits (clips of one digit, joined into strings), or a table in a folder of
 wav files, `file<tab>transcript` on each line. The layers read in both directions; with `--streaming` in one, and sound
-is then written down as it comes. Axes: B rows, N samples, T frames, F bands, V symbols of which 0 is the blank, L
-labels, K frames of a block.
+is then written down as it comes. Axes: B rows, N samples, T steps of three frames, F features, V symbols of which 0 is
+the blank, L labels, K steps of a block.
 """
 
 import argparse
@@ -25,15 +25,16 @@ import rnnjax as rj
 
 RATE, BATCH = 8000, 32
 STFT = rj.data.STFT(256, 160, center=False)  # frames of 32 ms, one each 20 ms, the first begins with the sound
-FRONT = rj.data.LogMel(rj.data.MelSpectrogram(RATE, STFT, n_mels=40), floor=1e-6)
+STACK = 3  # frames that are read together, in one step: the fewer steps, the sooner CTC finds what is where
+# log-mel bands, and their mean and deviation; the floor of tones hides most noise, so that all pauses are alike
+SPEECH = rj.data.LogMel(rj.data.MelSpectrogram(RATE, STFT, n_mels=40), floor=1e-6), -6.0, 3.0
+TONES = rj.data.LogMel(rj.data.MelSpectrogram(RATE, STFT, n_mels=16, fmin=400, fmax=1000), floor=0.3), -0.8, 1.2
 
 
 class Task(NamedTuple):
-    """What is to be learned, from things that have `samples`, float32 (N,), and `text`.
-
-    figure: the error of the first test, of characters if it has "cer" in its name, else of words. training: the
-    utterances of an epoch. augment: whether they are varied further.
-    """
+    """What is to be learned, from things that have `samples`, float32 (N,), and `text`. figure: the error of the first
+    test, of characters if it has "cer" in its name, else of words. training: the utterances of an epoch. augment:
+    whether they are varied further, as those with noise already are not. front: what is heard of them."""
 
     figure: str
     vocabulary: rj.data.Vocabulary
@@ -41,6 +42,7 @@ class Task(NamedTuple):
     validation: Sequence[Any]
     tests: dict[str, Sequence[Any]]
     augment: bool = True
+    front: Any = SPEECH
 
 
 class Recogniser(NamedTuple):
@@ -48,6 +50,7 @@ class Recogniser(NamedTuple):
 
     params: Any
     model: rj.Stack
+    front: Any
     vocabulary: rj.data.Vocabulary
 
 
@@ -57,26 +60,19 @@ def morse(args: argparse.Namespace) -> Task:
     levels = enumerate((5, -5, 0, 10, 20), seed + 1)
     tests = {f"{db} dB": rj.data.morse_set(args.tests, seed=own, snr_db=(db, db)) for own, db in levels}
 
-    def training(epoch: int) -> Sequence[Any]:  # short and clear at first, all there is from a third of the epochs on
-        grown = min(1.0, 3 * epoch / args.epochs)
-        ranges = {"characters": (round(1 + 3 * grown), round(3 + 7 * grown)), "snr_db": (15 - 20 * grown, 20.0)}
+    def training(epoch: int) -> Sequence[Any]:  # single letters, not noisy, for a quarter; all from a half on
+        grown = min(1.0, max(0.0, 4 * epoch / args.epochs - 1))
+        ranges = {"characters": (round(1 + 3 * grown), round(1 + 9 * grown)), "snr_db": (10 - 15 * grown, 20.0)}
         return rj.data.morse_set(args.count, seed=seed + 100 + epoch, **ranges)
 
-    return Task(
-        figure="morse_cer_5db",
-        vocabulary=rj.data.Vocabulary((*rj.data.MORSE, " "), "character", ("pad",)),
-        training=training,
-        validation=rj.data.morse_set(args.tests, seed=seed),
-        tests=tests,
-        augment=False,  # it has noise already
-    )
+    symbols = rj.data.Vocabulary((*rj.data.MORSE, " "), "character", ("pad",))
+    validation = rj.data.morse_set(args.tests, seed=seed)
+    return Task("morse_cer_5db", symbols, training, validation, tests, augment=False, front=TONES)
 
 
 def digits(args: argparse.Namespace) -> Task:
-    """Strings of spoken digits, spliced of clips of one speaker: new strings in every epoch, of the same clips.
-
-    The test is made of the clips of index 0 to 4, validation of 5 and 6; or the test is a speaker who is held out.
-    """
+    """Strings of spoken digits, spliced of clips of one speaker: new ones in every epoch, of the same clips. The test
+    is made of the clips of index 0 to 4, validation of 5 and 6; or the test is a speaker who is held out."""
     reading, seed, out = rj.data.read_fsdd(args.data, RATE), 10_000 * args.seed, args.hold_out
     print(reading.report())
     test = [clip for clip in reading if (clip.test if out is None else clip.speaker == out)]
@@ -97,7 +93,8 @@ def recordings(args: argparse.Namespace) -> Task:
     """Recordings with transcripts, of which a tenth each, drawn with the seed, is for validation and for the test."""
     reading = rj.data.read_transcribed(args.data, RATE)
     symbols = rj.data.Vocabulary.characters([one.text for one in reading], specials=("pad",))
-    reading = reading.check(lambda one: rj.data.ctc_complaint(STFT.frames(len(one.samples)), symbols.encode(one.text)))
+    complaint = rj.data.ctc_complaint
+    reading = reading.check(lambda one: complaint(STFT.frames(len(one.samples)) // STACK, symbols.encode(one.text)))
     print(reading.report())
     if len(reading) < 10:
         raise SystemExit(f"{args.data} has {len(reading)} recordings that can be used: at least 10 are needed")
@@ -115,29 +112,31 @@ def batched(utterances: Sequence[Any], rng: np.random.Generator | None = None) -
 
 
 @jax.jit
-def features(audio: jax.Array, samples: jax.Array, key: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
-    """What the network is given: (B, N) -> (B, T, F), and the valid frames (B). With a key, each row is said faster or
+def features(front: Any, audio: jax.Array, samples: jax.Array, key: jax.Array | None = None) -> Any:
+    """What the network is given: (B, N) -> (B, T, F), and the valid steps (B). With a key, each row is said faster or
     slower, in some noise, and spans of time and bands are blotted out."""
     if key is not None:
         key_speed, key_level, key_noise, key_masks = jax.random.split(key, 4)
         audio, samples = rj.data.perturb_speed(key_speed, audio, samples)  # -> (B, N / 0.9)
         level = jax.random.uniform(key_level, samples.shape, minval=5, maxval=40)
         audio = rj.data.add_noise(key_noise, audio, level, samples)
-    x, frames = FRONT(audio, samples)
-    x = (x + 6) / 3  # about mean 0 and variance 1, for all kinds of sound that are read here
+    x, frames = front[0](audio, samples)
+    x = (x - front[1]) / front[2]
     if key is not None:
         x = rj.data.spec_augment(key_masks, x, frames, time_width=6, time_share=0.1, frequency_width=8)
-    return x, frames
+    x = x[:, : x.shape[1] // STACK * STACK]
+    return x.reshape(len(x), -1, STACK * x.shape[-1]), frames // STACK
 
 
 def batches(task: Task, utterances: Sequence[Any], epoch: int = 0, seed: int | None = None) -> Iterator[Any]:
-    """Features (B, T, F), labels (B, L) filled up with −1, and frames (B). Order and variation of batch n of an epoch
+    """Features (B, T, F), labels (B, L) filled up with −1, and steps (B). Order and variation of batch n of an epoch
     follow from n, the epoch and the seed; without a seed there is neither."""
     rng, key = None, None
     if seed is not None:
         rng, key = np.random.default_rng((seed, epoch)), jax.random.fold_in(jax.random.key(seed), epoch)
     for n, (rows, audio, samples) in enumerate(batched(utterances, rng)):
-        x, frames = features(audio, samples, jax.random.fold_in(key, n) if seed is not None and task.augment else None)
+        own = jax.random.fold_in(key, n) if seed is not None and task.augment else None
+        x, frames = features(task.front, audio, samples, own)
         labels = [task.vocabulary.encode(utterances[row].text) for row in rows]
         yield x, rj.data.pad(labels, value=-1, multiple=8)[0], frames
 
@@ -166,13 +165,13 @@ def train(task: Task, args: argparse.Namespace) -> Recogniser:
         seed=args.seed,
         checkpoint_dir=args.checkpoints,
     )
-    return Recogniser(fitted.params, fitted.model[1], task.vocabulary)
+    return Recogniser(fitted.params, fitted.model[1], task.front, task.vocabulary)
 
 
 @jax.jit
-def listen(params: Any, model: rj.Stack, audio: jax.Array, samples: jax.Array, state: Any = None) -> tuple[Any, ...]:
-    """Log-probabilities (T, B, V) and valid frames (B) of audio (B, N), and the state behind it."""
-    x, frames = features(audio, samples)
+def listen(params: Any, model: rj.Stack, front: Any, audio: Any, samples: Any, state: Any = None) -> Any:
+    """Log-probabilities (T, B, V) and valid steps (B) of audio (B, N), and the state behind it."""
+    x, frames = features(front, audio, samples)
     logits, state = model(params, x.swapaxes(0, 1), state, lengths=frames)  # (T, B, F) -> (T, B, V)
     return jax.nn.log_softmax(logits), frames, state
 
@@ -188,10 +187,10 @@ def decode(log_probs: jax.Array, frames: jax.Array, beams: int | None) -> tuple[
 
 def transcribe(recogniser: Recogniser, utterances: Sequence[Any], beams: int | None = 8) -> list[str]:
     """What is heard in each utterance."""
-    params, model, vocabulary = recogniser
+    *network, vocabulary = recogniser
     texts = [""] * len(utterances)
     for rows, audio, samples in batched(utterances):
-        log_probs, frames, _ = listen(params, model, audio, samples)
+        log_probs, frames, _ = listen(*network, audio, samples)
         for row, labels, length in zip(rows, *map(np.asarray, decode(log_probs, frames, beams)), strict=True):
             texts[row] = vocabulary.decode(labels[:length])
     return texts
@@ -199,20 +198,20 @@ def transcribe(recogniser: Recogniser, utterances: Sequence[Any], beams: int | N
 
 class Stream:
     """Writes down sound as it comes, in pieces of any length, with a network that reads forwards only. However sound
-    is cut, it is read in the same blocks of K frames, each from the state that the last one left."""
+    is cut, it is read in the same blocks of K steps, each from the state that the last one left."""
 
-    def __init__(self, recogniser: Recogniser, block: int = 8) -> None:
-        self.recogniser, self.block = recogniser, block
+    def __init__(self, recogniser: Recogniser, block: int = 3) -> None:
+        self.recogniser, self.block = recogniser, block * STACK
         self.sound, self.state = np.zeros(0, np.float32), None  # the sound begins with the next frame
         self.log_probs, self.labels, self.last = [], [], 0
 
     def feed(self, samples: np.ndarray, end: bool = False) -> str:
         """Takes samples (N,); the text so far. At the end the frames are read that make no whole block."""
-        params, model, vocabulary = self.recogniser
+        *network, vocabulary = self.recogniser
         self.sound, long = np.concatenate([self.sound, samples]), STFT.n_fft + (self.block - 1) * STFT.hop
-        while STFT.frames(len(self.sound)) >= (1 if end else self.block):
+        while STFT.frames(len(self.sound)) >= (STACK if end else self.block):
             piece = rj.data.pad([self.sound[:long]], length=long)
-            log_probs, frames, self.state = listen(params, model, *piece, self.state)
+            log_probs, frames, self.state = listen(*network, *piece, self.state)
             self.log_probs.append(np.asarray(log_probs)[: int(frames[0]), 0])  # (K, 1, V) -> (K, V)
             path = np.array([self.last, *self.log_probs[-1].argmax(-1)], np.int32)
             self.labels += path[1:][(path[1:] != path[:-1]) & (path[1:] != 0)].tolist()
@@ -225,8 +224,9 @@ def draw(path: Path, recogniser: Recogniser, utterance: Any) -> None:
     from matplotlib.figure import Figure
 
     audio, samples = utterance.samples[None], np.array([len(utterance.samples)])
-    (x, _), (log_probs, *_) = features(audio, samples), listen(*recogniser[:2], audio, samples)
-    p, seconds = np.exp(log_probs[:, 0]), (np.arange(len(log_probs)) * STFT.hop + STFT.n_fft / 2) / RATE  # (T, V), (T,)
+    (x, _), (log_probs, *_) = recogniser.front[0](audio, samples), listen(*recogniser[:3], audio, samples)
+    p, step = np.exp(log_probs[:, 0]), STACK * STFT.hop / RATE  # (T, V)
+    seconds = step * (np.arange(len(p)) + 0.5)  # (T,)
     best, figure = p.argmax(-1), Figure(figsize=(12, 6), layout="constrained")
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(np.arange(samples[0]) / RATE, audio[0], color="#555555", lw=0.3)
@@ -251,7 +251,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--smoke", action="store_true", help="a tiny run that shows that all of it runs")
     for name, value in {"epochs": 30, "count": 2048, "tests": 300, "hidden": 96, "layers": 2, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
+    parser.add_argument("--learning-rate", type=float, default=6e-3)
     parser.add_argument("--checkpoints", metavar="DIR", help="where to go on from, if the run was interrupted")
     parser.add_argument("--out", default=".", metavar="DIR", help="where to save the picture")
     parser.add_argument("--write", metavar="FILE", help="save the figure as JSON")
