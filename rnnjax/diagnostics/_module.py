@@ -29,12 +29,12 @@ class ModuleLayer(Stateless):
     causal = False
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        params = self.module.init(key, jnp.zeros((1, 1, in_size), dtype))["params"]
+        params = self.module.init(key, jnp.zeros((1, 1, in_size), jnp.float32))["params"]
         return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
 
     def out_size(self, in_size: int) -> int:
         def features(key: Key) -> Array:
-            return self.module.init_with_output(key, jnp.zeros((1, 1, in_size)))[0]
+            return self.module.init_with_output(key, jnp.zeros((1, 1, in_size), jnp.float32))[0]
 
         return jax.eval_shape(features, jax.random.key(0)).shape[-1]
 

@@ -24,10 +24,10 @@ class CausalConv(nn.Module):
     def __call__(self, x: Array) -> Array:
         taps = [_delayed(x, self.dilation * k) for k in range(self.kernel_size)]
         taps = jnp.concatenate(taps, axis=-1)
-        v = self.param("v", nn.initializers.he_normal(), (taps.shape[-1], self.channels))
+        v = self.param("v", nn.initializers.he_normal(), (taps.shape[-1], self.channels), jnp.float32)
         norm = jnp.sqrt((v**2).sum(0))
         g = self.param("g", lambda _: norm)
-        b = self.param("b", nn.initializers.zeros, (self.channels,))
+        b = self.param("b", nn.initializers.zeros, (self.channels,), jnp.float32)
         # a column of zeros has no direction
         y = taps @ v * (g / jnp.where(norm > 0, norm, 1)).reshape((1,) * (x.ndim - 1) + (-1,))
         return y + b.reshape((1,) * (x.ndim - 1) + (-1,))

@@ -239,6 +239,7 @@ def run_main(dialogue, monkeypatch, *arguments, said=""):
     dialogue.main()
 
 
+@pytest.mark.slow
 def test_the_example_runs_and_talks(dialogue, monkeypatch, capsys, tmp_path):
     dialogues = rj.data.house_dialogues(30)
     monkeypatch.setattr(rj.data, "house_dialogues", lambda count: dialogues * 20)

@@ -202,6 +202,7 @@ def test_typing_ends_with_the_input(generation, monkeypatch):
     assert list(generation.typed()) == ["a", ""]
 
 
+@pytest.mark.slow
 def test_the_script_learns_writes_and_draws(generation, file, monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib, of the extra `examples`")
     arguments = ["--smoke", "--unit", "word", "--data", str(file), "--out", str(tmp_path), "--start", "A"]

@@ -132,6 +132,7 @@ def test_the_page_shows_words_by_weight(sentiment):
     assert read.styles[0]["style"] == "background: rgba(230, 159, 0, 1.00)"
 
 
+@pytest.mark.slow
 def test_the_example_learns_and_draws(sentiment, folder, monkeypatch, capsys, tmp_path):
     out = tmp_path / "pages"
     figures = tmp_path / "figures.json"

@@ -346,6 +346,7 @@ def test_it_learns_to_copy_words_that_it_has_never_seen(summarisation, vocabular
     assert np.mean(right) > 0.9
 
 
+@pytest.mark.slow
 def test_the_script_trains_summarises_and_draws(summarisation, lines, monkeypatch, capsys, tmp_path):
     for package in ("matplotlib", "rouge_score"):
         pytest.importorskip(package, reason=f"this needs {package}, of the extra `examples`")

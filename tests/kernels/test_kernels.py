@@ -29,7 +29,15 @@ CELLS = {
 SIZES = ((1, 1, 1), (3, 7, 17), (7, 3, 129), (17, 129, 3), (13, 16, 64))
 
 
-@pytest.fixture(params=["avx512", "avx2", "portable"])
+BEST = next(iter(kernels.load().variants), None)
+"""The instruction set that this machine's users have; the others are tested with --all."""
+
+
+@pytest.fixture(
+    params=[
+        pytest.param(name, marks=[pytest.mark.slow] if name != BEST else []) for name in ("avx512", "avx2", "portable")
+    ]
+)
 def variant(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """An instruction set, in the place of the best one."""
     variants = kernels.load().variants

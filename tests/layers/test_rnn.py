@@ -66,7 +66,7 @@ def test_refuses_what_is_not_a_cell():
         rj.RNN(rj.RNN(rj.Elman(2)))
     with pytest.raises(ValueError, match=r"`remat` must be None"):
         rj.RNN(rj.Elman(2), remat=0)
-    with pytest.raises(ValueError, match=r"`implementation` must be None or one of"):
+    with pytest.raises(ValueError, match=r"`implementation` must be None, one of"):
         rj.RNN(rj.Elman(2), implementation="fast")
     with pytest.raises(TypeError, match=r"`in_size` must be a positive integer; got \(2, 2\)"):
         rj.Stack([rj.Bidirectional(rj.GRU(2), merge=None), rj.GRU(2)]).init(KEY, 3)
