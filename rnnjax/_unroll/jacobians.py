@@ -84,7 +84,7 @@ def in_blocks(parts: Parts, form: Form, flat: Array) -> Array:
         return flat[..., None, :]
     if form == "diagonal":
         return flat[..., None]
-    return jnp.swapaxes(flat.reshape(*flat.shape[:-1], len(parts.sizes), -1), -1, -2)
+    return jnp.swapaxes(flat.reshape(*flat.shape[:-1], len(parts.sizes), flat.shape[-1] // len(parts.sizes)), -1, -2)
 
 
 def from_blocks(form: Form, blocks: Array) -> Array:
@@ -244,7 +244,9 @@ def _of_units(plan: Plan, push: Callable[[Array], Array], like: Array) -> Array:
     found = lax.map(probe, jnp.arange(like.shape[-1]))
     if plan.form == "diagonal":
         return jnp.moveaxis(found, 0, -1)[..., None, None]
-    by_part = found.reshape(len(plan.parts.sizes), -1, *found.shape[1:])  # (P', M, T, *B, P)
+    by_part = found.reshape(
+        len(plan.parts.sizes), found.shape[0] // len(plan.parts.sizes), *found.shape[1:]
+    )  # (P', M, T, *B, P)
     return jnp.moveaxis(by_part, (0, 1), (-1, -3))
 
 
