@@ -233,9 +233,11 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 def write(figures: dict[str, float], recipe: Recipe, args: argparse.Namespace) -> None:
     """Saves the figures of a full run under the name of the first one, beside those of the benchmarks."""
     machine = f"{platform.platform()}, {jax.devices()[0].platform}, jax {jax.__version__}"
-    data = {"machine": machine, "figures": figures, "recipe": recipe._asdict(), "options": vars(args)}
+    options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
+    options["data"] = args.data and Path(args.data).name  # no folder of this machine
+    data = {"machine": machine, "figures": figures, "recipe": recipe._asdict(), "options": options}
     path = Path(__file__).parents[1] / "benchmarks" / "results" / f"{next(iter(figures))}.json"
-    path.write_text(json.dumps(data, indent=1, default=str) + "\n")
+    path.write_text(json.dumps(data, indent=1) + "\n")
 
 
 def arguments() -> argparse.ArgumentParser:
