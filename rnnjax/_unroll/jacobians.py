@@ -183,9 +183,9 @@ def _in_place(jaxpr: Any, depends: list[bool]) -> bool:
         inside = [not isinstance(var, Constant) and id(var) in moved for var in eqn.invars]
         if not any(inside):
             continue
-        if eqn.primitive.name == "broadcast_in_dim" and eqn.invars[0].aval.shape == eqn.outvars[0].aval.shape:
-            pass
-        elif eqn.primitive.name not in _ELEMENTWISE:
+        name = eqn.primitive.name
+        alike = name == "broadcast_in_dim" and eqn.invars[0].aval.shape == eqn.outvars[0].aval.shape
+        if not (alike or name in _ELEMENTWISE):
             return False
         inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
         if inner is not None and not _in_place(inner.jaxpr, inside):
