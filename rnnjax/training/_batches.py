@@ -210,6 +210,14 @@ class Stream:
                 "data must be a tuple of arrays (inputs, targets), an iterable of such batches, or a function that "
                 f"returns one; got {type(source).__name__}"
             )
+        if callable(source):
+            needed = [own for own in inspect.signature(source).parameters.values() if own.default is own.empty]
+            other = [own.name for own in needed if own.kind not in (own.VAR_POSITIONAL, own.VAR_KEYWORD)]
+            if set(other) - {"epoch"}:
+                raise TypeError(
+                    "a function that returns batches must take no arguments, or one called `epoch`; got "
+                    f"{', '.join(f'`{name}`' for name in other)}"
+                )
         self._source: Any = source
         self._epochs = 0
 

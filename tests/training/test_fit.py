@@ -512,3 +512,12 @@ def test_buckets_train_as_arrays_of_the_same_batches() -> None:
         updates, state = TX.update(gradient, state, params)
         params = optax.apply_updates(params, updates)
     assert_close(fitted.params, params)
+
+
+def test_a_function_of_batches_takes_an_epoch_or_nothing() -> None:
+    data = [(jnp.ones((4, 3, 2)), jnp.zeros(4, int))]
+    layer = rj.Stack([rj.Elman(3), rj.Last(), rj.Dense(2)])
+    with pytest.raises(TypeError, match="one called `epoch`; got `e`"):
+        training.fit(layer, lambda e: data, epochs=1, progress=False)
+    for batches in (lambda: data, lambda epoch: data, lambda epoch=0, rows=4: data):
+        training.fit(layer, batches, epochs=1, progress=False)
