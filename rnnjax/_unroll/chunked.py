@@ -52,10 +52,8 @@ def run(call: Call) -> tuple[Any, State]:
 
 def length(call: Call) -> int:
     """Steps in a chunk: what `remat` says, or as many as stay in the cache and give products enough rows."""
-    if call.remat == "sqrt":
-        return chunks.even_length(call.steps, math.isqrt(call.steps))
     if call.remat not in (None, "state"):
-        return call.remat
+        return chunks.length(call.steps, call.remat)
     if takes_chunks(call.cell):
         return chunks.even_length(call.steps, _MEMORY_STEPS)
     noise = merge_noise(call.flow.noise, call.constant_noise)

@@ -93,7 +93,7 @@ def _plan(call: Call) -> _Plan:
         length = chunks.even_length(call.steps, max(call.steps // 64, -(-_LEAST_ROWS // rows)))
     else:
         keep = "nothing"
-        length = chunks.even_length(call.steps, math.isqrt(call.steps)) if call.remat == "sqrt" else call.remat
+        length = chunks.length(call.steps, call.remat)
     return _Plan(length, fitting(4), keep, call.reverse, call.dtypes)
 
 
