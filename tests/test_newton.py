@@ -127,8 +127,12 @@ def test_numbers_that_overflow_end_in_the_loop() -> None:
     cell = rj.Elman(4, activation="relu")
     params, xs = problem(cell, steps=2000, gain=3.0)
     assert not rj.newton_report(cell, params, xs).converged
-    got, want = (pull(cell, params, xs, None, {}, implementation=which) for which in ("newton", "scan"))
-    np.testing.assert_array_equal(got[0][1][0], want[0][1][0])
+    got, want = (pull(cell, params, xs, None, {}, implementation=which)[0][1][0] for which in ("newton", "scan"))
+    # whether ∞ − ∞ or ∞ comes of the overflow depends on the order of a sum, which is the compiler's
+    overflow = np.argmin(np.isfinite(want).all((1, 2)))
+    assert 100 < overflow < len(want)
+    np.testing.assert_allclose(got[:overflow], want[:overflow], rtol=1e-9)
+    assert not np.isfinite(got[overflow]).all()
 
 
 @pytest.mark.slow
