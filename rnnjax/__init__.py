@@ -80,12 +80,14 @@ from .layers import Max as Max
 from .layers import Mean as Mean
 from .layers import Memory as Memory
 from .layers import MinGRUBlock as MinGRUBlock
+from .layers import MLSTMBlock as MLSTMBlock
 from .layers import MultiHeadScore as MultiHeadScore
 from .layers import PointerGenerator as PointerGenerator
 from .layers import Pooling as Pooling
 from .layers import Residual as Residual
 from .layers import RMSNorm as RMSNorm
 from .layers import ScaledDotScore as ScaledDotScore
+from .layers import SLSTMBlock as SLSTMBlock
 from .layers import Source as Source
 from .layers import Stack as Stack
 from .layers import Stateless as Stateless

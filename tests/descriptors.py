@@ -172,6 +172,8 @@ LAYERS: dict[str, rj.Layer] = {
     "block": rj.Block(rj.LRU(2), conv=2),
     "griffin_block": rj.GriffinBlock(conv=2, expansion=1),
     "min_gru_block": rj.MinGRUBlock(conv=2, hidden=1),
+    "mlstm_block": rj.MLSTMBlock(heads=2, conv=2, projection=3),
+    "slstm_block": rj.SLSTMBlock(heads=3, conv=2),
 }
-SLOW_LAYERS = ("causal_conv", "reverse_conv", "block", "griffin_block", "min_gru_block")
+SLOW_LAYERS = ("causal_conv", "reverse_conv", "block", "griffin_block", "min_gru_block", "mlstm_block", "slstm_block")
 """Their laws run with --all."""

@@ -16,7 +16,7 @@ from jax import lax
 from .. import initializers
 from .._cell import Marks
 from .._errors import check_size
-from .._types import Array, DTypeLike, Key, State
+from .._types import Array, DTypeLike, Key, State, at_least_float32
 
 
 def check_heads(cell: Any) -> None:
@@ -58,6 +58,12 @@ def split_heads(x: Array, heads: int) -> Array:
 def merge_heads(x: Array) -> Array:
     """x (…, N, D) as (…, N·D)."""
     return x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+
+
+def head_product(x: Array, w: Array) -> Array:
+    """x (…, N·D) times w (N, D, E), head by head, as (…, N, E) in at least float32."""
+    heads = split_heads(x, w.shape[0]).astype(w.dtype)
+    return jnp.einsum("...nd,nde->...ne", heads, w, preferred_element_type=at_least_float32(w.dtype))
 
 
 def inside(x: Array, axes: int) -> Array:

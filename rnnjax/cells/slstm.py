@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from .. import initializers
 from .._cell import Cell, project_gates
 from .._struct import struct
-from .._types import Array, DTypeLike, Gates, Key, Noise, at_least_float32
+from .._types import Array, DTypeLike, Gates, Key, Noise
 from ._common import settle
-from ._memory import check_heads, merge_heads, split_heads
+from ._memory import check_heads, head_product, merge_heads
 
 
 class SLSTMParams(NamedTuple):
@@ -102,10 +102,7 @@ class SLSTM(Cell):
         return project_gates(x, params.w, params.b, 4)
 
     def step(self, params: SLSTMParams, state: SLSTMState, z: Gates, noise: Noise = None) -> SLSTMState:
-        heads = split_heads(state.h, self.heads).astype(params.u.dtype)
-        product = jnp.einsum(
-            "...nd,nde->...ne", heads, params.u, preferred_element_type=at_least_float32(params.u.dtype)
-        )
+        product = head_product(state.h, params.u)
         i, f, new, o = (a + merge_heads(b) for a, b in zip(z, jnp.split(product, 4, axis=-1), strict=True))
         f = jax.nn.log_sigmoid(f) + state.m
         m = jnp.maximum(f, i)

@@ -64,3 +64,5 @@ from .stack import Stack as Stack
 from .stepper import Stepper as Stepper
 from .stepper import stepper as stepper
 from .summary import summary as summary
+from .xlstm import MLSTMBlock as MLSTMBlock
+from .xlstm import SLSTMBlock as SLSTMBlock

@@ -48,7 +48,7 @@ class Activate(Stateless):
         return activation(self.activation)(x)
 
 
-class _Composed(Layer):
+class Composed(Layer):
     """A layer that is another one, made for the features of its inputs. A subclass has a field `reverse` and writes
     `body`, whose parameters begin with those of a norm; parameters and state are those of the body."""
 
@@ -64,7 +64,7 @@ class _Composed(Layer):
 
     @property
     def causal(self) -> bool:  # type: ignore[override]
-        return self._directed(1).causal
+        return not self.reverse
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         check_size("in_size", in_size)
@@ -101,7 +101,7 @@ class _Composed(Layer):
 
 
 @struct
-class Block(_Composed):
+class Block(Composed):
     """The pre-norm residual block of deep LRU and S5 models.
 
     y = x + drop(u w_1 ⊙ σ(u w_2)),    u = drop(gelu(core(conv(norm(x)))))
@@ -138,6 +138,10 @@ class Block(_Composed):
         if self.conv is not None:
             check_size("conv", self.conv)
 
+    @property
+    def causal(self) -> bool:  # type: ignore[override]
+        return self._directed(1).causal
+
     def body(self, size: int) -> Layer:
         drop = Dropout(self.dropout)
         conv = () if self.conv is None else (CausalConv(self.conv),)
@@ -146,7 +150,7 @@ class Block(_Composed):
 
 
 @struct
-class GriffinBlock(_Composed):
+class GriffinBlock(Composed):
     """Griffin's residual block with a recurrent block in it: a gated RG-LRU, then a gated perceptron.
 
     u = x + (gelu(v w_1) ⊙ rglru(conv(v w_2))) w_3,    v = norm(x)
@@ -197,7 +201,7 @@ def _perceptron(size: int, expansion: int) -> Layer:
 
 
 @struct
-class MinGRUBlock(_Composed):
+class MinGRUBlock(Composed):
     """The block of minGRU's language models: a short convolution and a minGRU, then a perceptron, each with a norm in
     front and the inputs added.
 

@@ -38,7 +38,12 @@ class LayerNorm(Stateless):
 
     Args:
         epsilon: ε.
+        groups: features lie in so many groups of one size, each with a mean and variance of its own: with one for each
+            head the head-wise norm of matrix memories, called group norm there.
         compute_dtype: dtype of the outputs; None takes the promotion of inputs and parameters.
+
+    Raises:
+        ValueError: in `init`, for groups that do not divide the features.
 
     References:
         Ba, Kiros, Hinton 2016, Layer normalization, arXiv:1607.06450.
@@ -51,22 +56,26 @@ class LayerNorm(Stateless):
     """
 
     epsilon: float = 1e-6
+    groups: int = 1
     compute_dtype: DTypeLike | None = None
 
     needs_time = False
 
     def __post_init__(self) -> None:
         _settle(self)
+        check_size("groups", self.groups)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LayerNormParams:
         check_size("in_size", in_size)
+        if in_size % self.groups:
+            raise ValueError(f"`groups` must divide the features; got {self.groups} groups of {in_size}")
         return LayerNormParams(jnp.ones((in_size,), dtype), jnp.zeros((in_size,), dtype))
 
     def apply(self, params: LayerNormParams, x: Array, valid: Array | None, key: Key | None) -> Array:
         dtypes = Dtypes.of(self.compute_dtype, x, params)
-        x = x.astype(dtypes.state)
-        centred = x - x.mean(-1, keepdims=True)
-        y = times(centred * _inverse_root(centred, self.epsilon), params.scale)
+        grouped = x.astype(dtypes.state).reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
+        centred = grouped - grouped.mean(-1, keepdims=True)
+        y = times((centred * _inverse_root(centred, self.epsilon)).reshape(x.shape), params.scale)
         return add_bias(y, params.bias).astype(dtypes.compute)
 
 

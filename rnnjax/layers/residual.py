@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax.numpy as jnp
@@ -88,10 +89,14 @@ class Residual(Layer):
         ys, state = self.layer(params, x, state, lengths=lengths, mask=mask, reset=reset, key=key, context=context)
         if getattr(ys, "shape", None) != x.shape:
             raise ValueError(f"{self!r} adds `xs` {tuple(x.shape)} to outputs of another shape; got {describe(ys)}")
-        return zero_where_masked(valid_steps(self, x, lengths, mask), x).astype(ys.dtype) + ys, state
+        return self.joined(zero_where_masked(valid_steps(self, x, lengths, mask), x).astype(ys.dtype), ys), state
+
+    def joined(self, x: Array, ys: Array) -> Array:
+        """Outputs from the inputs, zero where masked, and those of the layer."""
+        return x + ys
 
     def reversed(self) -> Residual:
-        return Residual(self.layer.reversed())
+        return dataclasses.replace(self, layer=self.layer.reversed())
 
     def parts(self, in_size: int) -> tuple[tuple[str, Layer, Any], ...]:
         return (("layer", self.layer, in_size),)

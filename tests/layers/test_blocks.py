@@ -78,10 +78,77 @@ def min_gru(p: Any, x: Any) -> Any:
     return u + dense(gelu(dense(norm(u, *second), *hidden)), *back)
 
 
+def heads_norm(x: Any, scale: Any, bias: Any, heads: int) -> Any:
+    size = x.shape[-1] // heads
+    parts = [slice(a * size, (a + 1) * size) for a in range(heads)]
+    return np.concatenate([norm(x[..., part], scale[part], bias[part]) for part in parts], -1)
+
+
+def diagonal(blocks: Any) -> Any:
+    """Blocks (G, S, E) on the diagonal of a matrix (G·S, G·E)."""
+    groups, size, out = blocks.shape
+    whole = np.zeros((groups * size, groups * out))
+    for g, block in enumerate(blocks):
+        whole[g * size : (g + 1) * size, g * out : (g + 1) * out] = block
+    return whole
+
+
+def swish(x: Any) -> Any:
+    return x * references.sigmoid(x)
+
+
+def mlstm_block(p: Any, x: Any) -> Any:
+    """By the plain mLSTM of (c, u): its output gate, shut by no input, halves what is read."""
+    first, gated, out = p
+    up, (taps, _), core = gated.layer
+    v = norm(x, *first)
+    u = dense(v, *up)
+    c = swish(conv(u, *taps))
+    size = u.shape[-1]
+    zero = np.zeros((size, size))
+    w = np.block([[diagonal(core.w[0]), diagonal(core.w[1]), zero, zero], [zero, zero, np.eye(size), zero]])
+    start = {"h": (B, size), "c": (B, 2, size // 2, size // 2), "n": (B, 2, size // 2), "m": (B, 2)}
+    h = (
+        2
+        * references.mlstm(
+            np.concatenate([c, u], -1),
+            w=w,
+            b=np.zeros(4 * size),
+            w_gates=core.w_gates,
+            b_gates=core.b_gates,
+            heads=2,
+            **{name: np.zeros(shape) for name, shape in start.items()},
+        )[0]
+    )
+    return x + dense((heads_norm(h, *core.norm, 2) + core.skip * c) * swish(dense(v, *gated.gate)), *out)
+
+
+def slstm_block(p: Any, x: Any) -> Any:
+    first, (taps, _), core, second, gated, out = p
+    v = norm(x, *first)
+    c = swish(conv(v, *taps))
+    i, f, z, o = (diagonal(part) for part in np.split(core.w, 4, -1))
+    zero = np.zeros_like(i)
+    start = {name: np.zeros((B, D)) for name in ("h", "c", "n")}
+    h = references.slstm(
+        np.concatenate([c, v], -1),
+        w=np.block([[i, f, zero, zero], [zero, zero, z, o]]),
+        u=core.u,
+        b=core.b,
+        m=np.full((B, D), -1e30),
+        heads=3,
+        **start,
+    )[0]
+    g = heads_norm(h, *second, 3)
+    return x + dense(gelu(dense(g, *gated.gate)) * dense(g, *gated.layer), *out)
+
+
 BLOCKS = [
     (rj.Block(rj.LRU(2), conv=2), lru_block),
     (rj.GriffinBlock(width=4, conv=3), griffin),
     (rj.MinGRUBlock(), min_gru),
+    (rj.MLSTMBlock(heads=2, projection=2), mlstm_block),
+    (rj.SLSTMBlock(heads=3), slstm_block),
 ]
 
 
@@ -95,7 +162,7 @@ def test_blocks_are_their_papers(block: rj.Layer, published: Callable[..., Any],
 @pytest.mark.slow
 @pytest.mark.parametrize(("block", "published"), BLOCKS, ids=lambda value: type(value).__name__)
 def test_blocks_stream_step_by_step(block: rj.Layer, published: Callable[..., Any], draw: Any, close: Any) -> None:
-    model = rj.Stack([rj.Dense(4), block, block])
+    model = rj.Stack([rj.Dense(6), block, block])
     params, xs = drawn(model), draw(T, B, D)
     step = rj.stepper(model, params)
     state, ys = step.initial_state((B,), F64), []
@@ -161,6 +228,14 @@ def test_a_gate_multiplies(elman: Any, draw: Any, close: Any) -> None:
         (lambda: rj.Block(4), TypeError, "`core` must be a layer or a cell; got 4"),
         (lambda: rj.Block(rj.LRU(2), dropout=1), ValueError, "must be below 1"),
         (lambda: rj.GriffinBlock(conv=0), ValueError, "`conv` must be at least 1"),
+        (lambda: rj.MLSTMBlock(heads=4).init(KEY, 3), ValueError, "`heads` must divide"),
+        (lambda: rj.MLSTMBlock(heads=2).init(KEY, 3), ValueError, "got blocks of 4 for 6 features"),
+        (lambda: rj.SLSTMBlock().init(KEY, 6), ValueError, "got 4 heads for `hidden_size` = 6"),
+        (
+            lambda: rj.LayerNorm(groups=2).init(KEY, 3),
+            ValueError,
+            "`groups` must divide the features; got 2 groups of 3",
+        ),
         (lambda: rj.MinGRUBlock(expansion=1.5), TypeError, "`expansion` must be a positive integer"),
         (
             lambda: rj.CausalConv(2)(drawn(rj.CausalConv(2)), np.zeros((T, B, D)), np.zeros((B, 1, D))),
