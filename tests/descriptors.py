@@ -123,9 +123,11 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("gated_delta_net", rj.GatedDeltaNet(4, heads=2), implementations=CHUNKED, slow=True),
     Descriptor("learned_initial_gla", rj.LearnedInitialState(rj.GLA(4, rank=2)), implementations=CHUNKED, slow=True),
     Descriptor("learned_initial_mlstm", rj.LearnedInitialState(rj.MLSTM(2)), implementations=CHUNKED, slow=True),
-    Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4)), implementations=NATIVE, slow=True),
+    Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4)), implementations=NATIVE),
     Descriptor("learned_initial_lru", rj.LearnedInitialState(rj.LRU(4)), implementations=ASSOCIATIVE),
-    Descriptor("zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate")),
+    Descriptor(
+        "zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate"), slow=True
+    ),
     Descriptor("recurrent_dropout", rj.RecurrentDropout(rj.GRU(4), rate=0.3), slow=True),
     Descriptor("active_units", rj.ActiveUnits(rj.LSTM(4), units=3)),
     Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3), newton=False),

@@ -229,14 +229,14 @@ MUTATIONS = (
         "_unroll/scan.py",
         "merge_noise(noise_t, constant)",
         "merge_noise(at_step(flow.noise), constant)",
-        law("steps_in_a_loop", "zoneout-scan"),
+        law("steps_in_a_loop", "nested-scan"),
     ),
     Mutation(
         "noise without a key",
         "_unroll/driver.py",
         "noise = None if noise_key is None else cell.noise(noise_key,",
         "noise = cell.noise(jax.random.key(0) if noise_key is None else noise_key,",
-        law("noise", "zoneout-scan"),
+        law("noise", "nested-scan"),
     ),
     Mutation(
         "outputs keep the dtype of the state",
@@ -405,8 +405,8 @@ MUTATIONS = (
     Mutation(
         "slstm's heads read each other's gates",
         "cells/slstm.py",
-        "heads = split_heads(state.h, self.heads)",
-        "heads = split_heads(state.h, self.heads)[..., ::-1, :]",
+        "product = head_product(state.h, params.u)",
+        "product = head_product(state.h[..., ::-1], params.u)",
         equation("slstm-scan"),
     ),
     Mutation(
