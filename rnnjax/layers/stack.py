@@ -67,12 +67,12 @@ class Stack(Layer):
     def event_ndim(self) -> int:  # type: ignore[override]
         return self.layers[0].event_ndim
 
-    def init(self, key: Key, in_size: int | None, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
+    def init(self, key: Key, in_size: int | None = None, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
         check_key("key", key)
         parts = enumerate(self.parts(in_size))
         return tuple(layer.init(jax.random.fold_in(key, i), size, dtype) for i, (_, layer, size) in parts)
 
-    def out_size(self, in_size: int | None) -> int:
+    def out_size(self, in_size: int | None = None) -> int:
         _, layer, size = self.parts(in_size)[-1]
         return layer.out_size(size)
 

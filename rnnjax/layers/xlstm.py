@@ -52,7 +52,7 @@ class MLSTMBlock(Composed):
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> model = rj.Stack([rj.Embedding(30, 16), *[rj.MLSTMBlock()] * 2, rj.SLSTMBlock(), rj.LayerNorm(), rj.Dense(30)])
-    >>> params = model.init(jax.random.key(0), in_size=30)
+    >>> params = model.init(jax.random.key(0))
     >>> ys, state = model(params, jnp.ones((5, 2), int))
     >>> ys.shape
     (5, 2, 30)
