@@ -19,6 +19,7 @@ DATA = {
     "02-names": ["names_by_language"],
     "04-forecasting": ["ett_hourly"],
     "09-why-scottish": ["names_by_language"],
+    "16-dialogue": ["snips_nlu", "camrest676"],
     "17-sentiment": ["nltk_sentence_polarity"],
 }
 
