@@ -13,7 +13,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.extend.core import Literal as Constant
 
 from .._cell import recurrent_gates, split_bias
 from .._types import Array, Noise, Params, State, Z
@@ -180,7 +179,7 @@ def elementwise(f: Callable[..., Any], arrays: Any) -> bool:
 def _in_place(jaxpr: Any, depends: list[bool]) -> bool:
     moved = {id(var) for var, own in zip(jaxpr.invars, depends, strict=True) if own}
     for eqn in jaxpr.eqns:
-        inside = [not isinstance(var, Constant) and id(var) in moved for var in eqn.invars]
+        inside = [id(var) in moved for var in eqn.invars]
         if not any(inside):
             continue
         name = eqn.primitive.name
