@@ -45,7 +45,7 @@ def struct(cls: type[T]) -> type[T]:
         return obj
 
     jax.tree_util.register_pytree_with_keys(cls, flatten_with_keys, unflatten, flatten)
-    # `dataclass(frozen=True)` compiles both for every class, a quarter of the time that the import takes
+    # `dataclass(frozen=True)` compiles both anew for every class, which an import of many classes feels
     cls.__setattr__ = _set_once  # type: ignore[method-assign, assignment]
     cls.__delattr__ = _keep  # type: ignore[method-assign, assignment]
     cls.__repr__ = _repr  # type: ignore[method-assign]
