@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from .._cell import Cell
 from .._errors import check_size
 from .._types import Array, Params, State
 from ._flat import flat_cell, flatten, unflatten
-from ._levenberg import minimise
+from ._levenberg import Map, minimise
 
 
 class Relaxed(NamedTuple):
@@ -73,18 +72,19 @@ def relax(
     >>> [round(float(h), 4) for h in rj.diagnostics.relax(cell, params, jnp.zeros(1), starts).state.h[0]]
     [0.9575, -0.9575]
     """
-    step, shapes = _constant(cell, params, x)
+    step, jacobian, shapes = _constant(cell, params, x)
     rows = jax.tree.leaves(starts)[0].shape[0]
     flat = flatten(starts, rows).astype(jax.tree.leaves(shapes)[0].dtype)
-    points, q = minimise(lambda s: step(s) - s, flat, tolerance, iterations, together)
+    one = jnp.eye(flat.shape[1], dtype=flat.dtype)
+    points, q = minimise(lambda s: step(s) - s, lambda s: jacobian(s) - one, flat, tolerance, iterations, together)
     return Relaxed(unflatten(points, shapes), q)
 
 
-def _constant(cell: Cell, params: Params, x: Array) -> tuple[Callable[[Array], Array], State]:
-    """The map of state vectors at a constant input, and the shapes of a state."""
+def _constant(cell: Cell, params: Params, x: Array) -> tuple[Map, Map, State]:
+    """The map of state vectors at a constant input, its Jacobian, and the shapes of a state."""
     flat = flat_cell(cell, params, jax.tree.map(lambda leaf: leaf[None], x), None)
     z = jax.tree.map(lambda leaf: leaf[0, 0], flat.z)
-    return lambda s: flat.step(s, z), flat.shapes
+    return lambda s: flat.step(s, z), lambda s: flat.jacobian(s, z), flat.shapes
 
 
 def fixed_points(
@@ -199,5 +199,5 @@ def _eigenvalues(cell: Cell, params: Params, x: Any, points: np.ndarray) -> np.n
 
 @jax.jit
 def _jacobians(cell: Cell, params: Params, x: Any, points: Array) -> Array:
-    step, _ = _constant(cell, params, x)
-    return jax.lax.map(jax.jacfwd(step), points, batch_size=min(64, points.shape[0]))
+    _, jacobian, _ = _constant(cell, params, x)
+    return jax.lax.map(jacobian, points, batch_size=min(64, points.shape[0]))

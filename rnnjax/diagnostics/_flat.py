@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell
+from .._cell import Cell, Gates, recurrent_gates, split_bias
 from .._types import Array, Params, State, Xs, Z
 from .._unroll import check
 from .._unroll.call import Dtypes
+from .._unroll.jacobians import elementwise
 
 Step = Callable[[Array, Z], Array]
 
@@ -20,10 +21,12 @@ Step = Callable[[Array, Z], Array]
 class Flat(NamedTuple):
     """A cell, its parameters and inputs, with states as vectors (S) in which all arrays of a state follow each other.
 
-    step(s, z) -> s takes one row; z has leaves (T, N, …), start is (N, S), N the batch axes in one.
+    step(s, z) -> s takes one row, jacobian(s, z) is ∂step/∂s (S, S) there; z has leaves (T, N, …), start is (N, S), N
+    the batch axes in one.
     """
 
     step: Step
+    jacobian: Step
     start: Array
     z: Z
     batch_shape: tuple[int, ...]
@@ -65,4 +68,50 @@ def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None) -> Flat:
     def step(flat: Array, z: Z) -> Array:
         return flatten(cell.step(params, unflatten(flat, shapes), z), 1)[0].astype(flat.dtype)
 
-    return Flat(step, flatten(state, rows).astype(dtypes.state), cell.project(params, xs), batch_shape, shapes)
+    z = cell.project(params, xs)
+    start = flatten(state, rows).astype(dtypes.state)
+    jacobian = _gated_jacobian(cell, params, shapes, z) or jax.jacfwd(step)
+    return Flat(step, jacobian, start, z, batch_shape, shapes)
+
+
+def _gated_jacobian(cell: Any, params: Params, shapes: State, z: Z) -> Step | None:
+    """∂step/∂s of a gated cell whose `update` is elementwise, from one derivative of it for each gate and each array
+    of the state instead of one of the step for each number of the state; None for other cells."""
+    if cell.capability != "gated":
+        return None
+    u, b = cell.recurrent(params)
+    biases = split_bias(b, len(z))
+    like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), z)
+
+    def update(read: tuple[State, Gates], gx: Gates) -> list[Array]:
+        return jax.tree.leaves(cell.update(params, read[0], gx, read[1]))
+
+    if not elementwise(lambda read: update(*read), ((shapes, like), like)) or not elementwise(cell.hidden, shapes):
+        return None
+
+    blocks, one = jnp.split(u.T, len(z)), jnp.eye(u.shape[0], dtype=u.dtype)
+
+    def jacobian(flat: Array, z: Gates) -> Array:
+        state = unflatten(flat, shapes)
+        (hidden,), by_array = _slopes(lambda state: [cell.hidden(state)], state)
+        gates = recurrent_gates(hidden, u, biases)
+        _, slopes = _slopes(lambda read: update(read, z), (state, gates))
+        arrays, rows = len(by_array), []
+        for new in range(arrays):
+            through = sum(slope[new][:, None] * block for slope, block in zip(slopes[arrays:], blocks, strict=True))
+            rows.append([through * by_array[old, 0][None] + slopes[old, new][:, None] * one for old in range(arrays)])
+        return jnp.block(rows).astype(flat.dtype)
+
+    return jacobian
+
+
+def _slopes(f: Callable[[Any], list[Array]], at: Any) -> tuple[list[Array], Array]:
+    """An elementwise function's values, and the derivative (P, Q, H) of each of Q results by each of P arrays."""
+    leaves, structure = jax.tree.flatten(at)
+
+    def push(chosen: Array) -> tuple[list[Array], list[Array]]:
+        tangents = [jnp.full_like(leaf, one) for leaf, one in zip(leaves, chosen, strict=True)]
+        return jax.jvp(f, (at,), (jax.tree.unflatten(structure, tangents),))
+
+    values, slopes = jax.vmap(push, out_axes=(None, 0))(jnp.eye(len(leaves), dtype=leaves[0].dtype))
+    return values, jnp.stack(slopes, 1)

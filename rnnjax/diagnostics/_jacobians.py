@@ -32,7 +32,7 @@ def step_jacobians(cell: Cell, params: Params, xs: Xs, state: State | None = Non
     flat = flat_cell(cell, params, xs, state)
 
     def body(s: Array, z: Any) -> tuple[Array, Array]:
-        return jax.vmap(flat.step)(s, z), jax.vmap(jax.jacfwd(flat.step))(s, z)
+        return jax.vmap(flat.step)(s, z), jax.vmap(flat.jacobian)(s, z)
 
     _, jacobians = jax.lax.scan(body, flat.start, flat.z)
     return jacobians.reshape(jacobians.shape[0], *flat.batch_shape, *jacobians.shape[2:])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._types import Array
 
-Residual = Callable[[Array], Array]
+Map = Callable[[Array], Array]
 
 
 class Search(NamedTuple):
@@ -26,11 +26,11 @@ class Search(NamedTuple):
 
 
 def minimise(
-    residual: Residual, starts: Array, tolerance: float | Array, iterations: int, together: int
+    residual: Map, jacobian: Map, starts: Array, tolerance: float | Array, iterations: int, together: int
 ) -> tuple[Array, Array]:
     """Local minima of q(s) = ½ |r(s)|² from starts (N, S), and q there, by the method of Levenberg and Marquardt.
 
-    (JᵀJ + μ 1) δ = −Jᵀ r,    μ = damping · |r|
+    (JᵀJ + μ 1) δ = −Jᵀ r,    J = ∂r/∂s,    μ = damping · |r|
 
     With μ in proportion to |r| the last steps converge as Newton's do. So many searches at a time take a step; one that
     has ended makes room for the next, so that none waits for the slowest.
@@ -44,23 +44,23 @@ def minimise(
     def step(all_: Search) -> Search:
         chosen = jnp.argsort(all_.ended, stable=True)[:together]
         some = jax.tree.map(lambda leaf: leaf[chosen], all_)
-        moved = jax.vmap(lambda one: _step(residual, one, tolerance, iterations))(some)
+        moved = jax.vmap(lambda one: _step(residual, jacobian, one, tolerance, iterations))(some)
         return jax.tree.map(lambda leaf, new: leaf.at[chosen].set(new), all_, moved)
 
     last = jax.lax.while_loop(lambda all_: ~all_.ended.all(), step, first) if rows else first
     return last.point, last.q
 
 
-def _step(residual: Residual, at: Search, tolerance: float | Array, iterations: int) -> Search:
+def _step(residual: Map, jacobian: Map, at: Search, tolerance: float | Array, iterations: int) -> Search:
     """One step, which is taken if it lowers q.
 
     A search ends once q is within the tolerance and is no longer quartered, once no step lowers q, or once three in a
     row have lowered it by less than a tenth: that is a local minimum, or a slope on which it would take for ever.
     """
-    r, jacobian = residual(at.point), jax.jacfwd(residual)(at.point)
-    normal = jacobian.T @ jacobian + at.damping * jnp.sqrt(2 * at.q) * jnp.eye(r.size, dtype=r.dtype)
+    r, slope = residual(at.point), jacobian(at.point)
+    normal = slope.T @ slope + at.damping * jnp.sqrt(2 * at.q) * jnp.eye(r.size, dtype=r.dtype)
     factor = jnp.linalg.cholesky(normal)
-    point = at.point - jax.scipy.linalg.cho_solve((factor, True), jacobian.T @ r)
+    point = at.point - jax.scipy.linalg.cho_solve((factor, True), slope.T @ r)
     q = _half_square(residual(point))
     lower = q < at.q
     idle = jnp.where(lower, jnp.where(q > 0.9 * at.q, at.idle + 1, 0), at.idle)

@@ -86,6 +86,17 @@ def test_step_jacobians_of_any_cell(cell: Any) -> None:
     np.testing.assert_allclose(step_jacobians(cell, params, x)[1], wanted, rtol=0, atol=1e-8)
 
 
+def test_a_gated_jacobian_costs_no_step_for_every_unit() -> None:
+    cell = rj.GRU(64)
+    params, xs = cell.init(jax.random.key(0), I), jnp.ones((3, I), jnp.float32)
+
+    def flops(run: Any) -> float:
+        return jax.jit(run).lower(params).compile().cost_analysis()["flops"]
+
+    steps = flops(lambda params: rj.unroll(cell, params, xs, implementation="scan")[0])
+    assert flops(lambda params: step_jacobians(cell, params, xs)) < 8 * steps
+
+
 def test_products_neither_underflow_nor_overflow() -> None:
     cell = rj.Elman(2, activation="identity")
     params = cell.init(jax.random.key(0), 1)
