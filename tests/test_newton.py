@@ -135,6 +135,18 @@ def test_numbers_that_overflow_end_in_the_loop() -> None:
     assert not np.isfinite(got[overflow]).all()
 
 
+def test_a_diverged_search_is_no_result() -> None:
+    """So long and wide that XLA:CPU's vectorised maximum, which drops NaN, once called it converged."""
+    cell = rj.Elman(16)
+    params, xs = problem(cell, steps=1000, gain=3.0)
+    params, xs = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (params, xs))
+    report = rj.newton_report(cell, params, xs)
+    assert not report.converged
+    assert np.isnan(report.residual)
+    got, want = (rj.unroll(cell, params, xs, implementation=which)[0] for which in ("newton", "scan"))
+    np.testing.assert_array_equal(got, want)
+
+
 @pytest.mark.slow
 def test_iterations_do_not_grow_with_time() -> None:
     cell = rj.GRU(8)

@@ -137,7 +137,7 @@ class Newton:
         emitted = chunks.Chunks(*(None if out is None else out[0] for out in outs))
         reports = [jax.tree.map(jnp.ravel, out[1]) for out in outs if out is not None]
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *reports)
-        report = NewtonReport(joined.converged.all(), joined.iterations.max(), joined.residual.max())
+        report = NewtonReport(joined.converged.all(), joined.iterations.max(), _largest(joined.residual))
         return chunks.join(emitted, call.reverse), state, report
 
 
@@ -252,7 +252,7 @@ def _refine(
     """x ← x + correction(x, r, e) with r = residual(x), until the largest error e = |r| / size(x) is the tolerance."""
 
     def error(x: Array, rest: Array) -> Array:
-        return jnp.max(jnp.abs(rest) / size(x), initial=0)
+        return _largest(jnp.abs(rest) / size(x))
 
     def unfinished(carry: Any) -> Array:
         _, _, worst, count = carry
@@ -267,6 +267,11 @@ def _refine(
     rest = residual(guess)
     x, _, worst, count = lax.while_loop(unfinished, iterate, (guess, rest, error(guess, rest), jnp.int32(0)))
     return x, NewtonReport(worst <= plan.tolerance, count, worst)
+
+
+def _largest(errors: Array) -> Array:
+    """NaN if any error is NaN or infinite. XLA:CPU's maximum of many numbers drops those that are NaN."""
+    return jnp.where(jnp.isfinite(errors).all(), jnp.max(errors, initial=0), jnp.nan)
 
 
 def _unless(done: Array, run: Callable[[], Array], value: Array) -> Array:

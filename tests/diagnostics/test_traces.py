@@ -114,6 +114,7 @@ def test_dead_units() -> None:
     values[0, 0, 3] = np.nan
     assert dead_units(jnp.asarray(values)).tolist() == [False, True, False, False]
     assert dead_units(jnp.asarray(values), tolerance=1e-3).tolist() == [False, True, True, False]
+    assert not dead_units(jnp.full((20_000, 1), 0.5).at[7].set(jnp.nan))
 
 
 def test_sample_states() -> None:
