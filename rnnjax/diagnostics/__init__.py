@@ -21,6 +21,7 @@ from ._gradient_flow import GradientFlow as GradientFlow
 from ._gradient_flow import gradient_flow as gradient_flow
 from ._gradient_flow import horizon as horizon
 from ._gradient_flow import kept_share as kept_share
+from ._gradient_flow import steps_back as steps_back
 from ._gradient_flow import verdict as verdict
 from ._jacobians import JacobianNorms as JacobianNorms
 from ._jacobians import RecurrentSpectrum as RecurrentSpectrum

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -38,6 +39,9 @@ def saliency(f: Function, xs: Xs) -> Xs:
     Returns:
         gradients in the shape of `xs`.
 
+    Raises:
+        TypeError, ValueError: if inputs are not floating-point numbers, or f returns more than a number for each row.
+
     References:
         Simonyan, Vedaldi, Zisserman 2014, Deep inside convolutional networks, arXiv:1312.6034.
 
@@ -53,7 +57,10 @@ def gradient_times_input(f: Function, xs: Xs) -> Xs:
     """Gradient times input, x ⊙ ∂f/∂x: what f would lose without each number if it were linear.
 
     Args:
-        f, xs: as for `saliency`.
+        f, xs: as for `saliency`, which says what is refused.
+
+    Returns:
+        products in the shape of `xs`.
 
     References:
         Shrikumar, Greenside, Shcherbina, Kundaje 2016, Not just a black box, arXiv:1605.01713.
@@ -78,6 +85,12 @@ def integrated_gradients(f: Function, xs: Xs, baseline: Any = 0.0, *, nodes: int
         f, xs: as for `saliency`.
         baseline: b, a number, or arrays that broadcast against `xs`.
         nodes: at how many points the gradient is formed.
+
+    Returns:
+        an `Attribution`.
+
+    Raises:
+        TypeError, ValueError: as `saliency`, and if `baseline` does not fit the inputs.
 
     References:
         Sundararajan, Taly, Yan 2017, Axiomatic attribution for deep networks, arXiv:1703.01365.
@@ -114,6 +127,12 @@ def smooth_grad(f: Function, xs: Xs, key: Key, *, deviation: float | Array, samp
             the inputs.
         samples: how many gradients are averaged, one after another.
 
+    Returns:
+        gradients in the shape of `xs`.
+
+    Raises:
+        TypeError, ValueError: as `saliency`, and if `key` is no key or `samples` not positive.
+
     References:
         Smilkov, Thorat, Kim, Viégas, Wattenberg 2017, SmoothGrad: removing noise by adding noise, arXiv:1706.03825.
 
@@ -148,6 +167,9 @@ def expected_gradients(f: Function, xs: Xs, background: Xs, key: Key, *, samples
     Returns:
         an `Attribution`; its difference is taken from the mean over the whole background.
 
+    Raises:
+        TypeError, ValueError: as `smooth_grad`, and if `background` does not fit the inputs.
+
     References:
         Erion, Janizek, Sturmfels, Lundberg, Lee 2021, Improving performance of deep learning models with axiomatic
         attribution priors and expected gradients, arXiv:1906.10670.
@@ -161,15 +183,18 @@ def expected_gradients(f: Function, xs: Xs, background: Xs, key: Key, *, samples
     check_size("samples", samples)
     check_key("key", key)
     _check_inputs(xs)
+    if jax.tree.structure(xs) != jax.tree.structure(background):
+        raise TypeError(f"`background` must have the structure of `xs`, {describe(xs)}; got {describe(background)}")
+    count = np.shape(jax.tree.leaves(background)[0])[:1]
     for leaf, own in zip(jax.tree.leaves(xs), jax.tree.leaves(background), strict=True):
-        if np.shape(own)[1:] != np.shape(leaf) or np.shape(own)[0] == 0:
+        if np.shape(own) != (*count, *np.shape(leaf)) or count == (0,):
+            wanted = ", ".join(map(str, ("N", *np.shape(leaf))))
             raise ValueError(
-                f"`background` must hold N ≥ 1 baselines in the shape of `xs`, (N, …) = (N, {np.shape(leaf)}); got "
-                f"{np.shape(own)}"
+                f"`background` must hold N ≥ 1 baselines in the shape of `xs`, ({wanted}), the same N in all arrays; "
+                f"got {np.shape(own)}"
             )
-    count = jax.tree.leaves(background)[0].shape[0]
     key_rows, key_alphas = jax.random.split(key)
-    rows = jax.random.randint(key_rows, (samples,), 0, count)
+    rows = jax.random.randint(key_rows, (samples,), 0, count[0])
     dtype = jax.tree.leaves(xs)[0].dtype
     alphas = (jnp.arange(samples, dtype=dtype) + jax.random.uniform(key_alphas, (samples,), dtype)) / samples
 
@@ -191,8 +216,8 @@ def at_embedding(model: Stack, params: Params, ids: Array) -> tuple[Array, Calla
         ids: integers (T, *B).
 
     Returns:
-        the vectors (T, *B, E) and a function of vectors, and of the options of a layer's call such as `lengths`, that
-        returns the model's outputs. A token's contribution is the sum over E.
+        the vectors (T, *B, E) and a function of vectors, and by keyword of `lengths` and `mask`, that returns the
+        model's outputs. A token's contribution is the sum over E.
 
     Raises:
         TypeError: for another model.
@@ -229,6 +254,12 @@ def _outputs(f: Function, xs: Xs) -> Array:
     outputs = f(xs)
     if not hasattr(outputs, "dtype") or not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise TypeError(f"`f` must return one floating-point number for each row; got {describe(outputs)}")
+    if all(Counter(outputs.shape) - Counter(leaf.shape) for leaf in jax.tree.leaves(xs)):
+        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(xs))
+        raise ValueError(
+            f"`f` must return one number for each row of inputs {shapes}; got shape {outputs.shape}: choose one, such "
+            "as the logit of a class by `[:, k]`"
+        )
     return outputs
 
 

@@ -39,10 +39,13 @@ class Compared(NamedTuple):
 
     name, width, parameters: the model, the width of its body, and how many numbers are trained.
     learning_rate: the one with the best mean on the validation rows.
-    quality, low, high: the mean over the seeds on the test rows, and the ends of its confidence interval.
+    validation: the mean over the seeds on the validation rows at that rate, by which the models are ranked.
+    quality, low, high: the mean over the seeds on the test rows, and the ends of its confidence interval, cut off at
+        the bounds of the measure.
     scores: the quality of every seed, (S).
     flops: floating-point operations of one forward step of one row.
-    step_time, train_time: seconds of a time step of one batch, in the forward pass and with the backward pass.
+    step_time, train_time: seconds of a call on one batch, divided by T, in the forward pass and with the backward pass;
+        of short sequences that is mostly what a call costs.
     memory: bytes of temporary arrays of the gradient of one batch; None where the compiler does not say.
     receptive_field: how many inputs an output can see, the present one included; None where there is no bound.
     reach: how strongly the last output depends on the input k steps back, relative to the most, (T), when trained.
@@ -55,6 +58,7 @@ class Compared(NamedTuple):
     width: int
     parameters: int
     learning_rate: float
+    validation: float
     quality: float
     low: float
     high: float
@@ -73,7 +77,7 @@ class Compared(NamedTuple):
 class Comparison(NamedTuple):
     """What `compare` returns. It prints as a table and a recommendation.
 
-    rows: one a model, the best first.
+    rows: one a model, the best on the validation rows first.
     metric: the measure of quality.
     confidence: that of the intervals.
     constant: the quality of the best constant answer.
@@ -132,10 +136,10 @@ def compare(
 
     A model is a body, as wide as the budget allows, below an affine layer; it reads tokens through an embedding, and
     answers after the last step or after every step, as the targets ask. Each kind is trained with every learning rate
-    and seed in one compiled program, with Adam, clipping, and rates that fall to zero along a cosine. The learning rate
-    is chosen by the mean over the seeds on the validation rows; quality is that of the test rows, which take no part in
-    training or choosing. Its interval is Student's over the seeds: it says how much the draw of weights and order
-    matters, and not how much the rows do.
+    and seed in one compiled program, with Adam, clipping, and rates that fall to zero along a cosine. The mean over the
+    seeds on the validation rows chooses the learning rate and the model that is recommended; quality is that of the
+    test rows, which take no part in training or choosing. Its interval is Student's over the seeds: it says how much
+    the draw of weights and order matters, and not how much the rows do.
 
     Args:
         cells: functions of a width that return a cell or a layer, as a sequence such as [rnnjax.Elman, rnnjax.GRU] or a
@@ -197,7 +201,7 @@ def compare(
     rising = rises(used[-1].name)
     rows = _rows(networks, sweeps, parts, task, used, batch_size, confidence)
     rows = [row._replace(seconds=seconds) for row, seconds in zip(rows, took, strict=True)]
-    rows.sort(key=lambda row: _badness(row.quality, rising))
+    rows.sort(key=lambda row: _badness(row.validation if np.isfinite(row.quality) else np.nan, rising))
     constant = constant_quality(parts[0], parts[2], task, used[-1], loss)
     title = (loss if isinstance(loss, str) else Measure.of(loss, "loss").name) if metric is None else used[-1].name
     said = recommendation(rows, title, rising, constant, confidence, learning_rates)
@@ -249,19 +253,20 @@ def _rows(
     batch, few, same = take(train, slice(0, batch_size)), take(test, slice(0, HORIZON_ROWS)), constancy(parts, task)
     costs = [
         _cost.cost(own.layer, jax.tree.map(lambda leaf: leaf[0], members), batch, used[0])
-        for own, (_, members) in zip(networks, chosen, strict=True)
+        for own, (_, _, members) in zip(networks, chosen, strict=True)
     ]
     times = _cost.seconds([program for cost in costs for program in (cost.forward, cost.gradient)])
     rows = []
-    for i, (own, (learning_rate, members)) in enumerate(zip(networks, chosen, strict=True)):
+    for i, (own, (learning_rate, validation, members)) in enumerate(zip(networks, chosen, strict=True)):
         scores, curve = _scores(own.layer, members, test, used), _cost.reach(own.layer, members, few, task)
-        mean, low, high = of_mean(scores, confidence)
+        mean, low, high = of_mean(scores, confidence, used[-1].bounds)
         rows.append(
             Compared(
                 name=own.name,
                 width=own.width,
                 parameters=own.parameters,
                 learning_rate=learning_rate,
+                validation=validation,
                 quality=mean,
                 low=low,
                 high=high,
@@ -289,18 +294,19 @@ def _badness(value: float, rising: bool) -> float:
     return np.inf if np.isnan(value) else -value if rising else value
 
 
-def _chosen(swept: Swept, measure: str, rising: bool) -> tuple[float, Params]:
-    """The learning rate with the best mean over the seeds, and the parameters of its members, leaves (S, …)."""
+def _chosen(swept: Swept, measure: str, rising: bool) -> tuple[float, float, Params]:
+    """The learning rate with the best mean over the seeds, that mean, and the parameters of its members, leaves
+    (S, …)."""
     places: dict[float, list[int]] = {}
     for place in sorted(range(len(swept.configs)), key=lambda place: swept.configs[place]["seed"]):
         places.setdefault(swept.configs[place]["learning_rate"], []).append(place)
     means = {}
     for rate, own in places.items():
         rows = [swept.table[place] for place in own]
-        means[rate] = np.mean([_where_finite(row["val_loss"], row[measure]) for row in rows])
-    best = min(sorted(means), key=lambda rate: _badness(float(means[rate]), rising))
+        means[rate] = float(np.mean([_where_finite(row["val_loss"], row[measure]) for row in rows]))
+    best = min(sorted(means), key=lambda rate: _badness(means[rate], rising))
     index = np.array(places[best])
-    return best, jax.tree.map(lambda leaf: leaf[index], swept.members)
+    return best, means[best], jax.tree.map(lambda leaf: leaf[index], swept.members)
 
 
 def _where_finite(loss: Any, quality: Any) -> np.ndarray:

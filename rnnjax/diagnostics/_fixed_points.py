@@ -30,7 +30,7 @@ class FixedPoints(NamedTuple):
     q: ½ |F(s) − s|², (K).
     fixed: q ≤ tolerance, (K); the others are slow points.
     eigenvalues: of ∂F/∂s, complex (K, S), in falling order of their modulus.
-    stable: whether all of them are inside the unit circle, (K).
+    stable: whether all of them are inside the unit circle, (K); within rounding of it, either may be said.
     starts: how many starts ended there, (K).
     """
 
@@ -63,7 +63,10 @@ def relax(
         starts: states with leaves (N, …).
         tolerance: below this q the search goes on only while each step quarters q.
         iterations: the most steps of Levenberg and Marquardt from each start.
-        together: how many searches take a step at a time; memory for S · G·H numbers each.
+        together: how many searches take a step at a time; memory for S² numbers each.
+
+    Raises:
+        TypeError, ValueError: if `x` or `starts` have another structure or shape, or the step no forward derivative.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.Elman(hidden_size=2)
@@ -73,7 +76,7 @@ def relax(
     [0.9575, -0.9575]
     """
     step, jacobian, shapes = _constant(cell, params, x)
-    rows = jax.tree.leaves(starts)[0].shape[0]
+    rows = _rows(starts, shapes)
     flat = flatten(starts, rows).astype(jax.tree.leaves(shapes)[0].dtype)
     one = jnp.eye(flat.shape[1], dtype=flat.dtype)
     points, q = minimise(lambda s: step(s) - s, lambda s: jacobian(s) - one, flat, tolerance, iterations, together)
@@ -82,9 +85,26 @@ def relax(
 
 def _constant(cell: Cell, params: Params, x: Array) -> tuple[Map, Map, State]:
     """The map of state vectors at a constant input, its Jacobian, and the shapes of a state."""
-    flat = flat_cell(cell, params, jax.tree.map(lambda leaf: leaf[None], x), None)
+    first = jax.tree.leaves(x)[0]
+    if jnp.ndim(first) != cell.event_ndim:
+        raise ValueError(f"`x` must be one constant input, without time and rows, such as (I); got {jnp.shape(first)}")
+    flat = flat_cell(cell, params, jax.tree.map(lambda leaf: leaf[None], x), None, differentiate=True)
     z = jax.tree.map(lambda leaf: leaf[0, 0], flat.z)
     return lambda s: flat.step(s, z), lambda s: flat.jacobian(s, z), flat.shapes
+
+
+def _rows(starts: State, shapes: State) -> int:
+    """N, of states that fit the cell's."""
+    leaves = [jnp.shape(leaf) for leaf in jax.tree.leaves(starts)]
+    rows = leaves[0][:1] if leaves else ()
+    wanted = [leaf.shape for leaf in jax.tree.leaves(shapes)]
+    if jax.tree.structure(starts) != jax.tree.structure(shapes) or leaves != [(*rows, *shape) for shape in wanted]:
+        parts = ", ".join("(" + ", ".join(map(str, ("N", *shape))) + ")" for shape in wanted)
+        raise ValueError(
+            f"`starts` must be states with leaves {parts}, as `sample_states` draws them; got {type(starts).__name__} "
+            f"with {', '.join(map(str, leaves)) or 'no leaves'}"
+        )
+    return int(leaves[0][0])
 
 
 def fixed_points(
@@ -121,7 +141,7 @@ def fixed_points(
         iterations: the most steps from each start.
 
     Raises:
-        ValueError: if the starts or the parameters are not finite, or shapes do not fit.
+        TypeError, ValueError: as `relax`, and if parameters, `x` or starts are not finite or there are no starts.
 
     References:
         Sussillo, Barak 2013, Opening the black box: low-dimensional dynamics in high-dimensional recurrent neural
@@ -136,7 +156,8 @@ def fixed_points(
     >>> found.q.size, int(found.stable.sum())
     (9, 4)
     """
-    _check_starts(cell, params, starts)
+    _check_finite(params=params, x=x, starts=starts)
+    check_size("N, the number of `starts`,", max(map(len, jax.tree.leaves(starts)), default=0))
     relaxed = relax(cell, params, x, starts, tolerance=tolerance, iterations=iterations)
     rows = relaxed.q.size
     origins = np.asarray(flatten(starts, rows), np.float64)
@@ -154,12 +175,8 @@ def fixed_points(
     )
 
 
-def _check_starts(cell: Cell, params: Params, starts: State) -> None:
-    leaves = jax.tree.leaves(starts)
-    if not leaves or any(np.ndim(leaf) == 0 for leaf in leaves):
-        raise ValueError("`starts` must be a state with leaves (N, …); draw some with `sample_states`")
-    check_size("N, the number of `starts`,", leaves[0].shape[0])
-    for name, tree in (("starts", starts), ("params", params)):
+def _check_finite(**trees: Any) -> None:
+    for name, tree in trees.items():
         if not all(np.isfinite(np.asarray(leaf)).all() for leaf in jax.tree.leaves(tree)):
             raise ValueError(f"`{name}` must be finite; got inf or NaN, from which no search leads anywhere")
 

@@ -53,8 +53,9 @@ def unflatten(flat: Array, shapes: State) -> State:
     return jax.tree.unflatten(structure, parts)
 
 
-def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None) -> Flat:
-    """The flat form of a cell over inputs (T, *B, I), without noise; raises as `rnnjax.unroll` does."""
+def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None, differentiate: bool = False) -> Flat:
+    """The flat form of a cell over inputs (T, *B, I), without noise; raises as `rnnjax.unroll` does, and with
+    `differentiate` TypeError for a step that has no forward derivative."""
     check.arguments(cell, params, xs, state, None, None, None, None, None, None, None)
     steps, batch_shape = check.sizes(cell, xs)
     rows = math.prod(batch_shape)
@@ -70,8 +71,22 @@ def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None) -> Flat:
 
     z = cell.project(params, xs)
     start = flatten(state, rows).astype(dtypes.state)
+    if differentiate:
+        one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), z)
+        _check_forward(cell, step, jax.ShapeDtypeStruct(start.shape[1:], start.dtype), one)
     jacobian = _gated_jacobian(cell, params, shapes, z) or jax.jacfwd(step)
     return Flat(step, jacobian, start, z, batch_shape, shapes)
+
+
+def _check_forward(cell: Cell, step: Step, start: Any, z: Any) -> None:
+    """`start` (S) and `z` are shapes of one row."""
+    try:
+        jax.eval_shape(lambda s, z: jax.jvp(lambda s: step(s, z), (s,), (s,)), start, z)
+    except (TypeError, ValueError, NotImplementedError) as error:
+        raise TypeError(
+            f"the step of {cell!r} must have a forward derivative, of which Jacobians are made; JAX says: {error}. "
+            "Write what it calls in JAX, or give it a derivative by `jax.custom_jvp`"
+        ) from error
 
 
 def _gated_jacobian(cell: Any, params: Params, shapes: State, z: Z) -> Step | None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from .._cell import Cell
 from .._types import Array, Key, Params, State, Xs
+from .._unroll.lift import valid_steps
 from ..layers import Layer
 from ..layers.rnn import as_layer
 from ._probe import probed, sites, zero_perturbations
@@ -27,12 +28,14 @@ class GradientFlow(NamedTuple):
     norms: ‖∂loss/∂s_t‖ over all arrays of the state, (T, *B).
     gradients: ∂loss/∂s_t, states with leaves (T, *B, …).
     reverse: whether the layer runs from the last step to the first.
+    mask: which steps are valid, (T, *B), or None where all are.
     """
 
     loss: Array
     norms: dict[str, Array]
     gradients: dict[str, State]
     reverse: dict[str, Array]
+    mask: Array | None = None
 
 
 def gradient_flow(
@@ -88,7 +91,9 @@ def gradient_flow(
     value, gradients = jax.value_and_grad(total)(zero_perturbations(layer, params, xs))
     event_ndim = {name: site.layer.event_ndim for name, site in found.items()}
     norms = {name: _norms(gradient, event_ndim[name]) for name, gradient in gradients.items()}
-    return GradientFlow(value, norms, gradients, {name: jnp.asarray(site.reverse) for name, site in found.items()})
+    reverse = {name: jnp.asarray(site.reverse) for name, site in found.items()}
+    valid = valid_steps(lengths, mask, jax.tree.leaves(xs)[0].shape[0])
+    return GradientFlow(value, norms, gradients, reverse, valid)
 
 
 def _norms(gradient: State, event_ndim: int) -> Array:
@@ -105,37 +110,80 @@ def _norms(gradient: State, event_ndim: int) -> Array:
     return scale * jnp.sqrt(sum(squares[1:], squares[0]))
 
 
-def kept_share(norms: Array, reverse: bool | Array = False) -> Array:
-    """The share of the gradient that is left k steps back, k = 0 … T − 1, on average over the rows.
+def kept_share(norms: Array, reverse: bool | Array = False, mask: Array | None = None) -> Array:
+    """The share of the gradient that is left k valid steps back, k = 0 … T − 1, on average over the rows.
 
     share_k = mean_b ‖∂loss/∂s_{last−k}‖ / mean_b ‖∂loss/∂s_last‖
 
     Args:
         norms: (T, *B), from `gradient_flow`. In each row, `last` is the last step with a gradient.
         reverse: whether the layer runs from the last step to the first, so that `last` is the first with a gradient.
+        mask: which steps are valid, (T, *B); None takes all. The others are not counted.
 
     Returns:
         (T), 1 at k = 0; zeros where no step has a gradient. A k that only some rows reach is averaged over those, and
-        one that none reaches is 0.
+        one that none reaches is 0; `steps_back` says how many are reached.
+
+    Raises:
+        ValueError: if `norms` is a scalar, or `mask` has another shape.
 
     >>> import jax.numpy as jnp, rnnjax as rj
     >>> rj.diagnostics.kept_share(jnp.array([0.25, 0.5, 1.0, 0.0])).tolist()
     [1.0, 0.5, 0.25, 0.0]
     """
-    steps = norms.shape[0]
-    rows = norms.reshape(steps, math.prod(norms.shape[1:]))
-    rows = jnp.where(reverse, rows, jnp.flip(rows, 0))
-    first = jnp.argmax(rows != 0, axis=0)
-    index = jnp.arange(steps)[:, None] + first[None, :]
-    inside = index < steps
+    rows, valid, first = _backwards(norms, reverse, mask)
+    steps = rows.shape[0]
+    index = jnp.arange(steps)[:, None] + first[None]
+    inside = index < valid[None]
     back = jnp.where(inside, jnp.take_along_axis(rows, jnp.minimum(index, steps - 1), axis=0), 0)
     count = inside.sum(1)
     mean = back.sum(1) / jnp.where(count > 0, count, 1).astype(back.dtype)
     return jnp.where(mean[:1] != 0, mean / jnp.where(mean[:1] != 0, mean[:1], 1), 0)
 
 
+def steps_back(norms: Array, reverse: bool | Array = False, mask: Array | None = None) -> Array:
+    """The largest k of `kept_share` that some row reaches: valid steps before the last one with a gradient, ().
+
+    Args:
+        norms, reverse, mask: as for `kept_share`.
+
+    Returns:
+        0 … T − 1, and −1 where there is no valid step.
+
+    >>> import jax.numpy as jnp, rnnjax as rj
+    >>> int(rj.diagnostics.steps_back(jnp.array([0.25, 0.5, 1.0, 0.0])))
+    2
+    """
+    _, valid, first = _backwards(norms, reverse, mask)
+    return jnp.max(valid - first, initial=0) - 1
+
+
+def _backwards(norms: Array, reverse: bool | Array, mask: Array | None) -> tuple[Array, Array, Array]:
+    """Norms (T, N) in the order in which the gradient passes, masked steps at the end; how many are valid, and how
+    many have no gradient before the first that has, both (N)."""
+    if jnp.ndim(norms) == 0:
+        raise ValueError("`norms` must be (T, *B); got a scalar")
+    if mask is not None and mask.shape != norms.shape:
+        raise ValueError(f"`mask` must have the shape of `norms`, {norms.shape}; got {mask.shape}")
+    steps = norms.shape[0]
+
+    def backwards(array: Array) -> Array:
+        rows = array.reshape(steps, math.prod(array.shape[1:]))
+        return jnp.where(reverse, rows, jnp.flip(rows, 0))
+
+    rows = backwards(norms)
+    count = jnp.full(rows.shape[1:], steps)
+    if mask is not None:
+        valid = backwards(mask)
+        rows = jnp.take_along_axis(jnp.where(valid, rows, 0), jnp.argsort(~valid, axis=0, stable=True), axis=0)
+        count = valid.sum(0)
+    first = jnp.argmax(rows != 0, axis=0) if steps else jnp.zeros_like(count)
+    return rows, count, first
+
+
 def horizon(share: Array, kept: float = REMEMBERED) -> Array:
-    """How many steps back at least this share of the gradient is left all the way: 0 … T − 1.
+    """How many steps back at least this share of the gradient is left all the way: 0 … T − 1, and −1 where there is no
+    gradient or it is NaN.
 
     Args:
         share: (T), from `kept_share`.
@@ -145,7 +193,7 @@ def horizon(share: Array, kept: float = REMEMBERED) -> Array:
     >>> int(rj.diagnostics.horizon(jnp.array([1.0, 0.1, 0.02, 0.004, 0.5])))
     2
     """
-    return jnp.maximum(jnp.cumprod(share >= kept).sum() - 1, 0)
+    return jnp.cumprod(share >= kept).sum() - 1
 
 
 def verdict(flow: GradientFlow) -> str:
@@ -160,19 +208,24 @@ def verdict(flow: GradientFlow) -> str:
     >>> print(said.split(". ")[0])
     rnn: vanishes: 2e-15 of the gradient is left 49 steps back; memory horizon about 6 steps
     """
-    return "\n".join(f"{name}: {_line(norms, flow.reverse[name])}" for name, norms in flow.norms.items())
+    return "\n".join(f"{name}: {_line(norms, flow.reverse[name], flow.mask)}" for name, norms in flow.norms.items())
 
 
-def _line(norms: Array, reverse: Any) -> str:
+def _line(norms: Array, reverse: Any, mask: Array | None) -> str:
     if not np.all(np.isfinite(np.asarray(norms))):
         return (
             "is not finite: some gradient is inf or NaN. Look for such numbers in inputs, parameters and loss; where "
             "they are sound, clip the gradient inside the recurrence with `rnnjax.GradientClip`"
         )
-    share = np.asarray(kept_share(norms, reverse))
+    share = np.asarray(kept_share(norms, reverse, mask))[: int(steps_back(norms, reverse, mask)) + 1]
     if share.size == 0 or share[0] == 0:
         return "has no gradient: the loss does not depend on this layer's states"
     back, memory = share.size - 1, int(horizon(jnp.asarray(share)))
+    if back > 0 and share[1] == 0:
+        return (
+            "is cut: no gradient at all is left one step back. The derivative of the step is zero, as that of an "
+            "activation such as `jnp.sign` or of `jax.lax.stop_gradient`; give it one with `jax.custom_jvp`"
+        )
     reach = f"memory horizon {'about' if memory < back else 'at least'} {memory} steps"
     if share.max() > EXPLODED:
         worst = int(share.argmax())

@@ -16,10 +16,12 @@ class Interval(NamedTuple):
     high: float
 
 
-def of_mean(scores: np.ndarray, confidence: float) -> Interval:
-    """Student's interval of the mean: m ± t s / √n, with t of n − 1 degrees of freedom."""
+def of_mean(scores: np.ndarray, confidence: float, bounds: tuple[float, float] = (-np.inf, np.inf)) -> Interval:
+    """Student's interval of the mean: m ± t s / √n, with t of n − 1 degrees of freedom, cut off at the bounds of what
+    a score can be."""
     half = _t(confidence, scores.size - 1) * np.sqrt(_squared_error(scores))
-    return Interval(*(float(x) for x in (scores.mean(), scores.mean() - half, scores.mean() + half)))
+    ends = np.clip([scores.mean() - half, scores.mean() + half], *bounds)
+    return Interval(*(float(x) for x in (scores.mean(), *ends)))
 
 
 def of_difference(a: np.ndarray, b: np.ndarray, confidence: float) -> Interval:

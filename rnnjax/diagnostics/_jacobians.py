@@ -22,6 +22,9 @@ def step_jacobians(cell: Cell, params: Params, xs: Xs, state: State | None = Non
     Returns:
         (T, *B, S, S), S the numbers of one state: H for a GRU, 2H for an LSTM, whose h comes before its c.
 
+    Raises:
+        TypeError: if the step has no forward derivative.
+
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.Elman(hidden_size=4, activation="identity")
     >>> params = cell.init(jax.random.key(0), in_size=3)
@@ -29,7 +32,7 @@ def step_jacobians(cell: Cell, params: Params, xs: Xs, state: State | None = Non
     >>> jacobians.shape, bool(jnp.allclose(jacobians[4, 1], params.u.T))
     ((6, 2, 4, 4), True)
     """
-    flat = flat_cell(cell, params, xs, state)
+    flat = flat_cell(cell, params, xs, state, differentiate=True)
 
     def body(s: Array, z: Any) -> tuple[Array, Array]:
         return jax.vmap(flat.step)(s, z), jax.vmap(flat.jacobian)(s, z)

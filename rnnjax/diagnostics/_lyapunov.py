@@ -16,7 +16,8 @@ from ._flat import flat_cell
 
 
 class Lyapunov(NamedTuple):
-    """exponents: in falling order, (*B, K), per step; of a state that is not finite, NaN.
+    """exponents: in falling order, (*B, K), per step; of a state that is not finite, NaN, and −inf of a direction that
+        a step forgets altogether, as units of relu that are off do.
     local: log |R_ii| of every step that counts, (T − warmup, *B, K), in the order of the directions.
     state: the state at the end of the trajectory.
     """
@@ -44,6 +45,7 @@ def lyapunov_exponents(
 
     Raises:
         ValueError: if no step is left after `warmup`, or `count` exceeds S.
+        TypeError: if the step has no forward derivative.
 
     References:
         Vogt, Puelma Touzel, Shlizerman, Lajoie 2022, On Lyapunov exponents for RNNs, arXiv:2006.14123.
@@ -56,7 +58,7 @@ def lyapunov_exponents(
     >>> [round(float(x), 4) for x in jnp.exp(found.exponents)]
     [2.0, 0.5]
     """
-    flat = flat_cell(cell, params, xs, state)
+    flat = flat_cell(cell, params, xs, state, differentiate=True)
     end, local = _along(flat.step, flat.start, flat.z, count, warmup)
     local = local.reshape(local.shape[0], *flat.batch_shape, local.shape[-1])
     return Lyapunov(_mean(local), local, flat.state(end, flat.batch_shape))
@@ -140,7 +142,7 @@ def flossing(
 
     Args:
         cell, params, xs, state: as for `rnnjax.unroll`.
-        count: K, how many of the largest exponents.
+        count: K, how many of the largest exponents. An exponent of −inf makes the term infinite: take fewer.
         warmup: steps at the beginning that turn the directions and do not count.
         target: what the exponents are drawn to, a number or (K).
 

@@ -20,7 +20,8 @@ from ._traces import states
 
 class Recall(NamedTuple):
     """recall: R² of inputs of k steps ago read out of the state, k = 0 … D, in [0, 1], (D + 1).
-    horizon: the largest k up to which R² is at least one half, −1 where not even the present input is recalled, ().
+    horizon: the largest k up to which R² is at least one half, −1 where not even the present input is recalled, or
+        where R² is NaN, ().
     capacity: Σ_k R² over all k, ().
     """
 
@@ -53,7 +54,8 @@ def memory_horizon(
         ridge: the penalty on w, relative to the mean variance of the state's numbers.
 
     Raises:
-        ValueError: for inputs that do not vary, where they are concrete, and if T is below 4 (D + 1).
+        ValueError: for inputs that do not vary and for states that are not finite, where they are concrete, and if T is
+            below 4 (D + 1).
         TypeError: if `xs` is no single array.
 
     References:
@@ -72,9 +74,12 @@ def memory_horizon(
         raise TypeError(f"`xs` must be one array (T, *B, I); got {type(xs).__name__}")
     if xs.ndim > 0 and xs.shape[0] < 4 * (delays + 1):
         raise ValueError(f"`xs` must have at least 4 (D + 1) = {4 * (delays + 1)} steps; got {xs.shape[0]}")
-    if not isinstance(xs, Tracer) and xs.size and np.ptp(np.asarray(xs, np.float64)) == 0:
-        raise ValueError("`xs` must vary over time, or there is nothing to recall; got the same number everywhere")
-    return _recall(cell, params, xs, state, delays, ridge)
+    if not isinstance(xs, Tracer) and xs.size and not np.ptp(np.asarray(xs, np.float64), axis=0).any():
+        raise ValueError("`xs` must vary over time, or there is nothing to recall; got the same inputs at every step")
+    found = _recall(cell, params, xs, state, delays, ridge)
+    if not isinstance(found.capacity, Tracer) and np.isnan(found.capacity):
+        raise ValueError("inputs and states must be finite, or nothing can be read out; some are inf or NaN")
+    return found
 
 
 @partial(jax.jit, static_argnames="delays")

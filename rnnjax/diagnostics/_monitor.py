@@ -16,11 +16,12 @@ from ..training import Epoch
 from ..training._batches import as_batch, take
 from ..training._measure import is_loss, measures
 from ..training.loggers import Log
-from ._gradient_flow import gradient_flow, horizon, kept_share
+from ._gradient_flow import gradient_flow, horizon, kept_share, steps_back
 
 
 class Reading(NamedTuple):
-    """One reading: the step, and by layer the share of the gradient left k steps back (T) and its horizon."""
+    """One reading: the step, and by layer the share of the gradient left k steps back (K), as far as some row reaches,
+    and its horizon, −1 where there is no gradient or it is NaN."""
 
     step: int
     share: dict[str, np.ndarray]
@@ -43,8 +44,11 @@ class GradientMonitor:
 
         def read(params: Any) -> Any:
             flow = gradient_flow(model, params, xs, total, lengths=batch.lengths)
-            shares = {name: kept_share(norms, flow.reverse[name]) for name, norms in flow.norms.items()}
-            return shares, {name: horizon(share) for name, share in shares.items()}
+            found = {}
+            for name, norms in flow.norms.items():
+                share = kept_share(norms, flow.reverse[name], flow.mask)
+                found[name] = share, steps_back(norms, flow.reverse[name], flow.mask) + 1, horizon(share)
+            return found
 
         self._read = jax.jit(read)
 
@@ -53,15 +57,16 @@ class GradientMonitor:
         if event.step - self._last < self._every:
             return
         self._last = event.step
-        shares, horizons = jax.device_get(self._read(event.state.params))
-        reading = Reading(event.step, shares, {name: int(value) for name, value in horizons.items()})
+        found = jax.device_get(self._read(event.state.params))
+        shares = {name: share[:reached] for name, (share, reached, _) in found.items()}
+        reading = Reading(event.step, shares, {name: int(memory) for name, (_, _, memory) in found.items()})
         self.readings.append(reading)
         if self._log is not None:
             self._log(event.step, _values(reading))
 
 
 def _values(reading: Reading) -> Mapping[str, float]:
-    values = {f"gradient_left/{name}": float(share[-1]) for name, share in reading.share.items()}
+    values = {f"gradient_left/{name}": float(share[-1]) for name, share in reading.share.items() if share.size}
     return values | {f"gradient_horizon/{name}": float(steps) for name, steps in reading.horizon.items()}
 
 

@@ -29,6 +29,10 @@ def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stri
     Returns:
         (T, *rows); 0 at a step that no window contains.
 
+    Raises:
+        TypeError, ValueError: as `saliency`, and if `window` is not in 1…T, `stride` not positive or `baseline` does
+            not fit.
+
     References:
         Zeiler, Fergus 2014, Visualizing and understanding convolutional networks, arXiv:1311.2901.
 
@@ -41,7 +45,7 @@ def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stri
     baseline = _like(baseline, xs)
     steps = jax.tree.leaves(xs)[0].shape[axis]
     if window > steps:
-        raise ValueError(f"`window` must be at most T = {steps}, the steps of `xs`; got {window}")
+        raise ValueError(f"`window` must be at most T = {steps}, the steps of `xs`; got {window}: take a shorter one")
     begins = jnp.arange(-(-(steps - window) // stride) + 1) * stride
     times = jnp.arange(steps)
     inside = (times[None] >= begins[:, None]) & (times[None] < begins[:, None] + window)
@@ -72,6 +76,9 @@ def influence(f: Callable[[Array], Array], xs: Array) -> Array:
 
     Returns:
         (T', T, *B): row t, column s.
+
+    Raises:
+        ValueError: if outputs have other rows than the inputs.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.Elman(hidden_size=1, activation="identity")

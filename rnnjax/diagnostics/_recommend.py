@@ -8,7 +8,9 @@ from typing import Any
 from ._intervals import Interval, of_difference
 
 FASTER = 0.8
-"""The share of the winner's time per step below which an equal is worth naming for its speed."""
+"""The share of the winner's time per step below which another is worth naming for its speed."""
+TOLERATED = 0.1
+"""The share of what the winner gains on a constant answer that the faster one may lose, at worst."""
 
 
 def recommendation(
@@ -16,8 +18,10 @@ def recommendation(
 ) -> str:
     """Sentences, one a line: which one to take, which cannot be told from it, which are worse, and what to mistrust.
 
+    The one to take is the first, which the validation rows chose; the numbers are those of the test rows.
+
     Args:
-        rows: of the table, the best first.
+        rows: of the table, the best on the validation rows first.
         metric, rises: the measure of quality, and whether more is better.
         constant: the quality of the best constant answer.
         confidence: of every interval, each by itself.
@@ -44,27 +48,37 @@ def recommendation(
     apart = {row.name: of_difference(best.scores, row.scores, confidence) for row in others}
     apart = {name: gap if rises else Interval(-gap.estimate, -gap.high, -gap.low) for name, gap in apart.items()}
     finite = [row for row in others if row.quality == row.quality]
-    equals = [row for row in finite if apart[row.name].low <= 0]
+    better = [row for row in finite if apart[row.name].high < 0]
+    equals = [row for row in finite if apart[row.name].low <= 0 <= apart[row.name].high]
+    if better:
+        told = "; ".join(f"{row.name}, by {_gap(apart[row.name], -1)}" for row in better)
+        lines.append(f"Better on the test rows, though not on the validation rows: {told}. Validate on more rows.")
     if equals:
         told = "; ".join(f"{row.name}, {_gap(apart[row.name])}" for row in equals)
         lines.append(f"Not told apart from it, by how much it is better and the {level} interval: {told}.")
-        fast = min(equals, key=lambda row: row.step_time)
+        gain = abs(best.quality - constant)
+        near = [row for row in equals if apart[row.name].high <= TOLERATED * gain]
+        fast = min(near, key=lambda row: row.step_time, default=best)
         if fast.step_time < FASTER * best.step_time:
+            worst, share = max(apart[fast.name].high, 0), fast.step_time / best.step_time
             lines.append(
-                f"Of these, {fast.name} takes the least time per step, {fast.step_time / best.step_time:.2g} of that "
-                f"of {best.name}: take it where time counts."
+                f"{fast.name} is worse by {worst:.2g} at most and takes {share:.2g} of the time per step of "
+                f"{best.name}: take it where time counts."
             )
     worse = [row for row in finite if apart[row.name].low > 0]
     if worse:
         lines.append(f"Worse: {'; '.join(f'{row.name}, by {_gap(apart[row.name])}' for row in worse)}.")
-    edges = [row.name for row in rows if len(rates) > 2 and row.learning_rate in (min(rates), max(rates))]
-    if edges:
+    edges = [row.name for row in rows if row.learning_rate in (min(rates), max(rates))]
+    if len(rates) < 3:
+        lines.append(f"Too few learning rates to know whether others are better for some model: {len(rates)}.")
+    elif edges:
         lines.append(f"The best learning rate is the least or the largest tried, so try others: {', '.join(edges)}.")
     return "\n".join(filter(None, [*lines, _notes(rows)]))
 
 
-def _gap(gap: Interval) -> str:
-    return f"{gap.estimate:.2g} ({gap.low:.2g} to {gap.high:.2g})"
+def _gap(gap: Interval, sign: int = 1) -> str:
+    low, high = sorted((sign * gap.low, sign * gap.high))
+    return f"{sign * gap.estimate:.2g} ({low:.2g} to {high:.2g})"
 
 
 def _notes(rows: Sequence[Any]) -> str:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell, Wrapper
-from .._errors import check_unit_interval
+from .._errors import check_size, check_unit_interval
 from .._struct import set_field
 from .._types import Array, Params, State, Xs
 from ..activations import activation
@@ -67,7 +67,11 @@ def gates(cell: Cell, params: Params, xs: Xs, state: State | None = None) -> dic
         cell, params, xs, state: as for `rnnjax.unroll`. There is no mask: pass rows of one length.
 
     Returns:
-        arrays (T, *B, H) by name; none for a cell without gates, such as `Elman`.
+        arrays (T, *B, H) by name.
+
+    Raises:
+        TypeError: for a cell without a `gate_activation`: it has no gates, such as `Elman`, or computes them by other
+            means, such as `SLSTM`, `MinGRU` and the other cells that run in parallel over time.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.GRU(hidden_size=4)
@@ -76,6 +80,11 @@ def gates(cell: Cell, params: Params, xs: Xs, state: State | None = None) -> dic
     >>> {name: values.shape for name, values in found.items()}
     {'r': (6, 2, 4), 'z': (6, 2, 4)}
     """
+    if not hasattr(_innermost(cell), "gate_activation"):
+        raise TypeError(
+            f"`cell` must pass its gates through a field `gate_activation`, as GRU and LSTM do; got {cell!r}: trace "
+            "its `states` instead"
+        )
     heard: list[Array] = []
     flat = flat_cell(_listening(cell, heard), params, xs, state)
 
@@ -102,8 +111,6 @@ def _listening(cell: Any, heard: list[Array]) -> Any:
     """The same cell, whose gate activation also puts what it returns into `heard`."""
     if isinstance(cell, Wrapper):
         return _replaced(cell, "cell", _listening(cell.cell, heard))
-    if not hasattr(cell, "gate_activation"):
-        return cell
     plain = activation(cell.gate_activation)
 
     def listen(x: Array) -> Array:
@@ -121,7 +128,8 @@ def _replaced(cell: Any, name: str, value: Any) -> Any:
 
 
 class Saturation(NamedTuple):
-    """Shares in [0, 1] for every unit, (H): of steps and rows where a gate is nearly closed, and nearly open."""
+    """Shares in [0, 1] for every unit, (H): of steps and rows where a gate is nearly closed, and nearly open; NaN for a
+    unit whose gate is NaN somewhere."""
 
     closed: Array
     open: Array
@@ -136,7 +144,7 @@ def saturation(values: dict[str, Array], low: float = 0.1, high: float = 0.9) ->
         high: above it a gate counts as open.
 
     Raises:
-        ValueError: if the bounds are not within [0, 1], or there is neither a step nor a row.
+        ValueError: if the bounds are not within [0, 1] and in this order, or there is neither a step nor a row.
 
     References:
         Karpathy, Johnson, Fei-Fei 2015, Visualizing and understanding recurrent networks, arXiv:1506.02078.
@@ -148,7 +156,9 @@ def saturation(values: dict[str, Array], low: float = 0.1, high: float = 0.9) ->
     """
     check_unit_interval("low", low)
     check_unit_interval("high", high)
-    return {name: Saturation(_share(gate < low), _share(gate > high)) for name, gate in values.items()}
+    if low > high:
+        raise ValueError(f"`low` must be at most `high`, or a gate is closed and open at once; got {low} and {high}")
+    return {name: Saturation(_share(gate, gate < low), _share(gate, gate > high)) for name, gate in values.items()}
 
 
 def dead_units(values: Array, tolerance: float = 1e-6) -> Array:
@@ -173,8 +183,9 @@ def dead_units(values: Array, tolerance: float = 1e-6) -> Array:
     return still & ~jnp.isnan(values).any(axes)  # XLA:CPU's maximum of many numbers drops those that are NaN
 
 
-def _share(flags: Array) -> Array:
-    return flags.mean(_all_but_last(flags))
+def _share(values: Array, flags: Array) -> Array:
+    axes = _all_but_last(values)
+    return jnp.where(jnp.isnan(values).any(axes), jnp.nan, flags.mean(axes))
 
 
 def _all_but_last(values: Array) -> tuple[int, ...]:
@@ -197,6 +208,9 @@ def sample_states(
     Returns:
         a state with leaves (count, …).
 
+    Raises:
+        ValueError: if no state is visited, `count` is not positive, or `noise` is negative.
+
     References:
         Golub, Sussillo 2018, FixedPointFinder, doi:10.21105/joss.01003.
 
@@ -207,6 +221,9 @@ def sample_states(
     >>> rj.diagnostics.sample_states(cell, params, xs, 10, jax.random.key(2), noise=0.1).h.shape
     (10, 4)
     """
+    check_size("count", count)
+    if not noise >= 0:
+        raise ValueError(f"`noise` must be a standard deviation, at least 0; got {noise}")
     visited, shapes = states(cell, params, xs, state), flat_cell(cell, params, xs, state).shapes
     rows = jax.tree.leaves(visited)[0].size // jax.tree.leaves(shapes)[0].size
     if not rows:

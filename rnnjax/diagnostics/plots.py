@@ -51,7 +51,7 @@ def gradient_flow(flow: GradientFlow | Mapping[str, Array], ax: Any = None) -> A
     'log'
     """
     if isinstance(flow, GradientFlow):
-        curves = {name: kept_share(norms, flow.reverse[name]) for name, norms in flow.norms.items()}
+        curves = {name: kept_share(norms, flow.reverse[name], flow.mask) for name, norms in flow.norms.items()}
     else:
         curves = dict(flow)
     ax = _axes(ax)
@@ -176,7 +176,7 @@ def comparison(found: Comparison, ax: Any = None) -> Any:
     >>> import numpy as np, rnnjax as rj
     >>> from rnnjax.diagnostics import plots
     >>> scores, rest = np.array([0.88, 0.92]), (1.0, 1e-6, 1e-5, None, None, np.ones(3), 2, 1.0, "")
-    >>> row = rj.diagnostics.Compared("GRU", 8, 200, 0.01, 0.9, 0.85, 0.95, scores, *rest)
+    >>> row = rj.diagnostics.Compared("GRU", 8, 200, 0.01, 0.91, 0.9, 0.85, 0.95, scores, *rest)
     >>> ax = plots.comparison(rj.diagnostics.Comparison([row], "accuracy", 0.95, 0.5, "", {}, {}))
     >>> ax.get_xlabel()
     'accuracy on the test rows'
@@ -235,7 +235,7 @@ def phase_portrait(trajectories: Array, points: Array, stable: Array, ax: Any = 
         ax: the Axes to draw on.
 
     Raises:
-        ValueError: if states have fewer than two numbers, the trajectories do not move, or shapes do not fit.
+        ValueError: if states have fewer than two numbers, are not finite or do not move, or shapes do not fit.
 
     >>> import numpy as np
     >>> from rnnjax.diagnostics import plots
@@ -249,6 +249,8 @@ def phase_portrait(trajectories: Array, points: Array, stable: Array, ax: Any = 
             f"`trajectories` must be (T, *B, S) with S ≥ 2, `points` (K, S) and `stable` (K); got {paths.shape}, "
             f"{still.shape} and {holds.shape}"
         )
+    if not (np.isfinite(paths).all() and np.isfinite(still).all()):
+        raise ValueError("`trajectories` and `points` must be finite; got inf or NaN: look for where the cell makes it")
     rows = paths.reshape(-1, paths.shape[-1])
     centre = rows.mean(0)
     _, singular, axes = np.linalg.svd(rows - centre, full_matrices=False)

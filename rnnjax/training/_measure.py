@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -31,6 +32,7 @@ NAMES: dict[str, Callable[..., Total]] = {
     )
 }
 RISING = ("accuracy", "f1")
+SHARES = (metrics.accuracy, metrics.binary_accuracy, metrics.macro_accuracy, metrics.f1)
 
 
 class Measure(NamedTuple):
@@ -78,6 +80,14 @@ class Measure(NamedTuple):
             raise TypeError(f"{self.name} must return a scalar or a total; got an array of shape {jnp.shape(total)}")
         count = jnp.full((), rows_of(batch)) if batch.weights is None else batch.weights.sum()
         return Mean(total * count.astype(total.dtype), count.astype(total.dtype))
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The least and the largest value that it can have, as far as that is known."""
+        function = getattr(self.function, "func", self.function)
+        if function not in NAMES.values():
+            return -math.inf, math.inf
+        return 0.0, 1.0 if function in SHARES else math.inf
 
     def _takes(self, name: str) -> bool:
         return self.takes is None or name in self.takes

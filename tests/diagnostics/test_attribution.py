@@ -94,6 +94,12 @@ def test_expected_gradients() -> None:
     np.testing.assert_allclose(found.difference, (xs**2).sum(0) - (background**2).sum(1).mean(0), rtol=1e-10)
     with pytest.raises(ValueError, match="`background`"):
         expected_gradients(f, jnp.asarray(xs), jnp.asarray(xs), jax.random.key(0))
+    both = {"a": jnp.asarray(xs), "b": jnp.asarray(xs)}
+    with pytest.raises(TypeError, match="structure of `xs`"):
+        expected_gradients(lambda xs: xs["a"].sum(0), both, jnp.asarray(background), jax.random.key(0))
+    uneven = {"a": jnp.asarray(background), "b": jnp.asarray(background[:2])}
+    with pytest.raises(ValueError, match="the same N in all arrays"):
+        expected_gradients(lambda xs: xs["a"].sum(0), both, uneven, jax.random.key(0))
 
 
 @pytest.mark.parametrize(("window", "stride", "axis"), [(1, 1, 0), (2, 1, 0), (3, 2, 0), (2, 3, 0), (2, 1, 1)])
@@ -153,6 +159,8 @@ def test_errors() -> None:
     f, xs, _ = classifier(7)
     with pytest.raises(TypeError, match="at_embedding"):
         saliency(f, jnp.ones((T, B, I), jnp.int32))
+    with pytest.raises(ValueError, match=r"one number for each row .* got shape \(3, 7\): choose one"):
+        saliency(lambda xs: jnp.zeros((B, 7)) + xs.sum(), xs)
     with pytest.raises(TypeError, match="`f` must return"):
         saliency(lambda xs: xs.shape[0], xs)
     with pytest.raises(ValueError, match="broadcast"):

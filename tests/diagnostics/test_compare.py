@@ -65,6 +65,10 @@ def test_intervals_are_those_of_scipy() -> None:
     a, b = RNG.normal(size=5), 0.3 + 2 * RNG.normal(size=4)
     low, high = stats.t.interval(0.9, len(a) - 1, loc=a.mean(), scale=stats.sem(a))
     np.testing.assert_allclose(of_mean(a, 0.9), (a.mean(), low, high))
+    bounds = measures("cross_entropy", ["accuracy"])[1].bounds
+    np.testing.assert_allclose(of_mean(np.array([0.2, 0.9]), 0.95, bounds), (0.55, 0, 1))
+    assert measures("huber", [])[0].bounds == (0, np.inf)
+    assert measures(lambda outputs, targets: 0.0, [])[0].bounds == (-np.inf, np.inf)
     welch = stats.ttest_ind(a, b, equal_var=False).confidence_interval(0.9)
     np.testing.assert_allclose(of_difference(a, b, 0.9), (a.mean() - b.mean(), welch.low, welch.high))
     assert of_difference(np.ones(3), np.zeros(3), 0.9) == (1, 1, 1)
@@ -136,7 +140,7 @@ def test_constant_answers() -> None:
 def row(name: str, scores: Any, step_time: float = 1.0, learning_rate: float = 0.01) -> Compared:
     scores = np.asarray(scores, np.float64)
     costs = (10.0, step_time, 3.0, 100, None, np.ones(3), 2, 1.0, "")
-    return Compared(name, 4, 90, learning_rate, *of_mean(scores, 0.95), scores, *costs)
+    return Compared(name, 4, 90, learning_rate, 0.0, *of_mean(scores, 0.95), scores, *costs)
 
 
 def test_recommendation() -> None:
@@ -145,13 +149,18 @@ def test_recommendation() -> None:
     said = recommendation(rows, "accuracy", True, 0.3, 0.95, [0.001, 0.01, 0.1])
     assert said.startswith("Take GRU.\nGRU: accuracy 0.91 on the test rows, 95% interval 0.8852 to 0.9348 over 3 seeds")
     assert "Not told apart from it, by how much it is better and the 95% interval: LSTM, 0.0033" in said
-    assert "LSTM takes the least time per step, 0.5 of that of GRU" in said
+    assert "LSTM is worse by 0.035 at most and takes 0.5 of the time per step of GRU" in said
     assert "Worse: Elman, by 0.4 (" in said
     assert said.endswith("so try others: Elman.")
     flipped = [row("Elman", bad), row("GRU", good)]
     said = recommendation(flipped, "mean_squared_error", False, 2.0, 0.95, [0.01])
     assert said.startswith("Take Elman.\nElman: mean squared error 0.51")
     assert "Worse: GRU, by 0.4 (" in said
+    assert said.endswith("Too few learning rates to know whether others are better for some model: 1.")
+    wide = [row("GRU", good), row("LSTM", [0.4, 0.95, 0.9], step_time=0.5), row("Elman", [0.98, 0.99, 0.985])]
+    said = recommendation(wide, "accuracy", True, 0.3, 0.95, [0.01])
+    assert "where time counts" not in said
+    assert "Better on the test rows, though not on the validation rows: Elman, by 0.075 (" in said
     said = recommendation(rows, "accuracy", True, 0.92, 0.95, [0.01])
     assert said.startswith("Nothing can be recommended: no model is better, beyond doubt, than a constant answer")
     broken = row("GRU", [np.nan] * 3)._replace(note="3 of 3 seeds end as NaN")
@@ -211,6 +220,7 @@ def test_scores_are_those_of_fit(kind: str) -> None:
         means[rate] = np.mean(scores, axis=0), scores
     best = (max if kind == "tokens" else min)(means, key=lambda rate: means[rate][0][0])
     assert row.learning_rate == best
+    np.testing.assert_allclose(row.validation, means[best][0][0], rtol=1e-4)
     np.testing.assert_allclose(row.scores, np.array(means[best][1])[:, 1], rtol=1e-4)
 
 

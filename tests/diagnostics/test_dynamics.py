@@ -256,6 +256,12 @@ def test_memory_errors() -> None:
     params = cell.init(jax.random.key(0), 1)
     with pytest.raises(ValueError, match="must vary"):
         memory_horizon(cell, params, jnp.ones((50, 1)), delays=2)
+    wide = rj.GRU(2).init(jax.random.key(0), 2)
+    with pytest.raises(ValueError, match="same inputs at every step"):
+        memory_horizon(cell, wide, jnp.broadcast_to(jnp.arange(2.0), (50, 2)), delays=2)
+    noise = jax.random.normal(jax.random.key(1), (50, 1))
+    with pytest.raises(ValueError, match="must be finite"):
+        memory_horizon(cell, params, noise.at[3].set(jnp.nan), delays=2)
     with pytest.raises(ValueError, match="at least 4"):
         memory_horizon(cell, params, jnp.ones((11, 1)), delays=2)
     with pytest.raises(TypeError, match="one array"):

@@ -169,3 +169,27 @@ def test_none_found_and_bad_starts() -> None:
         fixed_points(cell, params._replace(u=params.u * jnp.nan), jnp.zeros(1), normal_starts(3, 1))
     with pytest.raises(ValueError, match="at least 1"):
         fixed_points(cell, params, jnp.zeros(1), normal_starts(0, 1))
+    with pytest.raises(ValueError, match="`x` must be finite"):
+        fixed_points(cell, params, jnp.full(1, jnp.inf), normal_starts(3, 1))
+    with pytest.raises(ValueError, match=r"`x` must be one constant input.*\(5, 1\)"):
+        fixed_points(cell, params, jnp.zeros((5, 1)), normal_starts(3, 1))
+    for starts in (jnp.zeros((3, 1)), ElmanState(jnp.zeros((3, 2))), ElmanState(jnp.zeros((5, 3, 1)))):
+        with pytest.raises(ValueError, match=r"`starts` must be states with leaves \(N, 1\)"):
+            fixed_points(cell, params, jnp.zeros(1), starts)
+
+
+def callback(x: jax.Array) -> jax.Array:
+    return jax.pure_callback(np.tanh, jax.ShapeDtypeStruct(x.shape, x.dtype), x, vmap_method="sequential")
+
+
+def test_a_step_without_a_forward_derivative() -> None:
+    cell = rj.Elman(2, activation=callback)
+    params = cell.init(jax.random.key(0), 1)
+    for run in (
+        lambda: fixed_points(cell, params, jnp.zeros(1), normal_starts(3, 2, dtype=jnp.float32)),
+        lambda: rj.diagnostics.step_jacobians(cell, params, jnp.ones((3, 1))),
+        lambda: rj.diagnostics.lyapunov_exponents(cell, params, jnp.ones((3, 1))),
+    ):
+        with pytest.raises(TypeError, match=r"the step of .*Elman.* must have a forward derivative"):
+            run()
+    assert rj.diagnostics.states(cell, params, jnp.ones((3, 1))).h.shape == (3, 2)

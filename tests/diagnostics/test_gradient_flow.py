@@ -13,7 +13,7 @@ import references
 from jax import Array
 
 import rnnjax as rj
-from rnnjax.diagnostics import GradientFlow, gradient_flow, horizon, kept_share, verdict
+from rnnjax.diagnostics import GradientFlow, gradient_flow, horizon, kept_share, steps_back, verdict
 
 T, B, I, H = 6, 3, 2, 4  # noqa: E741
 CELLS: dict[str, tuple[Any, Callable[..., Any]]] = {
@@ -192,13 +192,33 @@ def test_kept_share(reverse: bool) -> None:
     np.testing.assert_allclose(kept_share(jnp.asarray(norms), reverse), wanted)
     assert not np.any(kept_share(jnp.zeros((3, 2))))
     assert kept_share(jnp.zeros((3, 0))).tolist() == [0, 0, 0]
+    assert int(steps_back(jnp.asarray(norms), reverse)) == 3
+    assert int(steps_back(jnp.zeros((0, 2)))) == -1
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_kept_share_counts_valid_steps(reverse: bool) -> None:
+    """Masked steps before, among and behind the valid ones change nothing."""
+    norms = np.array([[0.0, 2.0, 0.0, 4.0, 8.0, 0.0], [1.0, 0.0, 3.0, 0.0, 0.0, 0.0]]).T
+    mask = np.array([[0, 1, 0, 1, 1, 0], [1, 0, 1, 0, 0, 0]], bool).T
+    if reverse:
+        norms, mask = norms[::-1], mask[::-1]
+    norms, mask = jnp.asarray(norms), jnp.asarray(mask)
+    wanted = np.array([5.5, 2.5, 2, 0, 0, 0]) / 5.5
+    np.testing.assert_allclose(kept_share(norms, reverse, mask), wanted)
+    assert int(steps_back(norms, reverse, mask)) == 2
+    with pytest.raises(ValueError, match="shape of `norms`"):
+        kept_share(norms, reverse, mask[0])
+    with pytest.raises(ValueError, match="got a scalar"):
+        kept_share(jnp.ones(()))
 
 
 def test_horizon() -> None:
     share = jnp.asarray(0.8 ** np.arange(40.0))
     assert int(horizon(share)) == int(np.floor(np.log(0.01) / np.log(0.8)))
     assert int(horizon(jnp.ones(9))) == 8
-    assert int(horizon(jnp.zeros(9))) == 0
+    assert int(horizon(jnp.zeros(9))) == -1
+    assert int(horizon(jnp.full(9, jnp.nan))) == -1
 
 
 def flow_of(norms: Any) -> GradientFlow:
@@ -236,6 +256,27 @@ def test_verdict_of_networks() -> None:
         assert verdict(tool(own)).startswith(f"0: {says}")
 
 
+@pytest.mark.parametrize("reverse", [False, True])
+def test_padding_does_not_vanish(reverse: bool) -> None:
+    """A rotation keeps the whole gradient, however long the padding of every row is, and wherever it lies."""
+    layer = rj.RNN(rj.Elman(2, activation="identity"), reverse=reverse)
+    params = random_params(layer, I, 17)
+    params = params._replace(u=jnp.array([[0.6, 0.8], [-0.8, 0.6]]))
+    lengths = jnp.array([6, 5, 4])
+    late = jnp.arange(12)[:, None] >= 12 - lengths[None]
+    for options, first, last in (({"lengths": lengths}, 0 * lengths, lengths - 1), ({"mask": late}, 12 - lengths, 11)):
+        end = first if reverse else last
+        loss = lambda ys, end=end: ys[end, jnp.arange(3)].sum()  # noqa: E731
+        flow = gradient_flow(layer, params, jnp.ones((12, 3, I)), loss, **options)
+        assert verdict(flow) == "rnn: flows: 1 of the gradient is left 5 steps back; memory horizon at least 5 steps"
+
+
+def test_a_step_without_a_derivative_is_cut() -> None:
+    cell = rj.Elman(H, activation=jnp.sign)
+    flow = gradient_flow(cell, random_params(cell, I, 18), jnp.ones((T, B, I)), lambda ys: ys[-1].sum())
+    assert verdict(flow).startswith("rnn: is cut: no gradient at all is left one step back")
+
+
 def test_monitor(tmp_path: Any) -> None:
     """Readings are those of `gradient_flow` at the parameters of that step, batch-major, at the steps asked for."""
     rng = np.random.default_rng(16)
@@ -267,7 +308,8 @@ def test_monitor(tmp_path: Any) -> None:
     xs = jnp.asarray(x[:10].swapaxes(0, 1))
     for reading, epoch in zip(monitor.readings, (0, 2), strict=True):
         flow = gradient_flow(model, kept[epoch], xs, loss, lengths=jnp.asarray(lengths[:10]))
-        np.testing.assert_allclose(reading.share["0"], kept_share(flow.norms["0"]), rtol=1e-4)
+        longest = int(lengths[:10].max())
+        np.testing.assert_allclose(reading.share["0"], kept_share(flow.norms["0"])[:longest], rtol=1e-4)
     lines = (tmp_path / "flow.csv").read_text().splitlines()
     assert lines[0] == "step,gradient_left/0,gradient_horizon/0"
     assert len(lines) == 3

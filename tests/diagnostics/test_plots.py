@@ -59,8 +59,8 @@ def test_sweep_map() -> None:
 def test_comparison() -> None:
     """The best on top, means with their intervals, one bar a seed, and NaN does no harm."""
     costs = (1.0, 1e-6, 1e-5, None, None, np.ones(3), 2, 1.0, "")
-    good = Compared("GRU", 8, 1_200, 0.01, 0.9, 0.85, 0.95, np.array([0.88, 0.92]), *costs)
-    bad = Compared("LSTM", 8, 1_100, 0.01, *[np.nan] * 3, np.array([np.nan, 0.5]), *costs)
+    good = Compared("GRU", 8, 1_200, 0.01, 0.91, 0.9, 0.85, 0.95, np.array([0.88, 0.92]), *costs)
+    bad = Compared("LSTM", 8, 1_100, 0.01, np.nan, np.nan, np.nan, np.nan, np.array([np.nan, 0.5]), *costs)
     ax = plots.comparison(Comparison([good, bad], "mean_squared_error", 0.9, 0.3, "", {}, {}))
     assert ax.get_xlabel() == "mean squared error on the test rows"
     assert [tick.get_text() for tick in ax.get_yticklabels()] == ["GRU\n1,200 parameters", "LSTM\n1,100 parameters"]

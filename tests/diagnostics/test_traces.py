@@ -64,7 +64,6 @@ def test_gru() -> None:
         (rj.CoupledLSTM(H), "fo"),
         (rj.MGU(H), "f"),
         (rj.ResetBeforeGRU(H), "rz"),
-        (rj.Elman(H), ""),
     ],
     ids=lambda value: type(value).__name__ if isinstance(value, rj.Cell) else value,
 )
@@ -73,6 +72,13 @@ def test_names(cell: Any, names: str) -> None:
     found = gates(cell, params, jnp.asarray(x))
     assert "".join(found) == names
     assert all(gate.shape == (T, B, H) and 0 < gate.min() < gate.max() < 1 for gate in found.values())
+
+
+@pytest.mark.parametrize("cell", [rj.Elman(H), rj.SLSTM(H), rj.Zoneout(rj.MinGRU(H), rate=0.1)])
+def test_cells_whose_gates_are_not_heard(cell: Any) -> None:
+    params, x = random_of(cell, 2)
+    with pytest.raises(TypeError, match="`cell` must pass its gates through a field `gate_activation`"):
+        gates(cell, params, jnp.asarray(x))
 
 
 def test_forget_gate_of_coupled_lstm_and_mgu() -> None:
@@ -104,6 +110,11 @@ def test_saturation() -> None:
         saturation({"f": jnp.zeros((0, 2, 3))})
     with pytest.raises(ValueError, match="`low`"):
         saturation({"f": jnp.asarray(gate)}, low=-1)
+    with pytest.raises(ValueError, match="`low` must be at most `high`"):
+        saturation({"f": jnp.asarray(gate)}, low=0.9, high=0.1)
+    found = saturation({"f": jnp.asarray(gate).at[2, 1, 0].set(jnp.nan)})["f"]
+    for share in found:
+        assert np.isnan(share).tolist() == [True] + [False] * (H - 1)
 
 
 def test_dead_units() -> None:
@@ -132,3 +143,7 @@ def test_sample_states() -> None:
     assert 0.45 < np.std(np.concatenate([noisy.h - plain.h, noisy.c - plain.c])) < 0.55
     with pytest.raises(ValueError, match="at least one step"):
         sample_states(cell, params, jnp.zeros((0, B, I)), 2, jax.random.key(0))
+    with pytest.raises(ValueError, match="`count`"):
+        sample_states(cell, params, jnp.asarray(x), 0, jax.random.key(0))
+    with pytest.raises(ValueError, match="`noise`"):
+        sample_states(cell, params, jnp.asarray(x), 2, jax.random.key(0), noise=-0.1)
