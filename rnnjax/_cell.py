@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ._errors import check_key, check_size
+from ._errors import check_key, check_size, floating
 from ._linear import Affine, Numbers, plus, times
 from ._struct import node, struct
 from ._types import Array, Bias, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
@@ -39,13 +39,13 @@ class Kernel(NamedTuple):
 
 
 def _checked(init: Callable[..., Params]) -> Callable[..., Params]:
-    """`init` with checks of its key and size, the same for every cell."""
+    """`init` with checks of its key, size and dtype, the same for every cell."""
 
     @functools.wraps(init)
     def checked(self: Cell, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         check_key("key", key)
         check_size("in_size", in_size)
-        return init(self, key, in_size, dtype)
+        return init(self, key, in_size, floating("dtype", dtype))
 
     return checked
 

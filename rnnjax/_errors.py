@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def check_size(name: str, value: Any) -> None:
@@ -18,19 +19,46 @@ def check_size(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be at least 1; got {value}")
 
 
+def check_flag(name: str, value: Any) -> None:
+    """Raises TypeError unless `value` is True or False."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"`{name}` must be True or False; got {value!r}")
+
+
 def check_unit_interval(name: str, value: Any) -> None:
-    """Raises if the Python number `value` lies outside [0, 1]; arrays and tracers pass."""
-    if isinstance(value, (bool, str)) or value is None:
-        raise TypeError(f"`{name}` must be a number in [0, 1]; got {value!r}")
-    if isinstance(value, (numbers.Real, np.generic)) and not 0 <= float(value) <= 1:
+    """Raises if a number of `value` lies outside [0, 1]; what is traced passes."""
+    if isinstance(value, (bool, str, list, tuple)) or value is None:
+        raise TypeError(f"`{name}` must be a number in [0, 1], or an array of them; got {value!r}")
+    known = _known(value)
+    if known is not None and not ((known >= 0) & (known <= 1)).all():
         raise ValueError(f"`{name}` must lie in [0, 1]; got {value}")
 
 
 def check_rate(name: str, value: Any) -> None:
-    """Raises if the Python number `value` is no probability of dropping: it must lie in [0, 1)."""
+    """Raises if a number of `value` is no probability of dropping: it must lie in [0, 1)."""
     check_unit_interval(name, value)
-    if isinstance(value, (numbers.Real, np.generic)) and float(value) == 1:
+    known = _known(value)
+    if known is not None and (known == 1).any():
         raise ValueError(f"`{name}` must be below 1, or nothing is left to scale up; got {value}")
+
+
+def _known(value: Any) -> np.ndarray | None:
+    """The numbers of `value`, or None where they are traced, on another machine, or no numbers."""
+    if isinstance(value, (numbers.Real, np.generic, np.ndarray)):
+        return np.asarray(value)
+    here = isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_fully_addressable
+    return np.asarray(value) if here else None
+
+
+def floating(name: str, dtype: Any) -> Any:
+    """A dtype as JAX names it; TypeError unless it is a real floating-point one."""
+    try:
+        found = jnp.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or not jnp.issubdtype(found, jnp.floating):
+        raise TypeError(f"`{name}` must be a floating-point dtype such as float32 or bfloat16; got {dtype!r}")
+    return found
 
 
 def check_key(name: str, key: Any) -> None:

@@ -64,6 +64,7 @@ INPUTS: list[Row] = [
     (call(xs=ints(T, B, I)), TypeError, "floating point; got int64(6, 3, 2). Cast it .. rnnjax.Embedding"),
     (call(xs=bools(T, B, I)), TypeError, "floating point; got bool(6, 3, 2). Cast it"),
     (call(xs=np.array([[None]])), TypeError, "floating point; got object(1, 1)"),
+    (call(xs=zeros(T, B, I, dtype=np.complex64)), TypeError, "floating point; got complex64(6, 3, 2)"),
     (call(xs=[[[1.0]]]), TypeError, "`xs` must be an array (T, *B, I) .. got list with float inside: convert"),
     (call(xs=[zeros(B, I)] * T), TypeError, "got a list of 6 arrays: join time steps with `jnp.stack`"),
     (call(xs=1.0), TypeError, "`xs` must be an array (T, *B, I) .. got float: convert it with `jnp.asarray`"),
@@ -87,6 +88,11 @@ PARAMETERS: list[Row] = [
     (call(params=lambda p: p._replace(b=None)), TypeError, "`params` must be .. got GRUParams( .. b=NoneType"),
     (call(params=lambda p: p._replace(b=1.0)), TypeError, "`params.b` must be an array (12,); got 1.0: convert"),
     (call(params=lambda p: p._replace(b=ints(12))), TypeError, "`params.b` .. got int64(12,): cast it with"),
+    (
+        call(params=lambda p: p._replace(b=zeros(12, dtype=complex))),
+        TypeError,
+        "`params.b` .. floating point; got complex128(12,)",
+    ),
 ]
 
 STATES: list[Row] = [
@@ -97,6 +103,7 @@ STATES: list[Row] = [
     (call(state=cells.LSTMState(zeros(B, H), zeros(B, H))), TypeError, "must be GRUState( .. got LSTMState("),
     (call(state=cells.GRUState(None)), TypeError, "`state` must be GRUState( .. got GRUState(h=NoneType)"),
     (call(state=cells.GRUState(ints(B, H))), TypeError, "`state.h` .. got int64(3, 4): cast it"),
+    (call(state=cells.GRUState(1j * zeros(B, H))), TypeError, "`state.h` must be floating point; got complex128"),
     (call(state=cells.GRUState(0.0)), TypeError, "`state.h` must be an array (3, 4); got 0.0: convert it"),
 ]
 
@@ -132,6 +139,8 @@ OPTIONS: list[Row] = [
     (call(key=zeros(2)), TypeError, "`key` must be a JAX random key; got float64(2,)"),
     (call(key=zeros(3, dtype=np.uint32)), TypeError, "must be a JAX random key; got uint32(3,): make one"),
     (lambda: call(key=jax.random.split(jax.random.key(0)))(), ValueError, "must be one key, .. shape (2,): use one"),
+    (call(reverse="no"), TypeError, "`reverse` must be True or False; got 'no'"),
+    (call(reverse=np.ones(2)), TypeError, "`reverse` must be True or False; got array([1., 1.])"),
     (call(remat="all"), ValueError, '`remat` must be None, "state", "sqrt" or a chunk length .. got \'all\''),
     (call(remat=0), ValueError, "a chunk length of at least 1 step; got 0"),
     (call(remat=-4), ValueError, "a chunk length of at least 1 step; got -4"),
@@ -160,17 +169,24 @@ CONSTRUCTORS: list[Row] = [
     (lambda: rj.LSTM(H, "tanhh"), ValueError, "unknown activation 'tanhh'; choose one of .. tanh, or pass"),
     (lambda: rj.GRU(H, gate_activation=3), TypeError, "a name or a function of one array; got 3"),
     (lambda: rj.Elman(H, activation=None), TypeError, "a name or a function of one array; got None"),
-    (lambda: rj.GRU(H, compute_dtype=int), TypeError, "floating-point dtype such as bfloat16; got int64"),
+    (lambda: rj.GRU(H, compute_dtype=int), TypeError, "`compute_dtype` must be a floating-point dtype .. got <class"),
+    (lambda: rj.GRU(H, compute_dtype="foo"), TypeError, "`compute_dtype` must be a floating-point .. got 'foo'"),
+    (lambda: rj.GRU(H, compute_dtype="complex64"), TypeError, "`compute_dtype` must be .. got 'complex64'"),
     (lambda: rj.Elman(H, recurrent_init="ortho"), ValueError, "'orthogonal', 'identity'; got 'ortho'"),
-    (lambda: rj.LSTM(H, forget_bias="1"), TypeError, "`forget_bias` must be a number; got '1'"),
+    (lambda: rj.LSTM(H, forget_bias="1"), TypeError, "`forget_bias` must be a number, .. got '1'"),
     (lambda: rj.LSTM(H, max_time=8.5), TypeError, "`max_time` must be a positive integer; got 8.5 of type float"),
     (init(rj.LSTM(H, max_time=2), I), ValueError, "`max_time` must be at least 3 time steps .. got 2"),
+    (lambda: rj.LSTM(H, forget_bias=[1.0]), TypeError, "`forget_bias` must be a number, or an array .. got [1.0]"),
+    (lambda: rj.LeakyElman(H, leak=[0.5]), TypeError, "`leak` must be a number in [0, 1], or an array .. got [0.5]"),
+    (lambda: rj.LeakyElman(H, leak=np.full(H, 3.0)), ValueError, "`leak` must lie in [0, 1]; got [3. 3. 3. 3.]"),
+    (lambda: rj.Zoneout(LSTM, rate=np.full(H, 2.0)), ValueError, "`rate` must lie in [0, 1]; got [2. 2. 2. 2.]"),
+    (lambda: rj.RecurrentDropout(LSTM, rate=np.float32(1)), ValueError, "`rate` must be below 1, or nothing"),
     (lambda: rj.LeakyElman(H, leak=2.0), ValueError, "`leak` must lie in [0, 1]; got 2.0"),
     (lambda: rj.Zoneout(LSTM, rate=1.5), ValueError, "`rate` must lie in [0, 1]; got 1.5"),
     (lambda: rj.Zoneout(LSTM, rate=-0.1), ValueError, "`rate` must lie in [0, 1]; got -0.1"),
     (lambda: rj.Zoneout(LSTM, rate=math.nan), ValueError, "`rate` must lie in [0, 1]; got nan"),
-    (lambda: rj.Zoneout(LSTM, rate="0.5"), TypeError, "`rate` must be a number in [0, 1]; got '0.5'"),
-    (lambda: rj.WeightDrop(LSTM, rate=True), TypeError, "`rate` must be a number in [0, 1]; got True"),
+    (lambda: rj.Zoneout(LSTM, rate="0.5"), TypeError, "`rate` must be a number in [0, 1], or .. got '0.5'"),
+    (lambda: rj.WeightDrop(LSTM, rate=True), TypeError, "`rate` must be a number in [0, 1], or .. got True"),
     (lambda: rj.RecurrentDropout(LSTM, rate=1.0), ValueError, "`rate` must be below 1, or nothing .. got 1.0"),
     (lambda: rj.Dropout(1.5), ValueError, "`rate` must lie in [0, 1]; got 1.5"),
     (lambda: rj.VariationalDropout(-1), ValueError, "`rate` must lie in [0, 1]; got -1"),
@@ -182,11 +198,13 @@ CONSTRUCTORS: list[Row] = [
     (lambda: rj.Stack([GRU, rj.GRU]), TypeError, "`layers[1]` must be a layer or a cell .. `GRU(8)`"),
     (lambda: rj.Bidirectional(GRU, merge="cat"), ValueError, "`merge` must be one of 'concat', .. got 'cat'"),
     (lambda: rj.Dense(0), ValueError, "`size` must be at least 1; got 0"),
+    (lambda: rj.Dense(3, use_bias="no"), TypeError, "`use_bias` must be True or False; got 'no'"),
+    (lambda: rj.RNN(GRU, reverse="no"), TypeError, "`reverse` must be True or False; got 'no'"),
 ]
 
 INIT: list[Row] = [
     row
-    for cell in (GRU, LSTM, PLAIN, CONV, rj.Elman(H), rj.Zoneout(GRU), rj.RNN(GRU))
+    for cell in (GRU, LSTM, PLAIN, CONV, rj.Elman(H), rj.Zoneout(GRU), rj.RNN(GRU), rj.Dense(H))
     for row in [
         (init(cell, 0), ValueError, "`in_size` must be at least 1; got 0"),
         (init(cell, -1), ValueError, "`in_size` must be at least 1; got -1"),
@@ -195,7 +213,13 @@ INIT: list[Row] = [
         (init(cell, (T, B, I)), TypeError, "`in_size` must be a positive integer; got (6, 3, 2)"),
         (init(cell, I, key=0), TypeError, "`key` must be a JAX random key; got int: make one with"),
         (init(cell, I, key=None), TypeError, "`key` must be a JAX random key; got NoneType: make one"),
+        (init(cell, I, jnp.int32), TypeError, "`dtype` must be a floating-point dtype .. got <class"),
+        (init(cell, I, "foo"), TypeError, "`dtype` must be a floating-point dtype .. got 'foo'"),
+        (init(cell, I, "complex64"), TypeError, "`dtype` must be a floating-point dtype .. got 'complex64'"),
     ]
+] + [
+    (init(rj.Embedding(9, H), key=0), TypeError, "`key` must be a JAX random key; got int: make one with"),
+    (init(rj.Embedding(9, H), None, "int8"), TypeError, "`dtype` must be a floating-point dtype .. got 'int8'"),
 ]
 
 TABLES = {

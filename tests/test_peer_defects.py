@@ -477,9 +477,53 @@ def sharded(cell: rj.Cell, options: dict[str, Any]) -> Callable[..., Any]:
     return run
 
 
+LAYERS = {
+    "dense": rj.Dense(3),
+    "residual": rj.Residual(rj.GRU(I)),
+    "mean": rj.Mean(),
+    "last": rj.Last(),
+    "max": rj.Max(),
+    "dropout": rj.Dropout(0.5),
+    "bidirectional": rj.Bidirectional(rj.LSTM(3)),
+    "layer_norm": rj.LayerNorm(),
+    "causal_conv": rj.CausalConv(3),
+    "block": rj.Block(rj.LRU(4)),
+    "attention_pooling": rj.AttentionPooling(3),
+    "embedding": rj.Embedding(5, 3),
+}
+
+
+def layer_differs(name: str) -> str:
+    """A layer on an explicit mesh, with lengths, whose outputs must have the sharding of the batch; or ""."""
+    layer, lengths = LAYERS[name], jnp.arange(8) % (T + 1)
+    xs = jnp.arange(8 * T).reshape(T, 8) % 5 if name == "embedding" else normal(0, T, 8, I)
+    params = layer.init(jax.random.key(0), None if name == "embedding" else I)
+    run = lambda xs: layer(params, xs, lengths=lengths, key=jax.random.key(1))[0]  # noqa: E731
+    wanted, mesh = run(xs), jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
+    try:
+        with jax.set_mesh(mesh):
+            got = jax.jit(run)(jax.device_put(xs, NamedSharding(mesh, P(None, "data"))))
+        assert "data" in got.sharding.spec
+        assert_trees_close(np.asarray(got), wanted)
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"[:2000]
+    return ""
+
+
+def collectives() -> list[str]:
+    """Of the default implementation's forward pass, whose batch is sharded and whose weights are not."""
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
+    args = random_params(BASIC["lstm"]), normal(0, T, 8, I)
+    placed = [
+        jax.device_put(arg, NamedSharding(mesh, spec)) for arg, spec in zip(args, (P(), P(None, "data")), strict=True)
+    ]
+    text = jax.jit(lambda p, x: rj.unroll(BASIC["lstm"], p, x)).lower(*placed).compile().as_text()
+    return [name for name in ("all-gather", "all-reduce", "all-to-all", "collective-permute") if name in text]
+
+
 def mesh_program() -> None:
     """Prints for every case and place "same", or how it differs from the same call on one device."""
-    report = {}
+    report: dict[str, Any] = {"layers": {name: layer_differs(name) for name in LAYERS}, "collectives": collectives()}
     for name, (cell, options) in SHARDED.items():
         run = sharded(cell, options)
         event = (3,) if name == "convolution" else ()
@@ -491,23 +535,23 @@ def mesh_program() -> None:
                 report[f"{name}-{place}"] = "same"
             except Exception as error:
                 report[f"{name}-{place}"] = f"{type(error).__name__}: {error}"[:2000]
-    print(json.dumps(report | {"time": sharded_time()}))
+    print(json.dumps(report | {"time": refusal(P("data")), "features": refusal(P(None, None, "data"))}))
 
 
-def sharded_time() -> str:
-    """The message of the error for inputs that are sharded along time."""
+def refusal(spec: P) -> str:
+    """The message of the error for inputs that are sharded along time or features."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Explicit,))
-    xs = jax.device_put(normal(0, 8, B, I), NamedSharding(mesh, P("data")))
+    xs = jax.device_put(normal(0, 8, B, 8), NamedSharding(mesh, spec))
     with jax.set_mesh(mesh):
         try:
-            rj.unroll(BASIC["gru"], random_params(BASIC["gru"]), xs)
+            rj.unroll(BASIC["gru"], BASIC["gru"].init(jax.random.key(0), 8), xs)
         except ValueError as error:
             return str(error)
     return "accepted"
 
 
 @pytest.fixture(scope="module")
-def mesh_report() -> dict[str, str]:
+def mesh_report() -> dict[str, Any]:
     variables = {
         "JAX_NUM_CPU_DEVICES": "8",
         "JAX_PLATFORMS": "cpu",
@@ -525,13 +569,24 @@ def mesh_report() -> dict[str, str]:
 @pytest.mark.parametrize(
     ("case", "place"), [pair for pair in itertools.product(SHARDED, PLACES) if pair != INCOMPARABLE]
 )
-def test_sharded_batch(case: str, place: str, mesh_report: dict[str, str]) -> None:
+def test_sharded_batch(case: str, place: str, mesh_report: dict[str, Any]) -> None:
     """Flax's RNN fails to trace on an explicit mesh: its zero carry does not have the sharding of the inputs."""
     assert mesh_report[f"{case}-{place}"] == "same"
 
 
-def test_sharded_time_is_refused(mesh_report: dict[str, str]) -> None:
+@pytest.mark.parametrize("name", LAYERS)
+def test_sharded_layers(name: str, mesh_report: dict[str, Any]) -> None:
+    assert mesh_report["layers"][name] == ""
+
+
+def test_a_sharded_batch_stays_where_it_is(mesh_report: dict[str, Any]) -> None:
+    """XLA gathers the arguments of a call into native code."""
+    assert mesh_report["collectives"] == []
+
+
+def test_other_shardings_are_refused(mesh_report: dict[str, Any]) -> None:
     """JAX's message says "0th dimension of all xs should be replicated", without naming an argument or a way out."""
+    assert "`xs` must not be sharded along features, its axis 2; got P(None, None, 'data')" in mesh_report["features"]
     assert "`xs` must not be sharded along time, its axis 0; got P('data', None, None)" in mesh_report["time"]
     assert "`jax.sharding.reshard`" in mesh_report["time"]
 

@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 
 import rnnjax as rj
+from rnnjax._cell import kernel
 from rnnjax._unroll import table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -76,7 +77,9 @@ def exported() -> set[type]:
 
 
 def mark(cell: Any, event_shape: tuple[int, ...], implementation: str) -> str:
-    """What `unroll` says to this cell and implementation. Nothing is computed."""
+    """What `unroll` says to this cell and implementation, with kernels or without. Nothing is computed."""
+    if implementation == "cpu":
+        return "–" if kernel(cell) is None else "✓"
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), event_shape[-1]))
     xs = jnp.ones((3, 2, *event_shape))
     try:

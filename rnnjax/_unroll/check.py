@@ -12,7 +12,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .._cell import Cell
-from .._errors import check_key, describe, is_array
+from .._errors import check_flag, check_key, describe, is_array
 from .._types import Params, State, Xs
 from . import table
 from .place import explicit_spec
@@ -34,6 +34,7 @@ def arguments(
     context: Any,
     remat: Any,
     implementation: Any,
+    reverse: Any = False,
 ) -> None:
     """Raises ValueError or TypeError with one sentence on the first argument that does not fit."""
     if not isinstance(cell, Cell):
@@ -41,7 +42,7 @@ def arguments(
         raise TypeError(f"`cell` must be a cell; got {cell!r}{hint}")
     inputs(xs)
     steps, batch_shape = sizes(cell, xs)
-    check_placement(xs)
+    check_placement(xs, 1 + len(batch_shape))
     parameters(cell, params, xs)
     if state is not None:
         check_state(cell, params, state, batch_shape, context)
@@ -50,6 +51,7 @@ def arguments(
     check_flags("reset", reset, steps, batch_shape, xs)
     if key is not None:
         check_key("key", key)
+    check_flag("reverse", reverse)
     check_remat(remat)
     table.check_name(implementation)
 
@@ -63,7 +65,7 @@ def inputs(xs: Xs) -> None:
         if not is_array(leaf):
             came = describe(xs) if leaf is xs else f"{describe(xs)} with {describe(leaf)} inside"
             raise TypeError(f"`xs` must be an array (T, *B, I) or a pytree of them; got {came}: {_CONVERT}")
-        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise TypeError(
                 f"`xs` must be floating point; got {describe(leaf)}. Cast it with `.astype(jnp.float32)`, or embed "
                 "tokens with `rnnjax.Embedding` first"
@@ -75,15 +77,17 @@ def inputs(xs: Xs) -> None:
         )
 
 
-def check_placement(xs: Xs) -> None:
-    """Inputs are whole along time."""
+def check_placement(xs: Xs, axes: int) -> None:
+    """Inputs are whole along time, their axis 0, and along what follows the batch axes, from axis `axes` on."""
     for leaf in jax.tree.leaves(xs):
         spec = explicit_spec(leaf)
-        if spec is not None and spec[0] is not None:
-            raise ValueError(
-                f"`xs` must not be sharded along time, its axis 0; got {spec}: shard a batch axis, or gather time with "
-                "`jax.sharding.reshard`"
-            )
+        for axis, names in enumerate(() if spec is None else spec):
+            if names is not None and not 0 < axis < axes:
+                along = "time, its axis 0" if axis == 0 else f"features, its axis {axis}"
+                raise ValueError(
+                    f"`xs` must not be sharded along {along}; got {spec}: shard a batch axis, or gather that one with "
+                    "`jax.sharding.reshard`"
+                )
 
 
 def sizes(cell: Cell, xs: Xs) -> tuple[int, tuple[int, ...]]:
@@ -129,7 +133,7 @@ def parameters(cell: Cell, params: Params, xs: Xs) -> None:
                 f"{tuple(have.shape)}. `xs` has shape {_shapes(xs)}: its last axis must be the `in_size` that the "
                 "parameters were made for"
             )
-        if not jnp.issubdtype(have.dtype, jnp.inexact):
+        if not jnp.issubdtype(have.dtype, jnp.floating):
             raise TypeError(f"`params{path}` must be floating point; got {describe(have)}: {_CAST}")
 
 
@@ -166,7 +170,7 @@ def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int
                 f"{name} must be {tuple(want.shape)} for batch shape {batch_shape}; got {tuple(have.shape)}. "
                 "States are never broadcast: use `cell.initial_state(params, batch_shape)`"
             )
-        if not jnp.issubdtype(have.dtype, jnp.inexact):
+        if not jnp.issubdtype(have.dtype, jnp.floating):
             raise TypeError(f"{name} must be floating point; got {describe(have)}: {_CAST}")
 
 

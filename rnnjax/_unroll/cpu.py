@@ -50,6 +50,8 @@ def prefer(call: Call) -> str | None:
     """Why another implementation is faster, or None."""
     if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}"
+    if jax.device_count() > 1:
+        return f"XLA would gather for it what is sharded over the {jax.device_count()} devices"
     return "a single step has no loop to speed up" if call.steps == 1 else None
 
 

@@ -73,7 +73,7 @@ def unroll(
     >>> bool((ys[2:, 1] == 0).all()), bool((ys[1, 1] == state.h[1]).all())
     (True, True)
     """
-    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation)
+    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation, reverse)
     try:
         return _execute(
             cell,
@@ -126,7 +126,7 @@ def explain(
       scan         can run it; 'fused' was taken before it
       newton       can run it, but only by name: no benchmark has shown its iterations to be faster than a loop
     """
-    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation)
+    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation, reverse)
     lines = []
 
     def describe(*arrays: Any) -> None:
@@ -174,7 +174,7 @@ def newton_report(
     newton = Newton() if implementation is None else implementation
     if not isinstance(newton, Newton):
         raise TypeError(f"`implementation` must be a `rnnjax.Newton` or None; got {newton!r}")
-    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, newton)
+    check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, newton, reverse)
     arrays = cell, params, xs, state, lengths, mask, reset, key, context
     return _report(*arrays, reverse=bool(reverse), remat=remat, newton=newton)
 

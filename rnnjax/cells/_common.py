@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import initializers
-from .._errors import check_size
+from .._errors import check_size, floating
 from .._struct import set_field
 from .._types import Array, DTypeLike, Gates, Key, at_least_float32
 from ..activations import canonical
@@ -28,17 +28,14 @@ def settle_compute_dtype(owner: Any) -> None:
     """Brings a compute dtype to its name, which prints, pickles and compares: NumPy holds dtype("float64") equal to
     None."""
     if owner.compute_dtype is not None:
-        dtype = jnp.dtype(owner.compute_dtype)
-        if not jnp.issubdtype(dtype, jnp.inexact):
-            raise TypeError(f"`compute_dtype` must be a floating-point dtype such as bfloat16; got {dtype}")
-        set_field(owner, "compute_dtype", dtype.name)
+        set_field(owner, "compute_dtype", floating("compute_dtype", owner.compute_dtype).name)
 
 
 def settle_number(cell: Any, name: str) -> None:
     """Turns a Python integer leaf into a float, so that 1 and 1.0 are one trace."""
     value = getattr(cell, name)
-    if isinstance(value, (bool, str)) or value is None:
-        raise TypeError(f"`{name}` must be a number; got {value!r}")
+    if isinstance(value, (bool, str, list, tuple)) or value is None:
+        raise TypeError(f"`{name}` must be a number, or an array with one for each unit; got {value!r}")
     if isinstance(value, int):
         set_field(cell, name, float(value))
 
@@ -77,12 +74,6 @@ def check_positive(name: str, value: Any) -> None:
         raise TypeError(f"`{name}` must be a positive number; got {value!r} of type {type(value).__name__}")
     if not float(value) > 0:
         raise ValueError(f"`{name}` must be above 0; got {value}")
-
-
-def check_flag(name: str, value: Any) -> None:
-    """Raises unless `value` is True or False."""
-    if not isinstance(value, bool):
-        raise TypeError(f"`{name}` must be True or False; got {value!r}")
 
 
 def check_max_time(max_time: Any) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 
 from .._cell import Wrapper
-from .._errors import check_rate
+from .._errors import check_flag, check_rate
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise
-from ._common import abstract_state, check_flag, drop_scale, settle_number
+from ._common import abstract_state, drop_scale, settle_number
 
 
 @struct

@@ -2,7 +2,7 @@
 
 They need matplotlib, `pip install "rnnjax[examples]"`, which is imported at the first call. Lines differ in colour and
 in dashes, points in shape, and the colour maps are ordered in brightness, so that pictures can be printed in grey and
-read by the colour-blind.
+read by the colour-blind. In print the sign is lost of signed values, whose two sides differ in hue and not in darkness.
 """
 
 from __future__ import annotations
@@ -35,7 +35,9 @@ def _axes(ax: Any) -> Any:
 
 
 def _styles() -> Any:
-    return cycle({"color": colour, "linestyle": dash} for colour, dash in zip(COLOURS, DASHES, strict=True))
+    """Colours and dashes, no pair of which comes back before all have come."""
+    size = len(COLOURS)
+    return ({"color": COLOURS[i % size], "linestyle": DASHES[(i + i // size) % size]} for i in count())
 
 
 def gradient_flow(flow: GradientFlow | Mapping[str, Array], ax: Any = None) -> Any:
@@ -82,9 +84,10 @@ def heat_map(
     """A matrix as colours: gates over time, alignments of tokens, influence, the results of a sweep.
 
     Args:
-        values: (rows, columns); the first row is on top. For gates of one row of a batch, `gates[:, 0].T`.
+        values: (rows, columns); the first row is on top, and what is NaN is grey. For gates of one row of a batch,
+            `gates[:, 0].T`.
         ax: the Axes to draw on.
-        rows, columns: names, one for each, written beside them.
+        rows, columns: names, one for each, written beside them; of more than 40, some.
         xlabel, ylabel, label: of the columns, the rows and the colours.
         limits: the values of the two ends of the colours; None takes those that occur.
         signed: whether zero is in the middle, with colours of its own on either side.
@@ -105,6 +108,7 @@ def heat_map(
         if names is not None and len(names) != size:
             raise ValueError(f"`{name}` must hold {size} names for `values` {matrix.shape}; got {len(names)}")
     ax = _axes(ax)
+    ax.set_facecolor("0.85")  # what is NaN
     if limits is None:
         finite = matrix[np.isfinite(matrix)]
         low, high = (finite.min(), finite.max()) if finite.size else (0.0, 1.0)
@@ -120,14 +124,20 @@ def heat_map(
     for axis in (ax.xaxis, ax.yaxis):
         axis.get_major_locator().set_params(integer=True)
     if rows is not None:
-        ax.set_yticks(range(len(rows)), labels=[str(name) for name in rows])
+        ax.set_yticks(*_some(rows))
     if columns is not None:
         long = max(len(str(name)) for name in columns) > 3
-        ax.set_xticks(range(len(columns)), labels=[str(name) for name in columns], rotation=45 if long else 0)
+        ax.set_xticks(*_some(columns), rotation=45 if long else 0)
     ax.set_xlabel(xlabel)
     ax.set_ylabel(ylabel)
     ax.figure.colorbar(image, ax=ax, label=label)
     return ax
+
+
+def _some(names: Sequence[Any]) -> tuple[range, list[str]]:
+    """At most 40 places and their names."""
+    places = range(0, len(names), -(-len(names) // 40))
+    return places, [str(names[place]) for place in places]
 
 
 def sweep_map(swept: Swept, rows: str, columns: str, measure: str, ax: Any = None) -> Any:

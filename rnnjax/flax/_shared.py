@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Cell
-from .._errors import check_rate, check_size, describe
+from .._errors import check_flag, check_rate, check_size, describe, floating
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll.call import Remat
 from ..layers import RNN, Bidirectional, Dropout, First, Last, Layer, Stack
@@ -36,12 +36,6 @@ def stack(
     return Stack((layer, *(*between, layer) * (num_layers - 1)))
 
 
-def check_flag(name: str, value: Any) -> None:
-    """Raises TypeError unless `value` is True or False."""
-    if not isinstance(value, (bool, np.bool_)):
-        raise TypeError(f"`{name}` must be True or False; got {value!r}")
-
-
 def check_in_features(layer: Layer, in_features: Any) -> None:
     """Raises unless `in_features` is a size, or None for a layer that reads integer ids."""
     if layer.event_ndim or in_features is not None:
@@ -50,10 +44,7 @@ def check_in_features(layer: Layer, in_features: Any) -> None:
 
 def param_dtype(dtype: DTypeLike) -> Any:
     """The dtype of new parameters; TypeError unless it is a floating one."""
-    dtype = jnp.dtype(dtype)
-    if not jnp.issubdtype(dtype, jnp.inexact):
-        raise TypeError(f"`param_dtype` must be a floating-point dtype such as float32; got {dtype}")
-    return dtype
+    return floating("param_dtype", dtype)
 
 
 def named(params: Params) -> Any:

@@ -11,6 +11,7 @@ from flax import linen as nn
 
 from .. import cells, layers
 from .._cell import Cell
+from .._errors import check_flag
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll.call import Remat
 from ..activations import Activation
@@ -47,9 +48,9 @@ class Recurrent(nn.Module, kw_only=True):
         # a bad option is reported where the module is made, not where it is first called
         _ = self.functional
         for name in ("time_major", "return_sequences"):
-            _shared.check_flag(name, getattr(self, name))
+            check_flag(name, getattr(self, name))
         if self.deterministic is not None:
-            _shared.check_flag("deterministic", self.deterministic)
+            check_flag("deterministic", self.deterministic)
         _shared.param_dtype(self.param_dtype)
 
     @property
@@ -225,7 +226,7 @@ class RNN(Recurrent):
 
     @property
     def functional(self) -> layers.Layer:
-        _shared.check_flag("reverse", self.reverse)
+        check_flag("reverse", self.reverse)
         return layers.RNN(self.cell, self.reverse, self.remat, self.implementation)
 
 

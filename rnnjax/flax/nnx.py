@@ -12,6 +12,7 @@ from flax import nnx
 
 from .. import cells, layers
 from .._cell import Cell
+from .._errors import check_flag
 from .._types import Array, DTypeLike, Params, State, Xs
 from .._unroll.call import Remat
 from ..activations import Activation
@@ -64,7 +65,7 @@ class Recurrent(nnx.Module):
         _shared.check_in_features(layer, in_features)
         flags = {"return_sequences": return_sequences, "time_major": time_major, "deterministic": deterministic}
         for name, value in flags.items():
-            _shared.check_flag(name, value)
+            check_flag(name, value)
         dtype = _shared.param_dtype(param_dtype)
         if rngs is not None and not isinstance(rngs, nnx.Rngs):
             raise TypeError(f"`rngs` must be an nnx.Rngs, such as `nnx.Rngs(0)`; got {type(rngs).__name__}")
@@ -177,6 +178,7 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None,
     ) -> jax.Array | None:
         deterministic = self.deterministic if deterministic is None else deterministic
+        check_flag("deterministic", deterministic)
         if deterministic or not _shared.draws_noise(layer, inputs.x, inputs.context, self.time_major):
             return None
         source = self.rngs if rngs is None else rngs
@@ -305,7 +307,7 @@ class RNN(Recurrent):
         params: Params | None = None,
         rngs: nnx.Rngs | None = None,
     ):
-        _shared.check_flag("reverse", reverse)
+        check_flag("reverse", reverse)
         super().__init__(
             layers.RNN(cell, reverse, remat, implementation),
             in_features,

@@ -13,6 +13,7 @@ from .._errors import check_key
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll import check, lift
 from .._unroll.lift import zero_where_masked
+from .._unroll.place import Placement
 
 
 class Layer(abc.ABC):
@@ -154,7 +155,8 @@ def valid_steps(
             f"`reset` marks several sequences in one row, and {layer!r} has one output for each row: pool every "
             "sequence by itself, with `mask`"
         )
-    return lift.valid_steps(None if lengths is None else jnp.asarray(lengths), mask, steps)
+    valid = lift.valid_steps(None if lengths is None else jnp.asarray(lengths), mask, steps)
+    return Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape)).along_time(valid)
 
 
 def check_entries(name: str, value: Any, layers: Sequence[Layer]) -> None:

@@ -15,6 +15,7 @@ from .._types import Array, DTypeLike, Key, State, Xs, at_least_float32
 from .._unroll import check
 from .._unroll.call import Dtypes
 from .._unroll.lift import along, where, zero_where_masked
+from .._unroll.place import Placement
 from .._unroll.recurrence import flip
 from ..cells._common import settle_compute_dtype, times
 from ._layer import Layer, check_stream, one_array, valid_steps
@@ -111,8 +112,9 @@ class CausalConv(Layer):
         dtypes = Dtypes.of(self.compute_dtype, x, params)
         x = zero_where_masked(valid, x.astype(dtypes.state))
         start = self.initial_state(params, batch_shape, dtypes.state) if state is None else state
-        past = self._past(start, batch_shape, x)
-        reset = along(None if reset is None else jnp.asarray(reset), self.reverse)
+        place = Placement.of(x, 1 + len(batch_shape))
+        past = place.along_time(self._past(start, batch_shape, x))
+        reset = along(None if reset is None else place.along_time(jnp.asarray(reset)), self.reverse)
         x, valid, reset = flip((x, valid, reset), self.reverse)
         run = self._run if valid is None and reset is None else self._run_flagged
         ys, past = run(params, x, past, valid, reset)
@@ -137,12 +139,12 @@ class CausalConv(Layer):
         self, params: CausalConvParams, x: Array, past: Array, valid: Array | None, reset: Array | None
     ) -> tuple[Array, Array]:
         """The valid steps of each row move to its front, and outputs back to where they were."""
-        valid = jnp.ones(x.shape[:-1], bool) if valid is None else valid
-        reset = jnp.zeros(valid.shape, bool) if reset is None else reset
+        valid = jnp.ones_like(reset) if valid is None else valid
+        reset = jnp.zeros_like(valid) if reset is None else reset
         order = jnp.argsort(~valid, axis=0, stable=True)
         sequence = jnp.cumsum(reset, axis=0, dtype=jnp.int32)
         both = jnp.concatenate([past, _take(x, order)])
-        of = jnp.concatenate([jnp.zeros(past.shape[:-1], jnp.int32), jnp.take_along_axis(sequence, order, 0)])
+        of = jnp.concatenate([jnp.zeros_like(past[..., 0], jnp.int32), jnp.take_along_axis(sequence, order, 0)])
         taps = []
         for k in range(self.width):
             at = self._at(k, x)
@@ -151,10 +153,9 @@ class CausalConv(Layer):
         count = valid.sum(0, dtype=jnp.int32)
         rank = jnp.maximum(jnp.cumsum(valid, axis=0, dtype=jnp.int32) - 1, 0)
         ys = _take(sum(taps[1:], taps[0]), rank)
-        places = jnp.arange(self.width - 1, dtype=jnp.int32).reshape(-1, *(1,) * count.ndim)
-        places = jnp.broadcast_to(places, (self.width - 1, *count.shape)) + count[None]
+        places = jnp.stack([count + k for k in range(self.width - 1)]) if self.width > 1 else of[:0]
         last = sequence[-1] if len(sequence) else jnp.zeros_like(count)
-        kept = jnp.take_along_axis(of, places, 0) == jnp.broadcast_to(last[None], places.shape)
+        kept = jnp.take_along_axis(of, places, 0) == last[None]
         new = _take(both, places)
         return ys, where(kept, new, jnp.zeros_like(new))
 

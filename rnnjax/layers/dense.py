@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from .. import initializers
 from .._cell import affine
-from .._errors import check_size
+from .._errors import check_flag, check_key, check_size, floating
 from .._struct import set_field, struct
 from .._types import Array, DTypeLike, Key
 from .._unroll.call import Dtypes
@@ -68,10 +68,13 @@ class Dense(Stateless):
     def __post_init__(self) -> None:
         check_size("size", self.size)
         set_field(self, "activation", canonical(self.activation))
+        check_flag("use_bias", self.use_bias)
         settle_compute_dtype(self)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> DenseParams:
+        check_key("key", key)
         check_size("in_size", in_size)
+        dtype = floating("dtype", dtype)
         return DenseParams(
             w=initializers.glorot_uniform(key, (in_size, self.size), dtype),
             b=jnp.zeros((self.size,), dtype) if self.use_bias else None,

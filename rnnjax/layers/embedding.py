@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
+from jax.sharding import PartitionSpec
 
-from .._errors import check_size, describe
+from .._errors import check_key, check_size, describe, floating
 from .._struct import struct
-from .._types import Array, DTypeLike, Key, at_least_float32
+from .._types import Array, DTypeLike, Key, at_least_float32, explicit_spec
 from ._layer import Stateless
 
 
@@ -66,6 +67,8 @@ class Embedding(Stateless):
             raise ValueError(
                 f"`in_size` must be None or the vocabulary, {self.vocabulary}, because inputs are ids; got {in_size}"
             )
+        check_key("key", key)
+        dtype = floating("dtype", dtype)
         exact = at_least_float32(dtype)
         return EmbeddingParams(jax.random.normal(key, (self.vocabulary, self.size), exact).astype(dtype))
 
@@ -84,7 +87,9 @@ class Embedding(Stateless):
     def apply(self, params: EmbeddingParams, x: Array, valid: Array | None, key: Key | None) -> Array:
         self._check_range(x)
         w = jnp.asarray(params.w, at_least_float32(params.w.dtype))
-        rows = w.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+        spec = explicit_spec(x)
+        placed = {} if spec is None else {"out_sharding": PartitionSpec(*spec, None)}
+        rows = w.at[x].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False, **placed)
         return rows.astype(params.w.dtype)
 
     def _check_range(self, ids: Array) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._cell import Cell
-from .._errors import check_size
+from .._errors import check_flag, check_size
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll import Newton, check, table, unroll
@@ -52,6 +52,7 @@ class RNN(Layer):
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell):
             raise TypeError(f"`cell` must be a cell, such as `rnnjax.LSTM(128)`; got {self.cell!r}")
+        check_flag("reverse", self.reverse)
         check.check_remat(self.remat)
         table.check_name(self.implementation)
 

@@ -23,6 +23,11 @@ def test_gradient_flow() -> None:
     assert lines[0].get_linestyle() != lines[1].get_linestyle()
 
 
+def test_no_two_lines_look_alike() -> None:
+    lines = plots.recall({str(i): jnp.ones(3) for i in range(20)}).get_lines()
+    assert len({(line.get_color(), line.get_linestyle(), str(line._dash_pattern)) for line in lines}) == len(lines)
+
+
 def test_axes_are_taken() -> None:
     from matplotlib.figure import Figure
 
@@ -37,6 +42,8 @@ def test_heat_map() -> None:
     assert image.get_clim() == (-3.0, 3.0)
     np.testing.assert_array_equal(np.asarray(image.get_array().filled(np.nan)), values)
     assert plots.heat_map(values, limits=(0, 1)).get_images()[0].get_clim() == (0, 1)
+    many = plots.heat_map(np.zeros((2, 90)), columns=range(90)).get_xticklabels()
+    assert [tick.get_text() for tick in many] == [str(i) for i in range(0, 90, 3)]
     with pytest.raises(ValueError, match="matrix"):
         plots.heat_map(np.zeros(3))
     with pytest.raises(ValueError, match="`rows` must hold 2"):

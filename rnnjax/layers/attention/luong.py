@@ -9,10 +9,9 @@ import jax.numpy as jnp
 
 from ... import initializers
 from ..._cell import dot
-from ..._errors import check_size
+from ..._errors import check_flag, check_size
 from ..._struct import struct
 from ..._types import Array, DTypeLike, Key, Noise, Z
-from ...cells._common import check_flag
 from .cell import Attention, Prepared
 from .score import Attended
 
