@@ -33,7 +33,7 @@ class GradientMonitor:
 
     def __init__(self, model: Layer, data: Any, loss: Any, every: int, rows: int, log: Log | None) -> None:
         self.readings: list[Reading] = []
-        self._every, self._log, self._last = every, log, -math.inf
+        self.every, self._log, self._last = every, log, -math.inf
         batch = take(as_batch(data), slice(0, rows))
         (measure,) = measures(loss, ())
         xs = jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf), 1, 0), batch.inputs)
@@ -53,16 +53,20 @@ class GradientMonitor:
         self._read = jax.jit(read)
 
     def __call__(self, event: Epoch) -> None:
+        """As `during`, after an epoch."""
+        self.during(event.step, event.state.params)
+
+    def during(self, step: int, params: Any) -> None:
         """Takes a reading if enough steps have passed since the last one."""
-        if event.step - self._last < self._every:
+        if step - self._last < self.every:
             return
-        self._last = event.step
-        found = jax.device_get(self._read(event.state.params))
+        self._last = step
+        found = jax.device_get(self._read(params))
         shares = {name: share[:reached] for name, (share, reached, _) in found.items()}
-        reading = Reading(event.step, shares, {name: int(memory) for name, (_, _, memory) in found.items()})
+        reading = Reading(step, shares, {name: int(memory) for name, (_, _, memory) in found.items()})
         self.readings.append(reading)
         if self._log is not None:
-            self._log(event.step, _values(reading))
+            self._log(step, _values(reading))
 
 
 def _values(reading: Reading) -> Mapping[str, float]:
@@ -75,14 +79,14 @@ def gradient_monitor(
 ) -> GradientMonitor:
     """A callback of `rnnjax.training.fit` that follows how far back the gradient reaches.
 
-    `fit` calls it after every epoch, so that its readings are taken at the first end of an epoch at which `every` steps
-    have passed. Each is one forward and one backward pass over a few rows, without noise.
+    `fit` calls it within epochs and after them, so that a reading is taken once `every` steps have passed since the
+    last one. Each is one forward and one backward pass over a few rows, without noise.
 
     Args:
         model: the layer that is trained.
         data: (inputs, targets) or (inputs, targets, lengths) as for `fit`, batch-major; the first `rows` are used.
         loss: as for `fit`.
-        every: steps from one reading to the next, at least.
+        every: steps from one reading to the next; an epoch whose steps it does not divide begins to count anew.
         rows: how many rows of `data` are used.
         log: a function of the step and the values, such as `rnnjax.training.csv_logger("flow.csv")`.
 
@@ -92,10 +96,10 @@ def gradient_monitor(
     >>> import numpy as np, rnnjax as rj
     >>> x, y = np.random.default_rng(0).normal(size=(64, 5, 2)).astype("float32"), np.arange(64) % 2
     >>> model = rj.Stack([rj.RNN(rj.GRU(4)), rj.Last(), rj.Dense(2)])
-    >>> monitor = rj.diagnostics.gradient_monitor(model, (x, y))
-    >>> fitted = rj.training.fit(model, (x, y), epochs=2, callbacks=[monitor], progress=False)
+    >>> monitor = rj.diagnostics.gradient_monitor(model, (x, y), every=10)
+    >>> fitted = rj.training.fit(model, (x, y), batch_size=2, epochs=1, callbacks=[monitor], progress=False)
     >>> [(reading.step, reading.share["0"].shape) for reading in monitor.readings]
-    [(2, (5,)), (4, (5,))]
+    [(10, (5,)), (20, (5,)), (30, (5,))]
     """
     if not isinstance(model, Layer):
         raise TypeError(f"`model` must be a layer of rnnjax, whose states can be reached; got {type(model).__name__}")

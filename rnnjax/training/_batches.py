@@ -144,9 +144,12 @@ class Cut(NamedTuple):
     block: int
 
     @classmethod
-    def of(cls, rows: int, batch_size: int, longest: int) -> Cut:
-        """Blocks of one length, at most `longest` batches, which divides the epoch if some length near it does."""
+    def of(cls, rows: int, batch_size: int, longest: int, exactly: int | None = None) -> Cut:
+        """Blocks of one length, at most `longest` batches, which divides the epoch if some length near it does; with
+        `exactly` of so many, where that is less."""
         steps = -(-rows // batch_size)
+        if exactly is not None and exactly < min(longest, steps):
+            return cls(rows, batch_size, steps, exactly)
         count = -(-steps // longest)
         count = next((n for n in range(count, 2 * count) if steps % n == 0), count)
         return cls(rows, batch_size, steps, -(-steps // count))

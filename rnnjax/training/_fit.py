@@ -123,7 +123,9 @@ def fit(
         patience: epochs without improvement after which training stops.
         monitor: the entry of the history that must improve; by default "val_loss", or "loss" without validation.
         restore_best: whether the parameters of the best epoch are returned, rather than those of the last.
-        callbacks: functions of an `Epoch`, called after every epoch; one that returns True stops the training.
+        callbacks: functions of an `Epoch`, called after every epoch; one that returns True stops the training. One with
+            an attribute `every` and a method `during(step, params)` is also called within epochs, once every so many
+            updates, for which compiled loops are no longer than that.
         log: functions of the step and the values of an epoch, such as `csv_logger("run.csv")`.
         checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
             there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted. At SIGTERM
@@ -167,12 +169,14 @@ def fit(
         adapted = windowed(adapted, truncate)
     chain = default_optimizer(1e-3, clip_norm=1.0) if optimizer is None else optimizer
     step = make_step(adapted, used, chain, accumulate, parallel)
+    watchers: list[Any] = [callback for callback in callbacks if hasattr(callback, "during")]
+    every = min((watcher.every for watcher in watchers), default=None)
     if arrays is None:
         run = _runs.StreamRun(step, first, data, parallel)
     elif truncate is None:
-        run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None, parallel)
+        run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None, parallel, every)
     else:
-        run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate), parallel)
+        run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate), parallel, every)
     _check_labels(used, plain, first, batch_size, truncate)
     if validation is not None and is_arrays(validation):
         _check_labels(used, plain, as_batch(validation), batch_size, truncate)
@@ -185,6 +189,7 @@ def fit(
     record, zeros = _Record.new(state, judge), run.zeros(state)
     record = record._replace(totals=zeros())
     described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
+    described |= {} if every is None else {"every": every}
     described |= {"rows": None if arrays is None else rows_of(arrays), "window": truncate and list(truncate)}
     loggers = (log,) if callable(log) else tuple(log)
 
@@ -199,9 +204,12 @@ def fit(
             began = time.perf_counter()
             if not done:
                 state, totals = run.begin(state), zeros()
+            before = int(state.step) - run.steps(done) if watchers else 0
             for part in run.parts(state, epoch, done, totals):
                 state, totals, done, share = part
                 bar.part(epoch, share)
+                for watcher in watchers:
+                    watcher.during(before + run.steps(done), state.params)
                 if saver is not None and saver.stopping:
                     saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
                     saver.stop()

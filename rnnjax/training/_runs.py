@@ -56,6 +56,10 @@ class Blocks:
         """The state at the beginning of an epoch."""
         return state
 
+    def steps(self, done: int) -> int:
+        """Updates that so many loops of an epoch have made."""
+        return min(done * self.cut.block, self.cut.steps)
+
     def zeros(self, state: TrainState) -> Callable[[], Any]:
         """A function that makes totals of nothing."""
         order = self.parallel.put(self.cut.order(None, 0)[0], self.index)
@@ -76,14 +80,14 @@ class Blocks:
 class WindowBlocks(Blocks):
     """Epochs over the windows of long streams, in their order, from the initial state."""
 
-    def __init__(self, step: Step, model: Model, windows: Windows, parallel: Parallel) -> None:
+    def __init__(self, step: Step, model: Model, windows: Windows, parallel: Parallel, every: int | None) -> None:
         def one(data: Any, rows: Any, weights: Any) -> Batch:
             return windows.at(data, rows[0])
 
         def start(params: Any, rest: Any, data: Any) -> Any:
             return begin(model, params, rest, data[0].inputs)
 
-        cut = Cut.of(windows.count, 1, LONGEST_BLOCK)
+        cut = Cut.of(windows.count, 1, LONGEST_BLOCK, every)
         whole, rows = parallel.whole, parallel.rows
         rest, arrays = (whole, rows), (windows.batch, windows.mask)
         state = TrainState(whole, rest, whole, whole, whole)
@@ -109,6 +113,10 @@ class StreamRun:
         """The state at the beginning of an epoch."""
         return state
 
+    def steps(self, done: int) -> int:
+        """Updates that so many batches of an epoch have made."""
+        return done
+
     def zeros(self, state: TrainState) -> Callable[[], Any]:
         """A function that makes totals of nothing."""
         return _zeros(jax.eval_shape(self.step, state, self.parallel.batch(self.first))[1], self.parallel)
@@ -120,11 +128,13 @@ class StreamRun:
             yield state, totals, count, 0.0
 
 
-def over_arrays(step: Step, arrays: Batch, batch_size: int, seed: int | None, parallel: Parallel) -> Blocks:
-    """Epochs over rows, shuffled if there is a seed. Every device of a mesh has all of them."""
+def over_arrays(
+    step: Step, arrays: Batch, batch_size: int, seed: int | None, parallel: Parallel, every: int | None
+) -> Blocks:
+    """Epochs over rows, shuffled if there is a seed, in loops of `every` batches. Every device has all of them."""
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
-    cut = Cut.of(rows_of(arrays), batch_size, LONGEST_BLOCK)
+    cut = Cut.of(rows_of(arrays), batch_size, LONGEST_BLOCK, every)
     lies = Lies(parallel.whole, parallel.whole, parallel.steps)
     return Blocks(step, cut, gather, arrays, seed, parallel, lies)
 

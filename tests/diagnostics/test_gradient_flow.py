@@ -300,6 +300,9 @@ def test_monitor(tmp_path: Any) -> None:
     )
     assert isinstance(fitted, rj.training.Fitted)
     assert [reading.step for reading in monitor.readings] == [4, 12]
+    within = rj.diagnostics.gradient_monitor(model, (x, y, lengths), every=3)
+    rj.training.fit(model, (x, y, lengths), batch_size=2, epochs=2, callbacks=[within], progress=False)
+    assert [reading.step for reading in within.readings] == [3, 6, 9, 12, 15, 18, 21, 24]
 
     def loss(logits: Array) -> Array:
         log_p = jax.nn.log_softmax(logits)

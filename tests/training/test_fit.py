@@ -117,6 +117,34 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
+class Watcher:
+    """A callback that is also called within epochs, and copies what it is shown."""
+
+    def __init__(self, every: int) -> None:
+        self.every, self.seen = every, {}
+
+    def __call__(self, event: Any) -> None:
+        self.seen[f"epoch {event.epoch}"] = jax.tree.map(np.copy, event.state.params)
+
+    def during(self, step: int, params: Any) -> None:
+        self.seen[step] = jax.tree.map(np.copy, params)
+
+
+@pytest.mark.parametrize("data", [(X, Y), lambda: iter([(X[i : i + 2], Y[i : i + 2]) for i in range(0, N, 2)])])
+def test_callbacks_within_epochs(data: Any) -> None:
+    """Epochs of five updates, in loops of three and two, or one by one: the same parameters as without callbacks."""
+    options = OPTIONS | {"batch_size": 2, "epochs": 2}
+    watcher = Watcher(every=3)
+    watched = fit((PARAMS, LAYER), data, callbacks=[watcher], **options)
+    alone = fit((PARAMS, LAYER), data, **options)
+    jax.tree.map(np.testing.assert_array_equal, watched.params, alone.params)
+    steps = [3, 5, 8, 10] if isinstance(data, tuple) else list(range(1, 11))
+    assert [step for step in watcher.seen if isinstance(step, int)] == steps
+    jax.tree.map(np.testing.assert_array_equal, watcher.seen[10], watcher.seen["epoch 1"])
+    third = fit((PARAMS, LAYER), (X[:6], Y[:6]), **options | {"epochs": 1})
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), watcher.seen[3], third.params)
+
+
 @pytest.mark.parametrize("kind", MODELS)
 @pytest.mark.parametrize("ragged", [False, True])
 def test_trains_as_the_loop_that_is_written_out(kind: str, ragged: bool) -> None:
