@@ -15,6 +15,9 @@
 | `compare_seconds` | `compare` of 6 models × 4 learning rates × 5 seeds on the digits of scikit-learn, 20 epochs |
 | `monitor_overhead` | what a reading of `gradient_monitor` every 50 steps adds to the time of `fit` |
 
+A step of the search is products and a factorisation of each start's own matrix, at which two cores are no more than
+twice as fast for many starts as for one: what remains of `fixed_point_vs_loop` is what a call costs.
+
 References: Sprott 2003, Chaos and time-series analysis, for Lorenz' exponents; Sussillo, Barak 2013,
 doi:10.1162/NECO_a_00409, for the flip-flop.
 """

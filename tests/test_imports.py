@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.resources
 import subprocess
 import sys
 from functools import cache
@@ -98,3 +99,7 @@ def test_import_is_light() -> None:
     code = f"import sys, rnnjax; print([name for name in {LAZY} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=PACKAGE.parent)
     assert done.stdout.strip() == "[]"
+
+
+def test_type_checkers_may_read_the_annotations() -> None:
+    assert importlib.resources.files("rnnjax").joinpath("py.typed").is_file()

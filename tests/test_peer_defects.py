@@ -510,6 +510,31 @@ def layer_differs(name: str) -> str:
     return ""
 
 
+def divided_weights() -> list[str]:
+    """What is wrong with outputs and gradients where weights are divided over an explicit mesh, along any axis."""
+    mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
+    params, xs = BASIC["lstm"].init(jax.random.key(0), 8, jnp.float64), normal(0, T, 8, 8)
+    wrong = []
+    for name, axes in (("w", (None, "model")), ("w", ("model", None)), ("u", (None, "model")), ("b", ("model",))):
+        for implementation in ("scan", "fused"):
+
+            def loss(params: Any, xs: jax.Array, implementation: str = implementation) -> Any:
+                ys, _ = rj.unroll(BASIC["lstm"], params, xs, implementation=implementation)
+                return (ys**2).sum(), ys
+
+            wanted = jax.grad(loss, has_aux=True)(params, xs)
+            try:
+                with jax.set_mesh(mesh):
+                    own = params._replace(**{name: jax.device_put(getattr(params, name), P(*axes))})
+                    got = jax.jit(jax.grad(loss, has_aux=True))(own, jax.device_put(xs, P(None, "data")))
+                assert "data" in got[1].sharding.spec
+                assert getattr(got[0], name).sharding.spec == P(*axes)
+                assert_trees_close(jax.tree.map(np.asarray, got), wanted)
+            except Exception as error:
+                wrong.append(f"{name} {axes} {implementation}: {type(error).__name__}: {error}"[:500])
+    return wrong
+
+
 def collectives() -> list[str]:
     """Of the default implementation's forward pass, whose batch is sharded and whose weights are not."""
     mesh = jax.make_mesh((8,), ("data",), axis_types=(AxisType.Auto,))
@@ -524,6 +549,7 @@ def collectives() -> list[str]:
 def mesh_program() -> None:
     """Prints for every case and place "same", or how it differs from the same call on one device."""
     report: dict[str, Any] = {"layers": {name: layer_differs(name) for name in LAYERS}, "collectives": collectives()}
+    report["divided"] = divided_weights()
     for name, (cell, options) in SHARDED.items():
         run = sharded(cell, options)
         event = (3,) if name == "convolution" else ()
@@ -577,6 +603,10 @@ def test_sharded_batch(case: str, place: str, mesh_report: dict[str, Any]) -> No
 @pytest.mark.parametrize("name", LAYERS)
 def test_sharded_layers(name: str, mesh_report: dict[str, Any]) -> None:
     assert mesh_report["layers"][name] == ""
+
+
+def test_weights_that_are_divided_in_storage(mesh_report: dict[str, Any]) -> None:
+    assert mesh_report["divided"] == []
 
 
 def test_a_sharded_batch_stays_where_it_is(mesh_report: dict[str, Any]) -> None:
