@@ -164,6 +164,20 @@ def test_lyapunov_along_a_trajectory() -> None:
     np.testing.assert_allclose(found.state.c, visited.c[-1], rtol=1e-12)
 
 
+def test_lyapunov_spectrum_of_a_nonlinear_network() -> None:
+    """Every exponent, by NumPy's decompositions of the Jacobians diag(1 − h²) uᵀ."""
+    cell, rng = rj.Elman(4), np.random.default_rng(12)
+    u, xs = 1.5 * rng.standard_normal((4, 4)), rng.standard_normal((4_000, 1))
+    params = cell.init(jax.random.key(0), 1, jnp.float64)._replace(u=jnp.asarray(u))
+    w, b, h, frame, logs = np.asarray(params.w), np.asarray(params.b), np.zeros(4), np.eye(4), np.zeros(4)
+    for t, x in enumerate(xs):
+        h = np.tanh(x @ w + h @ u + b)
+        frame, r = np.linalg.qr((1 - h**2)[:, None] * u.T @ frame)
+        logs += np.log(np.abs(np.diag(r))) if t >= 1_000 else 0
+    found = lyapunov_exponents(cell, params, jnp.asarray(xs), warmup=1_000)
+    np.testing.assert_allclose(found.exponents, -np.sort(-logs / 3_000), rtol=0, atol=1e-3)
+
+
 def lorenz(s: Array, dt: float = 0.01) -> Array:
     """A step of the classical Runge–Kutta method."""
 
@@ -223,6 +237,12 @@ def test_flossing() -> None:
         way = rng.standard_normal((4, 4))
         slope = (term(params.u + 1e-6 * way) - term(params.u - 1e-6 * way)) / 2e-6
         np.testing.assert_allclose((gradient * way).sum(), slope, rtol=1e-5)
+    u, descend = params.u, jax.jit(lambda u: u - 0.05 * jax.grad(term)(u))
+    for _ in range(60):
+        u = descend(u)
+    assert term(u) < 0.1 * value
+    held = lyapunov_exponents(cell, params._replace(u=u), xs, count=2, warmup=5).exponents
+    assert np.abs(held.mean(0) - 0.1).max() < 0.5 * np.abs(exponents.mean(0) - 0.1).max()
 
 
 def test_memory_of_a_shift_register() -> None:

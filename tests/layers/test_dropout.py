@@ -117,7 +117,7 @@ def test_refuses_what_does_not_fit(draw, kind):
     for rate, message in ((1.5, r"must lie in \[0, 1\]"), (1, "must be below 1"), (-0.1, r"must lie in \[0, 1\]")):
         with pytest.raises(ValueError, match=f"`rate` {message}"):
             kind(rate)
-    with pytest.raises(TypeError, match=r"`rate` must be a number in \[0, 1\]; got None"):
+    with pytest.raises(TypeError, match=r"`rate` must be a number in \[0, 1\], or an array of them; got None"):
         kind(None)
     with pytest.raises(ValueError, match=r"`rate` must be one number or one for each feature, \(5,\)"):
         kind(jnp.array([0.1, 0.2]))((), draw(2, 1, 5), key=KEY)
