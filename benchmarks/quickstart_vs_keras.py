@@ -26,7 +26,7 @@ def rnnjax_run(seed: int, constant: bool) -> dict:
     quickstart = _quickstart()
     if constant:
         optax = quickstart.optax
-        quickstart.recipe = lambda steps: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
+        vars(quickstart)["recipe"] = lambda steps: optax.chain(optax.clip_by_global_norm(1.0), optax.adam(1e-3))
     data = quickstart.load_data(seed)
     model = quickstart.build(quickstart.rj.Elman)
     result = quickstart.train(model, data, epochs=EPOCHS, batch=BATCH, seed=seed, progress=False)

@@ -50,6 +50,18 @@ def _checked(init: Callable[..., Params]) -> Callable[..., Params]:
     return checked
 
 
+def _with_batch_shape(initial_state: Callable[..., State]) -> Callable[..., State]:
+    """`initial_state` with a check of its batch shape, the same for every cell."""
+
+    @functools.wraps(initial_state)
+    def checked(self: Cell, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        if not isinstance(batch_shape, (tuple, list)):
+            raise TypeError(f"`batch_shape` must be a tuple of sizes, such as (32,) or (); got {batch_shape!r}")
+        return initial_state(self, params, tuple(batch_shape), dtype)
+
+    return checked
+
+
 class Cell(abc.ABC):
     """One recurrent step. A subclass is a frozen dataclass made by `struct` and writes `init`, `initial_state`,
     `project` and `step`; the other methods have the defaults that most cells want.
@@ -70,6 +82,8 @@ class Cell(abc.ABC):
         super().__init_subclass__(**options)
         if "init" in vars(cls):
             cls.init = _checked(cls.init)  # type: ignore[method-assign]
+        if "initial_state" in vars(cls):
+            cls.initial_state = _with_batch_shape(cls.initial_state)  # type: ignore[method-assign]
 
     @abc.abstractmethod
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:

@@ -104,6 +104,7 @@ STATES: list[Row] = [
     (call(state=cells.GRUState(None)), TypeError, "`state` must be GRUState( .. got GRUState(h=NoneType)"),
     (call(state=cells.GRUState(ints(B, H))), TypeError, "`state.h` .. got int64(3, 4): cast it"),
     (call(state=cells.GRUState(1j * zeros(B, H))), TypeError, "`state.h` must be floating point; got complex128"),
+    (lambda: GRU.initial_state(params_of(GRU), 3), TypeError, "`batch_shape` must be a tuple of sizes, .. got 3"),
     (call(state=cells.GRUState(0.0)), TypeError, "`state.h` must be an array (3, 4); got 0.0: convert it"),
 ]
 
@@ -175,7 +176,7 @@ CONSTRUCTORS: list[Row] = [
     (lambda: rj.Elman(H, recurrent_init="ortho"), ValueError, "'orthogonal', 'identity'; got 'ortho'"),
     (lambda: rj.LSTM(H, forget_bias="1"), TypeError, "`forget_bias` must be a number, .. got '1'"),
     (lambda: rj.LSTM(H, max_time=8.5), TypeError, "`max_time` must be a positive integer; got 8.5 of type float"),
-    (init(rj.LSTM(H, max_time=2), I), ValueError, "`max_time` must be at least 3 time steps .. got 2"),
+    (lambda: rj.LSTM(H, max_time=2), ValueError, "`max_time` must be at least 3 time steps .. got 2"),
     (lambda: rj.LSTM(H, forget_bias=[1.0]), TypeError, "`forget_bias` must be a number, or an array .. got [1.0]"),
     (lambda: rj.LeakyElman(H, leak=[0.5]), TypeError, "`leak` must be a number in [0, 1], or an array .. got [0.5]"),
     (lambda: rj.LeakyElman(H, leak=np.full(H, 3.0)), ValueError, "`leak` must lie in [0, 1]; got [3. 3. 3. 3.]"),

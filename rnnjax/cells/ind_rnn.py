@@ -71,7 +71,7 @@ class IndRNN(Cell):
 
     def __post_init__(self) -> None:
         settle(self, "activation")
-        check_max_time(self.max_time)
+        check_max_time(self.max_time, least=1)
 
     @property
     def max_recurrent(self) -> float:
