@@ -291,7 +291,7 @@ def main() -> None:
         sys.path.insert(0, str(BENCHMARKS))
         from core import machine
 
-        found = {"machine": machine(), "command": " ".join(["summarisation.py", *sys.argv[1:]]), "figures": figures}
+        found = {"machine": machine(), "epochs": args.epochs, "seed": args.seed, "figures": figures}
         Path(BENCHMARKS, "results", "summarisation.json").write_text(json.dumps(found, indent=1) + "\n")
     print("\n".join(f"figure: {name} {value:.4f}" for name, value in figures.items()))
 
