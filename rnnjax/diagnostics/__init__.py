@@ -38,6 +38,7 @@ from ._module import ModuleLayer as ModuleLayer
 from ._monitor import GradientMonitor as GradientMonitor
 from ._monitor import Reading as Reading
 from ._monitor import gradient_monitor as gradient_monitor
+from ._occlusion import contributions as contributions
 from ._occlusion import influence as influence
 from ._occlusion import occlusion as occlusion
 from ._tcn import TCN as TCN

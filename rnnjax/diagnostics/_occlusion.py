@@ -86,6 +86,40 @@ def influence(f: Callable[[Array], Array], xs: Array) -> Array:
     >>> rj.diagnostics.influence(lambda xs: rj.unroll(cell, params, xs)[0], jnp.ones((3, 1))).tolist()
     [[1.0, 0.0, 0.0], [0.5, 1.0, 0.0], [0.25, 0.5, 1.0]]
     """
+
+    def size(gradient: Array) -> Array:
+        return (gradient**2).sum(-1)
+
+    return jnp.sqrt(_by_output(f, xs, size).sum(-1))
+
+
+def contributions(f: Callable[[Array], Array], xs: Array) -> Array:
+    """What the input of each step adds to each output: gradient times input, Σ_i x_{s,i} ∂y_{t,o}/∂x_{s,i}.
+
+    Of an f that is linear and zero at zero, they add up over s to y_t; of others, as far as f is linear around xs. It
+    needs T·O backward passes, O of them at a time.
+
+    Args:
+        f, xs: as for `influence`.
+
+    Returns:
+        (T', T, *B, O): row t, column s.
+
+    Raises:
+        ValueError: if outputs have other rows than the inputs.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> cell = rj.Elman(hidden_size=1, activation="identity")
+    >>> params = cell.init(jax.random.key(0), in_size=1)._replace(w=jnp.ones((1, 1)), u=jnp.full((1, 1), 0.5))
+    >>> xs = jnp.array([[4.0], [3.0]])
+    >>> rj.diagnostics.contributions(lambda xs: rj.unroll(cell, params, xs)[0], xs)[..., 0].tolist()
+    [[4.0, 0.0], [2.0, 3.0]]
+    """
+    return _by_output(f, xs, lambda gradient: (xs * gradient).sum(-1))
+
+
+def _by_output(f: Callable[[Array], Array], xs: Array, reduce: Callable[[Array], Array]) -> Array:
+    """`reduce` (T, *B, I) -> (T, *B) of the gradient of every number of every output, (T', T, *B, O)."""
     ys, pull = jax.vjp(f, xs)
     if ys.ndim < 2 or ys.shape[1:-1] != xs.shape[1:-1]:
         raise ValueError(
@@ -95,8 +129,8 @@ def influence(f: Callable[[Array], Array], xs: Array) -> Array:
     def row(t: Array) -> Array:
         def one(feature: Array) -> Array:
             (gradient,) = pull(jnp.zeros_like(ys).at[t, ..., feature].set(1))
-            return (gradient**2).sum(-1)
+            return reduce(gradient)
 
-        return jnp.sqrt(jax.vmap(one)(jnp.arange(ys.shape[-1])).sum(0))
+        return jax.vmap(one, out_axes=-1)(jnp.arange(ys.shape[-1]))
 
     return jax.lax.map(row, jnp.arange(ys.shape[0]))

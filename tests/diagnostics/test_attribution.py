@@ -13,6 +13,7 @@ from jax import Array
 import rnnjax as rj
 from rnnjax.diagnostics import (
     at_embedding,
+    contributions,
     expected_gradients,
     gradient_times_input,
     influence,
@@ -140,6 +141,26 @@ def test_influence() -> None:
     jacobian = jax.jacrev(lambda x: both(params, x)[0])(xs[:, 0])
     found = influence(lambda xs: both(params, xs)[0], xs)
     np.testing.assert_allclose(found[..., 0], np.sqrt((np.asarray(jacobian) ** 2).sum((1, 3))), rtol=1e-10)
+
+
+def test_contributions() -> None:
+    """Of a linear network they add up to the outputs; of any network they are what `jacrev` says times the inputs."""
+    rng = np.random.default_rng(8)
+    cell = rj.Elman(H, activation="identity")
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    xs = jnp.asarray(rng.standard_normal((T, B, I)))
+    ys, _ = rj.unroll(cell, params, xs)
+    found = contributions(lambda xs: rj.unroll(cell, params, xs)[0], xs)
+    assert found.shape == (T, T, B, H)
+    np.testing.assert_allclose(found.sum(1), ys, rtol=1e-10, atol=1e-12)
+    both = rj.Bidirectional(rj.GRU(2))
+    params = both.init(jax.random.key(1), I, jnp.float64)
+    jacobian = jax.jacrev(lambda x: both(params, x)[0])(xs[:, 0])  # (T, O, T, I)
+    found = contributions(lambda xs: both(params, xs)[0], xs)
+    wanted = np.einsum("tosi,si->tso", np.asarray(jacobian), np.asarray(xs[:, 0]))
+    np.testing.assert_allclose(found[:, :, 0], wanted, rtol=1e-10, atol=1e-12)
+    with pytest.raises(ValueError, match="same rows"):
+        contributions(lambda xs: xs[:, 0], xs)
 
 
 def test_at_embedding() -> None:
