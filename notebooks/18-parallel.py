@@ -34,7 +34,7 @@ import optax
 import rnnjax as rj
 from rnnjax import diagnostics
 
-BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9"
+BLUE, RED, GREEN, PURPLE, ORANGE, SKY, _ = diagnostics.plots.COLOURS
 plt.rcParams |= {
     "figure.figsize": (8, 3.2),
     "figure.dpi": 90,

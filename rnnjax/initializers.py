@@ -46,12 +46,17 @@ def recurrent(kind: str, key: Key, size: int, gates: int, dtype: DTypeLike) -> A
     return identity(size, gates, dtype) if kind == "identity" else orthogonal(key, size, gates, dtype)
 
 
+def check_chrono(max_time: int) -> None:
+    """Raises ValueError for a time that is too short for `chrono`."""
+    if max_time < 3:
+        raise ValueError(f"`max_time` must be at least 3 time steps for chrono initialisation; got {max_time}")
+
+
 def chrono(key: Key, size: int, max_time: int, dtype: DTypeLike = jnp.float32) -> Array:
     """Forget-gate biases log u, u ~ U(1, T_max − 1), for dependencies of up to `max_time` steps; the input gate takes
     the negative (Tallec & Ollivier 2018, arXiv:1804.11188)."""
     check_size("max_time", max_time)
-    if max_time < 3:
-        raise ValueError(f"`max_time` must be at least 3 time steps for chrono initialisation; got {max_time}")
+    check_chrono(max_time)
     exact = at_least_float32(dtype)
     return jnp.log(jax.random.uniform(key, (size,), exact, 1.0, max_time - 1.0)).astype(dtype)
 

@@ -76,13 +76,11 @@ def check_positive(name: str, value: Any) -> None:
         raise ValueError(f"`{name}` must be above 0; got {value}")
 
 
-def check_max_time(max_time: Any, least: int = 3) -> None:
-    """Raises unless `max_time` is None or an integer, as large as chrono initialisation asks for."""
-    if max_time is None:
-        return
-    check_size("max_time", max_time)
-    if max_time < least:
-        raise ValueError(f"`max_time` must be at least {least} time steps for chrono initialisation; got {max_time}")
+def check_max_time(max_time: Any) -> None:
+    """Raises unless `max_time` is None or an integer that is large enough for chrono initialisation."""
+    if max_time is not None:
+        check_size("max_time", max_time)
+        initializers.check_chrono(max_time)
 
 
 def across(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike) -> Array:

@@ -9,10 +9,11 @@ import jax.numpy as jnp
 
 from .. import initializers
 from .._cell import Cell, affine
+from .._errors import check_size
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from ..activations import Activation, activation
-from ._common import check_max_time, settle, times
+from ._common import settle, times
 
 
 class IndRNNParams(NamedTuple):
@@ -71,7 +72,8 @@ class IndRNN(Cell):
 
     def __post_init__(self) -> None:
         settle(self, "activation")
-        check_max_time(self.max_time, least=1)
+        if self.max_time is not None:
+            check_size("max_time", self.max_time)
 
     @property
     def max_recurrent(self) -> float:

@@ -157,7 +157,10 @@ def fixed_points(
     (9, 4)
     """
     _check_finite(params=params, x=x, starts=starts)
-    check_size("N, the number of `starts`,", max(map(len, jax.tree.leaves(starts)), default=0))
+    check_size(
+        "N, the number of `starts`,",
+        min((n for leaf in jax.tree.leaves(starts) for n in np.shape(leaf)[:1]), default=1),
+    )
     relaxed = relax(cell, params, x, starts, tolerance=tolerance, iterations=iterations)
     rows = relaxed.q.size
     origins = np.asarray(flatten(starts, rows), np.float64)

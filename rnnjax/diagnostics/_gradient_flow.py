@@ -223,8 +223,8 @@ def _line(norms: Array, reverse: Any, mask: Array | None) -> str:
     back, memory = share.size - 1, int(horizon(jnp.asarray(share)))
     if back > 0 and share[1] == 0:
         return (
-            "is cut: no gradient at all is left one step back. The derivative of the step is zero, as that of an "
-            "activation such as `jnp.sign` or of `jax.lax.stop_gradient`; give it one with `jax.custom_jvp`"
+            "is cut: no gradient at all is left one step back. Either a `reset` stands there, or the derivative of the "
+            "step is zero, as that of the activation `jnp.sign`; `jax.custom_jvp` gives it another"
         )
     reach = f"memory horizon {'about' if memory < back else 'at least'} {memory} steps"
     if share.max() > EXPLODED:

@@ -189,6 +189,18 @@ def test_nothing_is_hidden() -> None:
 
 
 @pytest.mark.slow
+def test_the_validation_rows_choose() -> None:
+    """With wrong labels there, the model that learns comes last, although it is the better one on the test rows."""
+    y = (X[:, -1, 0] > 0).astype(np.int32)
+    cells = {"learns": rj.GRU, "blind": lambda width: rj.Elman(width, activation=jnp.zeros_like)}
+    options = SHORT | {"epochs": 30, "validation": (X, 1 - y), "test": (X, y)}
+    found = compare(cells, (X, y), 60, **options)
+    assert [row.name for row in found.rows] == ["blind", "learns"]
+    assert found.rows[1].quality > 0.9 > 0.7 > found.rows[0].quality
+    assert found.recommendation.startswith("Nothing can be recommended") or "Take blind" in found.recommendation
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["numbers at every step", "tokens"])
 def test_scores_are_those_of_fit(kind: str) -> None:
     """Each seed at the chosen rate is trained as `fit` trains it alone, and tested on rows that took no part."""

@@ -173,7 +173,13 @@ def test_none_found_and_bad_starts() -> None:
         fixed_points(cell, params, jnp.full(1, jnp.inf), normal_starts(3, 1))
     with pytest.raises(ValueError, match=r"`x` must be one constant input.*\(5, 1\)"):
         fixed_points(cell, params, jnp.zeros((5, 1)), normal_starts(3, 1))
-    for starts in (jnp.zeros((3, 1)), ElmanState(jnp.zeros((3, 2))), ElmanState(jnp.zeros((5, 3, 1)))):
+    for starts in (
+        jnp.zeros((3, 1)),
+        ElmanState(jnp.zeros(())),
+        (),
+        ElmanState(jnp.zeros((3, 2))),
+        ElmanState(jnp.zeros((5, 3, 1))),
+    ):
         with pytest.raises(ValueError, match=r"`starts` must be states with leaves \(N, 1\)"):
             fixed_points(cell, params, jnp.zeros(1), starts)
 
