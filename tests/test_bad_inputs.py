@@ -70,6 +70,8 @@ INPUTS: list[Row] = [
     (call(xs=1.0), TypeError, "`xs` must be an array (T, *B, I) .. got float: convert it with `jnp.asarray`"),
     (call(xs="abc"), TypeError, "`xs` must be an array (T, *B, I) .. got str: convert it"),
     (call(xs=None), TypeError, "`xs` must be an array (T, *B, I) or a pytree of them; got None"),
+    (call(xs=(XS,)), TypeError, "`xs` must be what GRU(hidden_size=4) reads, one array .. got tuple of (6, 3, 2)"),
+    (call(xs={"x": XS}), TypeError, "`xs` must be what GRU(hidden_size=4) reads, one array .. got dict of (6, 3, 2)"),
     (call(xs=(XS, zeros(T, 4, 1))), ValueError, "all lead with (T, *B) = (6, 3) .. got shape (6, 4, 1)"),
     (call(CONV, xs=zeros(5, I)), ValueError, "(T, *B, *S, I), at least 3 axes; got shape (5, 2)"),
     (call(CONV, xs=zeros(T, 4, I)), ValueError, "*S = (5,), the cell's `spatial_shape`; got shape (6, 4, 2)"),

@@ -44,6 +44,8 @@ def arguments(
     steps, batch_shape = sizes(cell, xs)
     check_placement(xs, 1 + len(batch_shape))
     parameters(cell, params, xs)
+    if not is_array(xs):
+        check_structure(cell, params, xs, context)
     if state is not None:
         check_state(cell, params, state, batch_shape, context)
     check_lengths(lengths, steps, batch_shape)
@@ -75,6 +77,21 @@ def inputs(xs: Xs) -> None:
             "`xs` must be one array (T, *B, I), or a tuple of them for a cell with several inputs; got a list of "
             f"{len(xs)} arrays: join time steps with `jnp.stack`"
         )
+
+
+def check_structure(cell: Cell, params: Params, xs: Xs, context: Any) -> None:
+    """Several inputs are those that the cell reads."""
+
+    def project(params: Params, xs: Xs, context: Any) -> Any:
+        return cell.project(cell.prepare(params, context=context), xs)
+
+    try:
+        jax.eval_shape(project, params, xs, context)
+    except (TypeError, AttributeError, KeyError, IndexError) as error:
+        raise TypeError(
+            f"`xs` must be what {cell!r} reads, one array (T, *B, I) for most cells; got {describe(xs)} of "
+            f"{_shapes(xs)}, at which it stops: {error}"
+        ) from error
 
 
 def check_placement(xs: Xs, axes: int) -> None:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Cell
-from .._errors import check_size
+from .._errors import check_size, describe
 from .._types import Array, Params, State
 from ._flat import flat_cell, flatten, unflatten
 from ._levenberg import Map, minimise
@@ -101,7 +101,7 @@ def _rows(starts: State, shapes: State) -> int:
     if jax.tree.structure(starts) != jax.tree.structure(shapes) or leaves != [(*rows, *shape) for shape in wanted]:
         parts = ", ".join("(" + ", ".join(map(str, ("N", *shape))) + ")" for shape in wanted)
         raise ValueError(
-            f"`starts` must be states with leaves {parts}, as `sample_states` draws them; got {type(starts).__name__} "
+            f"`starts` must be states with leaves {parts}, as `sample_states` draws them; got {describe(starts)} "
             f"with {', '.join(map(str, leaves)) or 'no leaves'}"
         )
     return int(leaves[0][0])
