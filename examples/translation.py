@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
 
 
 DATES = Recipe(embedding=64, hidden=96, dropout=0.1, batch=128, learning_rate=4e-3, epochs=4, buckets=3)
-SENTENCES = Recipe(embedding=256, hidden=256, dropout=0.3, batch=128, learning_rate=1e-3, epochs=14, buckets=3)
+SENTENCES = Recipe(embedding=256, hidden=256, dropout=0.3, batch=128, learning_rate=1e-3, epochs=14, buckets=10)
 SMOKE = Recipe(embedding=16, hidden=16, dropout=0.1, batch=32, learning_rate=1e-2, epochs=1, buckets=1)
 
 

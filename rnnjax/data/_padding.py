@@ -115,29 +115,31 @@ def pair_buckets(
 ) -> Callable[..., Iterator[tuple[Any, ...]]]:
     """Batches of pairs of about the same lengths, for `fit`: both axes of time are cut to the longest row of a bucket.
 
-    `rnnjax.training.buckets` knows one axis of time; here there are two. Rows are dealt by length into `count` buckets
-    of about equal size, so that so many programs are compiled.
+    `rnnjax.training.buckets` knows one axis of time; here there are two. The rows are divided `count - 1` times, each
+    time where that leaves the fewest steps of padding, in a bucket and along an axis that are sought anew. So many
+    programs are compiled.
 
     Args:
         pairs: all pairs, as `pad_pairs` makes them.
         batch_size: rows of a batch; the last one of a bucket is filled up with rows at weight 0.
-        count: how many buckets.
+        count: how many buckets, fewer where another one saves nothing.
         seed: of the order of rows and batches, anew for every epoch; None keeps the order of the lengths.
 
     Returns:
         a function of the epoch that yields what `pairs.batch()` has, and the weights of the rows.
 
     >>> import rnnjax as rj
-    >>> pairs = rj.data.pad_pairs([[5], [5] * 9, [6]], [[7] * 8, [7], []], start=1, end=2)
+    >>> pairs = rj.data.pad_pairs([[5], [5] * 9, [6], [6] * 8], [[7], [7] * 8, [7] * 7, []], start=1, end=2)
     >>> for inputs, _, _, weights in rj.data.pair_buckets(pairs, 2, count=2, seed=None)():
     ...     print(inputs["source"].shape, inputs["target"].shape, weights)
-    (2, 1) (2, 9) [1. 1.]
-    (2, 9) (2, 2) [1. 0.]
+    (2, 1) (2, 8) [1. 1.]
+    (2, 9) (2, 9) [1. 1.]
     """
     check_size("batch_size", batch_size)
     check_size("count", count)
-    order = np.lexsort((pairs.target_lengths, pairs.source_lengths))
-    groups = [group for group in np.array_split(order, count) if len(group)]
+    lengths = np.stack([pairs.source_lengths, pairs.target_lengths], 1)
+    order = np.lexsort(lengths.T[::-1])
+    groups = [order[group] for group in _divided(lengths[order], batch_size, count)]
 
     def batch_of(group: np.ndarray, rows: np.ndarray) -> tuple[Any, ...]:
         weights = np.zeros(batch_size, np.float32)
@@ -158,3 +160,39 @@ def pair_buckets(
             yield batch_of(*parts[at])
 
     return epoch_of
+
+
+def _divided(lengths: np.ndarray, batch_size: int, count: int) -> list[np.ndarray]:
+    """Rows of lengths (N, 2) in at most `count` groups, each sorted, whose padded batches have few steps.
+
+    Greedy: of all groups, axes and lengths, the division that saves the most steps comes first.
+    """
+
+    def best(group: np.ndarray) -> tuple[int, list[np.ndarray]]:
+        """The steps that the best division of a group saves, and its parts."""
+        whole = _steps(len(group), lengths[group].max(0).sum(), batch_size)
+        saved, parts = 0, [group]
+        for axis in (0, 1):
+            order = group[np.argsort(lengths[group, axis], kind="stable")]
+            ordered = lengths[order]
+            cuts = np.flatnonzero(np.diff(ordered[:, axis])) + 1  # where a part may begin
+            if not len(cuts):
+                continue
+            low = np.maximum.accumulate(ordered)[cuts - 1].sum(1)
+            high = np.maximum.accumulate(ordered[::-1])[::-1][cuts].sum(1)
+            steps = _steps(cuts, low, batch_size) + _steps(len(order) - cuts, high, batch_size)
+            at = int(steps.argmin())
+            if whole - steps[at] > saved:
+                saved, parts = int(whole - steps[at]), [np.sort(order[: cuts[at]]), np.sort(order[cuts[at] :])]
+        return saved, parts
+
+    found = [best(np.arange(len(lengths)))] if len(lengths) else []
+    while len(found) < count and any(saved for saved, _ in found):
+        at = max(range(len(found)), key=lambda number: found[number][0])
+        found[at : at + 1] = [best(part) for part in found[at][1]]
+    return [np.concatenate(parts) for _, parts in found]
+
+
+def _steps(rows: Any, longest: Any, batch_size: int) -> Any:
+    """Steps of the batches that hold so many rows, with the rows that fill up the last one."""
+    return -(-rows // batch_size) * batch_size * longest

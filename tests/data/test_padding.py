@@ -77,6 +77,37 @@ def test_buckets_hold_every_pair_once() -> None:
     assert sum(s[0][1] < pairs.sources.shape[1] for s in shapes) >= 2
 
 
+def padded_steps(pairs: data.Pairs, batch_size: int, count: int) -> int:
+    """Steps of the sources and targets of an epoch, with those of padding."""
+    batches = data.pair_buckets(pairs, batch_size, count=count)()
+    return sum(inputs["source"].size + inputs["target"].size for inputs, *_ in batches)
+
+
+def test_one_division_is_the_best_of_all() -> None:
+    """Two buckets against every division that a length of either axis makes."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        lengths = rng.geometric(0.15, (40, 2)).clip(1, 30)
+        pairs = data.pad_pairs([[5] * s for s, _ in lengths], [[6] * (u - 1) for _, u in lengths], start=1, end=2)
+        costs = [40 * lengths.max(0).sum()]
+        for axis in (0, 1):
+            for border in set(lengths[:, axis]) - {lengths[:, axis].max()}:
+                sides = (lengths[lengths[:, axis] <= border], lengths[lengths[:, axis] > border])
+                costs.append(sum(-(-len(side) // 4) * 4 * side.max(0).sum() for side in sides))
+        assert padded_steps(pairs, 4, 1) == costs[0]
+        assert padded_steps(pairs, 4, 2) == min(costs)
+
+
+def test_more_buckets_pad_less_until_no_division_saves_a_step() -> None:
+    lengths = np.random.default_rng(0).geometric(0.15, (400, 2)).clip(1, 30)
+    pairs = data.pad_pairs([[5] * s for s, _ in lengths], [[6] * (u - 1) for _, u in lengths], start=1, end=2)
+    steps = [padded_steps(pairs, 4, count) for count in (1, 2, 4, 8, 16, 400)]
+    assert (np.diff(steps) < 0).all()
+    assert lengths.sum() <= steps[-1] < 1.2 * lengths.sum()
+    same = data.pad_pairs([[5, 5]] * 8, [[6]] * 8, start=1, end=2)
+    assert padded_steps(same, 4, 3) == 8 * 4
+
+
 def test_fit_takes_buckets_and_arrays() -> None:
     """A model of the two lengths learns from both forms; equal widths of sources and targets are not confused."""
     pairs = data.pad_pairs([[5], [6, 7, 8], [9, 5]], [[4, 4], [5], [6]], start=1, end=2)
