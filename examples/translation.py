@@ -51,7 +51,7 @@ class Recipe(NamedTuple):
 
 
 DATES = Recipe(embedding=64, hidden=96, dropout=0.1, batch=128, learning_rate=4e-3, epochs=4, buckets=3)
-SENTENCES = Recipe(embedding=256, hidden=256, dropout=0.3, batch=128, learning_rate=1e-3, epochs=14, buckets=10)
+SENTENCES = Recipe(embedding=256, hidden=256, dropout=0.3, batch=128, learning_rate=1e-3, epochs=12, buckets=10)
 SMOKE = Recipe(embedding=16, hidden=16, dropout=0.1, batch=32, learning_rate=1e-2, epochs=1, buckets=1)
 
 
@@ -87,9 +87,14 @@ def sentences(path: str, columns: tuple[int, int], most_words: int, vocabulary: 
     return Task(train, validation, test, *(learn(map(rj.data.words, side)) for side in texts))
 
 
+def spelled(vocabulary: Any, text: str) -> str:
+    """A text as `vocabulary.decode` would write it: words and marks with spaces between them."""
+    return " ".join(rj.data.words(text)) if getattr(vocabulary, "unit", "") == "word" else text
+
+
 def encode(vocabulary: Any, text: str) -> np.ndarray:
     """The numbers of a text, (S)."""
-    return vocabulary.encode(rj.data.words(text) if getattr(vocabulary, "unit", "") == "word" else text)
+    return vocabulary.encode(spelled(vocabulary, text))
 
 
 def padded(task: Task, part: Texts) -> rj.data.Pairs:
@@ -186,16 +191,14 @@ def translate(fitted: rj.training.Fitted, task: Task, texts: Sequence[str], beam
     params, model = fitted.model
     length = max(len(encode(task.target, target)) for _, target in task.train) + 1
     rows, lengths = rj.data.pad([encode(task.source, text) for text in texts])  # (N, S), (N)
-    missing = -len(rows) % batch
-    rows, lengths = np.pad(rows, ((0, missing), (0, 0))), np.pad(lengths, (0, missing))
-    parts = [slice(i, i + batch) for i in range(0, len(rows), batch)]
-    found = [search(model, params, rows[part].T, lengths[part], length, beams) for part in parts]
+    batches = np.resize(np.arange(len(rows)), -(-len(rows) // batch) * batch).reshape(-1, batch)  # of one shape
+    found = [search(model, params, rows[part].T, lengths[part], length, beams) for part in batches]
     return [task.target.decode(row) for row in np.concatenate(found)[: len(texts)]]
 
 
 def exact(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """The share of hypotheses that are their reference."""
-    return sum(map(str.__eq__, hypotheses, references)) / len(references)
+    return float(np.mean([*map(str.__eq__, hypotheses, references)]))
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
@@ -269,23 +272,24 @@ def main() -> None:
     recipe = (SMOKE if args.smoke else recipe)._replace(epochs=args.epochs or recipe.epochs)
     print("pairs and symbols:", ", ".join(f"{name} {len(part):,}" for name, part in task._asdict().items()))
     fitted = train(task, recipe, args.seed, checkpoint_dir=args.checkpoints)
-    count = sum(leaf.size for leaf in jax.tree.leaves(fitted.params))
-    print(f"{count:,} parameters; validation loss {fitted.history['val_loss'][-1]:.4f}")
-
+    weights = sum(leaf.size for leaf in jax.tree.leaves(fitted.params))
+    print(f"{weights:,} parameters; validation loss {fitted.history['val_loss'][-1]:.4f}")
     sources, references = map(list, zip(*task.test, strict=True))
     hypotheses = translate(fitted, task, sources, args.beams)
-    for source, hypothesis, target in spread([*zip(sources, hypotheses, references, strict=True)], 8):
+    expected = [spelled(task.target, text) for text in references]
+    for source, hypothesis, target in spread([*zip(sources, hypotheses, expected, strict=True)], 8):
         print(f"  {source}  →  {hypothesis}" + ("" if hypothesis == target else f"  (expected: {target})"))
     # what the picture's font has: letters that are neither joined nor written from right to left
-    plain = [pair for pair in zip(sources, hypotheses, strict=True) if max("".join(pair)) < "\u0590"]
-    if plain:
+    pairs = [pair for pair in zip(sources, hypotheses, strict=True) if max("".join(pair)) < "\u0590"]
+    if pairs:
         args.out.mkdir(parents=True, exist_ok=True)
-        draw(args.out / "translation.png", fitted, task, spread(sorted(plain, key=lambda pair: len(pair[0])), 5)[1:4])
+        pairs = spread(sorted(pairs, key=lambda pair: len(pair[0])), 5)[1:4] or pairs
+        draw(args.out / "translation.png", fitted, task, pairs)
         print(f"saved {args.out / 'translation.png'}")
     name = Path(args.data).name.split(".")[0].replace("-", "_") if args.data else "dates"
     figures = {f"{name}_bleu": bleu(hypotheses, references)} if args.data else {}
-    figures |= {f"{name}_exact": exact(hypotheses, references), "seconds": time.perf_counter() - began}
-    figures["cpu_seconds"] = time.process_time()
+    spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time()}
+    figures |= {f"{name}_exact": exact(hypotheses, expected), **spent}
     if args.write:
         write(figures, recipe, args)
     print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
