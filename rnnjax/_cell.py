@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import abc
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ from jax import lax
 from ._errors import check_key, check_size, floating
 from ._linear import Affine, Numbers, plus, times
 from ._struct import node, struct
-from ._types import Array, Bias, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32
+from ._types import Array, Bias, DTypeLike, Gates, Key, Noise, Params, State, Xs, Z, at_least_float32, explicit_spec
 
 Capability = Literal["plain", "gated", "associative", "chunked"]
 
@@ -425,8 +426,16 @@ def split_key(key: Key | None) -> tuple[Key | None, Key | None]:
 
 def dot(x: Array, w: Array) -> Array:
     """x (…, I) times w (I, O) in the dtype of w, accumulated and returned in at least float32."""
+    leading = x.shape[:-1]
+    # Over several axes XLA copies the cotangents, transposed, for the gradient of w. Axes that may be divided over
+    # devices stay apart.
+    joined = len(leading) > 1 and jax.device_count() == 1 and explicit_spec(x) is None
+    rows = x.reshape(math.prod(leading), x.shape[-1]) if joined else x
     accumulator = at_least_float32(w.dtype)
-    return lax.dot_general(x.astype(w.dtype), w, (((x.ndim - 1,), (0,)), ((), ())), preferred_element_type=accumulator)
+    product = lax.dot_general(
+        rows.astype(w.dtype), w, (((rows.ndim - 1,), (0,)), ((), ())), preferred_element_type=accumulator
+    )
+    return product.reshape(*leading, w.shape[1]) if joined else product
 
 
 def affine(x: Array, w: Array, b: Array | None) -> Array:
