@@ -69,17 +69,22 @@ def read(path: str | None = None, unit: str = "character", size: int | None = No
     if len(text) < LEAST:
         raise SystemExit(f"{path} has {len(text):,} characters: at least {LEAST:,} are needed to learn from")
     symbols = symbols_of(text, unit)
+    known = symbols[: training(len(symbols))]  # what comes up in the validation part alone is unknown
     if unit == "character":
-        vocabulary = rj.data.Vocabulary.characters([text], min_count=10, specials=["unknown"])
+        vocabulary = rj.data.Vocabulary.characters([known], min_count=10, specials=["unknown"])
     else:
-        vocabulary = rj.data.Vocabulary.words([symbols], min_count=2, max_size=size, specials=["unknown"])
+        vocabulary = rj.data.Vocabulary.words([known], min_count=2, max_size=size, specials=["unknown"])
     return Text(vocabulary, vocabulary.encode(symbols), len(text))
+
+
+def training(symbols: int) -> int:
+    """How many of the symbols of a text are learned from, its first nine tenths."""
+    return symbols * 9 // 10
 
 
 def split(codes: np.ndarray, rows: int) -> tuple:
     """Inputs and targets (R, L), each target the next symbol; for training and for validation."""
-    cut = len(codes) * 9 // 10
-    train, last = codes[:cut], codes[cut:]
+    train, last = np.split(codes, [training(len(codes))])
     return streams((train[:-1], train[1:]), rows), streams((last[:-1], last[1:]), min(rows, 8))
 
 
@@ -117,7 +122,8 @@ def train(text: Text, args: argparse.Namespace, **options: Any) -> rj.training.F
 
 
 def judge(fitted: rj.training.Fitted, text: Text) -> dict[str, float]:
-    """Nats and perplexity a symbol of the validation part, read as one stream, and bits a character of it."""
+    """Nats and perplexity a symbol of the validation part, read as one stream, and bits a character, of which a symbol
+    has as many as in the whole text; words do not tell white space, nor how unknown ones are written."""
     _, (x, y) = split(text.codes, 1)
     nats = rj.training.evaluate(fitted, (x, y), truncate=tbptt(1000))["loss"]
     bits = nats / np.log(2) * len(text.codes) / text.characters
@@ -263,6 +269,9 @@ def main() -> None:
     text = read(args.data, args.unit, args.vocabulary, 60_000 if args.smoke else None)
     size, unknown = len(text.vocabulary), np.mean(text.codes == text.vocabulary.unknown)
     print(f"{len(text.codes):,} {args.unit}s, {unknown:.1%} of them unknown, {size:,} symbols: {np.log(size):.2f} nats")
+    if not len(text.encode(args.start)):
+        args.start = text.decode(text.codes[:1])
+        print(f"the text has nothing of `--start`: samples begin with {args.start!r}")
     fitted = train(text, args)
     found = judge(fitted, text)
 

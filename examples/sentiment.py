@@ -63,12 +63,15 @@ def load(path: str | None, seed: int, every: int = 1) -> Data:
         reading = rj.data.read_sentence_polarity(path)
         items = reading.items
     print(reading.report())
-    first, second = sorted({item.label for item in items})
+    labels = sorted({item.label for item in items})
+    if len(labels) != 2:
+        raise SystemExit(f"{path} must have sentences of two labels; it has {', '.join(labels)}")
+    first, second = labels
     parts = []
     for part in rj.data.split(items, (0.8, 0.1, 0.1), by=lambda item: item.text.lower(), seed=seed):
         part = [item for item in part[::every] if words(item.text)]
-        labels = np.array([item.label == second for item in part], np.int32)
-        parts.append(Sentences([words(item.text) for item in part], labels))
+        positive = np.array([item.label == second for item in part], np.int32)
+        parts.append(Sentences([words(item.text) for item in part], positive))
     train, validation, test = parts
     return Data(train, validation, test, (first, second))
 

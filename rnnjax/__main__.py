@@ -66,7 +66,8 @@ def implementations() -> Iterator[str]:
 
 def titles(folder: Path, pattern: str) -> Iterator[str]:
     """The folder and its files, each with its first line; or where they are if they are not beside the package."""
-    if not folder.is_dir():
+    # beside an installed package are others, which may have folders of these names
+    if not (folder.parent / "rnnjax").is_dir() or not (folder.parent / "pyproject.toml").is_file():
         yield f"not beside this installation: in the folder `{folder.name}` of the source"
         return
     yield str(folder)

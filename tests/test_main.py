@@ -77,6 +77,8 @@ def test_files_are_listed_with_their_first_lines(tmp_path):
     (tmp_path / "docs" / "a.md").write_text("# A\n")
     (tmp_path / "docs" / "note.txt").write_text("no documentation")
     (tmp_path / "examples").mkdir()
+    (tmp_path / "rnnjax").mkdir()
+    (tmp_path / "pyproject.toml").touch()
     (tmp_path / "examples" / "one.py").write_text('"""Does one thing.\n\nAt length.\n"""\nx = 1\n')
     (tmp_path / "examples" / "two.py").write_text("x = 2\n")
     text = command.report(tmp_path)
@@ -93,6 +95,15 @@ def test_an_installation_without_the_source_says_so(tmp_path):
     text = command.report(tmp_path)
     for name in ("examples", "docs"):
         assert f"not beside this installation: in the folder `{name}` of the source" in text
+
+
+def test_folders_of_other_packages_are_not_taken_for_ours(tmp_path):
+    for folder in ("rnnjax", "examples", "docs"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "examples" / "foreign.py").write_text("print 'Python 2'\n")
+    text = command.report(tmp_path)
+    assert "foreign" not in text
+    assert "not beside this installation" in text
 
 
 def test_every_example_and_document_has_a_title():

@@ -26,35 +26,52 @@ RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = {"figures": "core.md", "speed": "speed.md"}
 # figure, the file that has it, what it says, the command that writes it
 TASKS = [
-    ("dates_exact", "dates_exact", "dates right to the last digit, in forms never seen", "translation.py"),
-    ("summaries_rouge_l_over_lead1", "summarisation", "ROUGE-L more than the first sentence's", "summarisation.py"),
-    ("morse_cer_5db", "speech_morse", "character errors of Morse code at 5 dB", "speech.py"),
-    ("digits_wer", "speech_digits", "word errors of spoken digits", "speech.py --data FSDD"),
+    ("dates_exact", "dates_exact", "dates right to the last digit, in forms never seen", "examples/translation.py"),
+    (
+        "spa_eng_bleu",
+        "spa_eng_bleu",
+        "BLEU of Spanish to English, sentences of at most ten words",
+        "examples/translation.py --data TATOEBA --columns 1 0",
+    ),
+    (
+        "summaries_rouge_l_over_lead1",
+        "summarisation",
+        "ROUGE-L more than the first sentence's",
+        "examples/summarisation.py",
+    ),
+    ("morse_cer_5db", "speech_morse", "character errors of Morse code at 5 dB", "examples/speech.py"),
+    ("digits_wer", "speech_digits", "word errors of spoken digits", "examples/speech.py --data FSDD"),
     (
         "digits_wer_new_speaker",
         "speech_new_speaker",
         "the same of a speaker never heard",
-        "speech.py --data FSDD --hold-out theo",
+        "examples/speech.py --data FSDD --hold-out theo",
     ),
-    ("snips_intent", "dialogue_snips", "intents found", "dialogue.py --data SNIPS"),
-    ("snips_slot_f1", "dialogue_snips", "F1 of slots", "dialogue.py --data SNIPS"),
-    ("camrest_perplexity", "dialogue_camrest", "perplexity of answers in conversations", "dialogue.py --data CAMREST"),
-    ("polarity_accuracy", "sentiment_polarity", "reviews told apart", "sentiment.py --data POLARITY"),
+    ("snips_intent", "dialogue_snips", "intents found", "examples/dialogue.py --data SNIPS"),
+    ("snips_slot_f1", "dialogue_snips", "F1 of slots", "examples/dialogue.py --data SNIPS"),
+    (
+        "camrest_perplexity",
+        "dialogue_camrest",
+        "perplexity of answers in conversations",
+        "examples/dialogue.py --data CAMREST",
+    ),
+    ("beam_vs_torch", "beam", "speed of beam search, times a PyTorch twin's", "benchmarks/beam.py"),
+    ("polarity_accuracy", "sentiment_polarity", "reviews told apart", "examples/sentiment.py --data POLARITY"),
 ]
 
 
 def cells() -> list[str]:
-    """One row for each class of cell, wrappers last."""
-    first: dict[type, Any] = {}
+    """One row for each class of cell, wrappers last: what any cell of the class can be run by."""
+    rows: dict[type, list[Any]] = {}
     for descriptor in descriptors().CELLS:
-        first.setdefault(type(descriptor.cell), descriptor)
-    missing = sorted(cls.__name__ for cls in exported() - set(first))
+        rows.setdefault(type(descriptor.cell), []).append(descriptor)
+    missing = sorted(cls.__name__ for cls in exported() - set(rows))
     if missing:
         raise SystemExit(f"tests/descriptors.py has no row for {', '.join(missing)}")
     names = table.names()
     lines = [f"| cell | what it is | {' | '.join(f'`{name}`' for name in names)} |", "|---" * (2 + len(names)) + "|"]
-    for cls in sorted(first, key=lambda cls: issubclass(cls, rj.Wrapper)):
-        marks = [mark(first[cls].subject, first[cls].event_shape, name) for name in names]
+    for cls in sorted(rows, key=lambda cls: issubclass(cls, rj.Wrapper)):
+        marks = [best([mark(row.subject, row.event_shape, name) for row in rows[cls]]) for name in names]
         shown = f"{cls.__name__}(cell)" if issubclass(cls, rj.Wrapper) else cls.__name__
         lines.append(f"| `{shown}` | {first_sentence(cls)} | {' | '.join(marks)} |")
     return lines
@@ -92,6 +109,11 @@ def mark(cell: Any, event_shape: tuple[int, ...], implementation: str) -> str:
     return "✓ generic" if generic else "✓"
 
 
+def best(marks: list[str]) -> str:
+    """The mark that promises the most."""
+    return next(one for one in ("✓", "✓ generic", "–") if one in marks)
+
+
 def first_sentence(cls: type) -> str:
     """What the docstring says up to its first full stop."""
     paragraph = (inspect.getdoc(cls) or "").split("\n\n")[0]
@@ -99,13 +121,13 @@ def first_sentence(cls: type) -> str:
 
 
 def tasks() -> list[str]:
-    """One row for each figure of an example that was saved."""
+    """One row for each figure of a task that was saved."""
     lines = ["| figure | value | what it is | command |", "|---|---|---|---|"]
     for figure, file, what, command in TASKS:
         path = RESULTS / f"{file}.json"
         if path.exists():
             value = json.loads(path.read_text(encoding="utf-8"))["figures"][figure]
-            lines.append(f"| {figure} | {value:.4g} | {what} | `python examples/{command}` |")
+            lines.append(f"| {figure} | {value:.4g} | {what} | `python {command}` |")
     return lines
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ._reading import Found, PathLike, Place, Problem, Reading, collected, files, filled_lines, lines
+from ._reading import Found, PathLike, Place, Problem, Reading, filled_lines, lines, read_files
 
 
 class Document(NamedTuple):
@@ -30,37 +30,30 @@ def read_documents(path: PathLike, *, encoding: str = "utf-8") -> Reading[Docume
     Args:
         path: a text file, gzipped or not, or a zip file or folder of `.txt` files. Sets in this form: tinyshakespeare
             (github.com/karpathy/char-rnn, public-domain text, 1,115,394 characters) and the State of the Union
-            addresses of NLTK (public domain, 66 speeches, of which six have lines that are not UTF-8).
+            addresses of NLTK (public domain, 65 speeches, of which six have lines that are not UTF-8).
         encoding: of the files.
 
     Returns:
         a `Reading` of one `Document` a file, lines ended by "\\n". Lines that are not in this encoding are left out.
     """
 
-    def found() -> Iterator[Found[Document]]:
-        for name, raw in files(path, (".txt",)):
-            kept = []
-            for one in lines(name, raw, encoding):
-                if isinstance(one, Problem):
-                    yield one
-                else:
-                    kept.append(one[1])
-            text = "\n".join(kept) + "\n" * raw.endswith(b"\n")
-            yield (
-                (Place(name), Document(_stem(name), text)) if text.strip() else Problem(Place(name), "left out: empty")
-            )
+    def read(name: str, raw: bytes) -> Iterator[Found[Document]]:
+        kept = []
+        for one in lines(name, raw, encoding):
+            if isinstance(one, Problem):
+                yield one
+            else:
+                kept.append(one[1])
+        text = "\n".join(kept) + "\n" * raw.endswith((b"\n", b"\r"))
+        yield (Place(name), Document(_stem(name), text)) if text.strip() else Problem(Place(name), "left out: empty")
 
-    return collected(path, found())
+    return read_files(path, (".txt",), read)
 
 
 def read_lines(path: PathLike, *, encoding: str = "utf-8") -> Reading[str]:
     """The lines of a text file, or of the `.txt` files of a folder or zip file; empty ones are left out."""
 
-    def found() -> Iterator[Found[str]]:
-        for name, raw in files(path, (".txt",)):
-            yield from filled_lines(name, raw, encoding)
-
-    return collected(path, found())
+    return read_files(path, (".txt",), lambda name, raw: filled_lines(name, raw, encoding))
 
 
 def read_names(folder: PathLike, *, encoding: str = "utf-8") -> Reading[Labelled]:
@@ -73,12 +66,7 @@ def read_names(folder: PathLike, *, encoding: str = "utf-8") -> Reading[Labelled
         folder: a folder or zip file of `.txt` files with one text a line.
         encoding: of the files.
     """
-
-    def found() -> Iterator[Found[Labelled]]:
-        for name, raw in files(folder, (".txt",)):
-            yield from _labelled(filled_lines(name, raw, encoding), _stem(name))
-
-    return collected(folder, found())
+    return read_files(folder, (".txt",), lambda name, raw: _labelled(filled_lines(name, raw, encoding), _stem(name)))
 
 
 def read_sentence_polarity(path: PathLike) -> Reading[Labelled]:
@@ -91,11 +79,10 @@ def read_sentence_polarity(path: PathLike) -> Reading[Labelled]:
         path: `sentence_polarity.zip`, or a folder with `rt-polarity.neg` and `rt-polarity.pos`.
     """
 
-    def found() -> Iterator[Found[Labelled]]:
-        for name, raw in files(path, (".neg", ".pos")):
-            yield from _labelled(filled_lines(name, raw), "negative" if name.endswith(".neg") else "positive")
+    def read(name: str, raw: bytes) -> Iterator[Found[Labelled]]:
+        return _labelled(filled_lines(name, raw), "negative" if ".neg" in name.lower() else "positive")
 
-    return collected(path, found())
+    return read_files(path, (".neg", ".pos"), read)
 
 
 def python_documentation() -> list[Document]:

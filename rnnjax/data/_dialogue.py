@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ._reading import Found, PathLike, Place, Problem, Reading, collected, files
+from ._reading import Found, PathLike, Place, Problem, Reading, read_files
 from ._text import words
 
 
@@ -56,19 +56,18 @@ def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -
     if part not in ("train", "validate"):
         raise ValueError(f'`part` must be "train" or "validate"; got {part!r}')
 
-    def found() -> Iterator[Found[Query]]:
-        for name, raw in files(folder, (".json",)):
-            if not Path(name).name.startswith(f"{part}_"):
-                continue
-            try:
-                text = _joined(raw.decode("utf-8-sig", "surrogatepass"))
-            except UnicodeDecodeError as error:
-                line = raw.count(b"\n", 0, error.start) + 1
-                yield Problem(Place(name, line), "read as latin-1: the file is not UTF-8 here")
-                text = raw.decode("latin-1")
-            yield from _queries(name, text)
+    def read(name: str, raw: bytes) -> Iterator[Found[Query]]:
+        if not Path(name).name.startswith(f"{part}_"):
+            return
+        try:
+            text = _joined(raw.decode("utf-8-sig", "surrogatepass"))
+        except UnicodeDecodeError as error:
+            line = raw.count(b"\n", 0, error.start) + 1
+            yield Problem(Place(name, line), "read as latin-1: the file is not UTF-8 here")
+            text = raw.decode("latin-1")
+        yield from _queries(name, text)
 
-    return collected(folder, found())
+    return read_files(folder, (".json",), read)
 
 
 def _joined(text: str) -> str:
@@ -116,24 +115,23 @@ def read_camrest(path: PathLike) -> Reading[Dialogue]:
         form of the set is left out.
     """
 
-    def found() -> Iterator[Found[Dialogue]]:
-        for name, raw in files(path, (".json",)):
-            try:
-                text = raw.decode("utf-8-sig")
-            except UnicodeDecodeError as error:
-                yield Problem(Place(name, raw.count(b"\n", 0, error.start) + 1), "left out: the file is not UTF-8 here")
-                continue
-            # blank, so that the JSON parser counts the lines of the file
-            plain = "\n".join("" if line.startswith("#") else line for line in text.split("\n"))
-            parsed = _parsed(name, plain)
-            if isinstance(parsed, Problem):
-                yield parsed
-            elif not isinstance(parsed, list):
-                yield Problem(Place(name), "left out: the file must hold a list of dialogues")
-            else:
-                yield from (_dialogue(Place(name, number), entry) for number, entry in enumerate(parsed, 1))
+    def read(name: str, raw: bytes) -> Iterator[Found[Dialogue]]:
+        try:
+            text = raw.decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            yield Problem(Place(name, raw.count(b"\n", 0, error.start) + 1), "left out: the file is not UTF-8 here")
+            return
+        # blank, so that the JSON parser counts the lines of the file
+        plain = "\n".join("" if line.startswith("#") else line for line in text.split("\n"))
+        parsed = _parsed(name, plain)
+        if isinstance(parsed, Problem):
+            yield parsed
+        elif not isinstance(parsed, list):
+            yield Problem(Place(name), "left out: the file must hold a list of dialogues")
+        else:
+            yield from (_dialogue(Place(name, number), entry) for number, entry in enumerate(parsed, 1))
 
-    return collected(path, found())
+    return read_files(path, (".json",), read)
 
 
 def _dialogue(place: Place, entry: Any) -> Found[Dialogue]:

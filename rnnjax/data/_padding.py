@@ -83,6 +83,13 @@ def _dtype(sequences: Sequence[Any], arrays: Sequence[np.ndarray]) -> np.dtype:
     dtype = np.result_type(*arrays)
     if any(hasattr(sequence, "dtype") for sequence in sequences):
         return dtype
+    most = np.iinfo(np.int32)
+    for number, array in enumerate(arrays):
+        if dtype.kind == "i" and array.size and not most.min <= array.min() <= array.max() <= most.max:
+            raise ValueError(
+                f"`sequences` as lists must hold numbers that int32 can; number {number} has "
+                f"{array.min()} … {array.max()}: pass arrays of the dtype that you want"
+            )
     return np.dtype({"i": np.int32, "f": np.float32}.get(dtype.kind, dtype))
 
 

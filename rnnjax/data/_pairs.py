@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ._reading import Found, PathLike, Problem, Reading, collected, files, filled_lines
+from ._reading import Found, PathLike, Problem, Reading, filled_lines, read_files
 
 
 def read_pairs(
@@ -25,12 +25,11 @@ def read_pairs(
         a `Reading` of pairs. A line that is empty, not in this encoding or without text in a column is left out.
     """
 
-    def found() -> Iterator[Found[tuple[str, str]]]:
-        for name, raw in files(path, (".tsv", ".txt")):
-            for one in filled_lines(name, raw, encoding):
-                yield one if isinstance(one, Problem) else _pair(*one, columns)
+    def read(name: str, raw: bytes) -> Iterator[Found[tuple[str, str]]]:
+        for one in filled_lines(name, raw, encoding):
+            yield one if isinstance(one, Problem) else _pair(*one, columns)
 
-    return collected(path, found())
+    return read_files(path, (".tsv", ".txt"), read)
 
 
 def _pair(place: Any, line: str, columns: tuple[int, int]) -> Found[tuple[str, str]]:
@@ -62,12 +61,11 @@ def read_json_lines(
         a `Reading` of tuples. A line that is empty, no JSON object, or without a field is left out.
     """
 
-    def found() -> Iterator[Found[tuple[Any, ...]]]:
-        for name, raw in files(path, (".jsonl", ".json")):
-            for one in filled_lines(name, raw, encoding):
-                yield one if isinstance(one, Problem) else _values(*one, fields)
+    def read(name: str, raw: bytes) -> Iterator[Found[tuple[Any, ...]]]:
+        for one in filled_lines(name, raw, encoding):
+            yield one if isinstance(one, Problem) else _values(*one, fields)
 
-    return collected(path, found())
+    return read_files(path, (".jsonl", ".json"), read)
 
 
 def _values(place: Any, line: str, fields: Sequence[str]) -> Found[tuple[Any, ...]]:

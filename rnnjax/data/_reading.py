@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import os
+import re
 import zipfile
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
 T = TypeVar("T")
 PathLike: TypeAlias = str | os.PathLike[str]
 
-# what a data set tells about itself
-NOT_DATA = ("_", ".", "readme", "license", "licence", "source")
+# what a data set tells about itself; `source.txt` beside `target.txt` is data
+NOTES = re.compile(r"[_.]|(?i:readme|licen[sc]e)\b|SOURCE\b")
+# of a file that is broken, encrypted or compressed by a method that Python does not have
+UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile)
+LINE_ENDS = r"\r\n|\r|\n"
 
 
 class Place(NamedTuple):
@@ -110,36 +117,67 @@ def collected(source: object, found: Iterable[Found[T]]) -> Reading[T]:
     return Reading(items, places, problems)
 
 
-def files(path: PathLike, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    """Names and contents: of one file, gzipped or not, or of all files with these suffixes in a folder or zip file,
-    sorted, without those whose names say that they are no data (README, LICENSE, SOURCE, and a first `_` or `.`)."""
+def read_files(
+    path: PathLike, suffixes: tuple[str, ...], read: Callable[[str, bytes], Iterable[Found[T]]]
+) -> Reading[T]:
+    """What `read` finds in the names and contents of `files`; OSError if there is nothing at the path."""
+
+    def found() -> Iterator[Found[T]]:
+        for name, content in files(path, suffixes):
+            if isinstance(content, bytes):
+                yield from read(name, content)
+            else:
+                yield Problem(Place(name), f"left out: {content}")
+
+    return collected(path, found())
+
+
+def files(path: PathLike, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bytes | str]]:
+    """Names and contents, or what is wrong with them: of one file, or of all with these suffixes, in capitals or not,
+    in a folder or zip file, sorted; each may be gzipped. Left out is what tells of the data: README, LICENSE, SOURCE,
+    and names with a first `_` or `.`."""
     path = Path(path)
 
     def wanted(name: str) -> bool:
-        return name.endswith(suffixes) and not name.lower().startswith(NOT_DATA)
+        return name.lower().removesuffix(".gz").endswith(suffixes) and NOTES.match(name) is None
 
     if path.is_dir():
         for inner in sorted(path.iterdir()):
             if inner.is_file() and wanted(inner.name):
-                yield str(inner), inner.read_bytes()
+                yield str(inner), _content(inner.name, inner.read_bytes)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             for name in sorted(archive.namelist()):
                 if wanted(name.rsplit("/", 1)[-1]):
-                    yield f"{path}/{name}", archive.read(name)
-    elif path.suffix == ".gz":
-        yield str(path), gzip.decompress(path.read_bytes())
+                    yield f"{path}/{name}", _content(name, partial(archive.read, name))
     else:
-        yield str(path), path.read_bytes()
+        raw = path.read_bytes()
+        broken = path.suffix.lower() == ".zip"
+        yield str(path), "no zip file that can be read" if broken else _content(path.name, lambda: raw)
+
+
+def _content(name: str, read: Callable[[], bytes]) -> bytes | str:
+    """What a file holds, unpacked, or why it cannot be read."""
+    try:
+        return gzip.decompress(read()) if name.lower().endswith(".gz") else read()
+    except UNREADABLE as error:
+        return f"it cannot be read ({error})"
 
 
 def lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Found[str]]:
     """The lines of a file without their ends; a problem for each that is not in this encoding."""
-    codec = "utf-8-sig" if encoding.lower().replace("_", "-") in ("utf-8", "utf8") else encoding
+    utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
+    codec = "utf-8-sig" if utf8 else encoding
+    if utf8 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        yield Problem(Place(name), 'left out: it begins as UTF-16 does; pass `encoding="utf-16"`')
+        return
     try:
-        decoded: list[str | bytes] = [*raw.decode(codec).split("\n")]
-    except UnicodeDecodeError:
-        decoded = [*raw.split(b"\n")]
+        decoded: list[str | bytes] = [*re.split(LINE_ENDS, raw.decode(codec))]
+    except UnicodeDecodeError as error:
+        if "\n".encode(encoding) != b"\n":  # bytes do not say where its lines end
+            yield Problem(Place(name), f"left out: not {encoding} ({error.reason}, byte {error.start})")
+            return
+        decoded = [*re.split(LINE_ENDS.encode(), raw)]
     if not decoded[-1]:
         decoded.pop()
     for number, line in enumerate(decoded, 1):
@@ -149,8 +187,11 @@ def lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Found[str]
         except UnicodeDecodeError as error:
             byte = f"byte 0x{error.object[error.start]:02x} at column {error.start + 1}"
             yield Problem(place, f"left out: not {encoding} ({byte}); pass another `encoding` if the file has one")
+            continue
+        if "\0" in text:
+            yield Problem(place, f"left out: holds NUL, as UTF-16 read as {encoding} does; pass another `encoding`")
         else:
-            yield place, text.removesuffix("\r")
+            yield place, text
 
 
 def filled_lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Found[str]]:

@@ -79,8 +79,8 @@ class STFT:
     def frames(self, samples: Any) -> Any:
         """How many frames so many samples have: integers or arrays of them."""
         xp: Any = jnp if isinstance(samples, jax.Array) else np
-        if self.center:
-            return xp.where(samples > 0, 1 + samples // self.hop, 0)
+        if self.center:  # n_fft // 2 more on either side, one less than a frame in all where n_fft is odd
+            return xp.where(samples > 0, 1 + (samples - self.n_fft % 2) // self.hop, 0)
         return xp.maximum(0, 1 + (samples - self.n_fft) // self.hop)
 
     def __call__(self, signal: Array, lengths: Array | None = None) -> tuple[Array, Array]:

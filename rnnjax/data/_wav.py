@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import math
+import struct
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,10 +43,9 @@ def read_wav(path: PathLike, rate: int | None = None) -> Sound:
     problems = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
+        raw = Path(path).read_bytes()
         try:
-            found, data = scipy.io.wavfile.read(path)
-        except OSError:
-            raise
+            found, data = scipy.io.wavfile.read(io.BytesIO(_whole_frames(raw)))
         # SciPy's parser has no error of its own: a header that makes no sense ends in any of these
         except Exception as error:
             raise ValueError(f"{path} is no wav file that can be read: {error}") from error
@@ -66,6 +67,21 @@ def read_wav(path: PathLike, rate: int | None = None) -> Sound:
         samples = scipy.signal.resample_poly(samples, rate // common, found // common)
         found = rate
     return Sound(samples.astype(np.float32), int(found), tuple(problems))
+
+
+def _whole_frames(raw: bytes) -> bytes:
+    """A file that ends within a sample or before one of its channels, without that part; any other one as it is."""
+    order = ">" if raw[:4] == b"RIFX" else "<"
+    at, frame = 12, 1
+    while at + 8 <= len(raw):
+        kind, size = struct.unpack_from(f"{order}4sI", raw, at)
+        at += 8
+        if kind == b"fmt " and at + 14 <= len(raw):
+            (frame,) = struct.unpack_from(f"{order}H", raw, at + 12)
+        if kind == b"data" and at + size > len(raw):
+            return raw[: len(raw) - (len(raw) - at) % max(frame, 1)]
+        at += size + size % 2  # a chunk of odd length is padded
+    return raw
 
 
 def _floats(data: Any) -> np.ndarray:

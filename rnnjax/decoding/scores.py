@@ -57,16 +57,20 @@ def coverage_penalty(coverage: Array, beta: float | Array = 0.2, mask: Array | N
 
     cp = β Σ_s log min(coverage_s, 1)
 
-    For `beam_search`: `penalty=lambda carry: coverage_penalty(carry[1].attention.coverage)` where layer 1 of a stack is
-    an attention cell.
+    For `beam_search`: `penalty=lambda carry: coverage_penalty(carry[1].attention.coverage, mask=mask)` where layer 1 of
+    a stack is an attention cell and `mask` (B, S) is True within the sources.
 
     Args:
-        coverage: alignments summed over the steps so far, (…, S).
+        coverage: alignments summed over the steps so far, (…, S), in a search (B, K, S).
         beta: β.
-        mask: True at the positions that count, booleans that broadcast to (…, S).
+        mask: True at the positions that count, booleans (S), or (B, S) with the first axes of `coverage`. Without one
+            each position of padding costs β log of the smallest number.
 
     Returns:
         cp ≤ 0, (…). A position that has got nothing counts as the smallest number that the dtype has.
+
+    Raises:
+        TypeError, ValueError: for a `coverage` that is no floating-point array (…, S), and a mask of another shape.
 
     References:
         Wu et al. 2016, Google's neural machine translation system, arXiv:1609.08144.
@@ -82,5 +86,12 @@ def coverage_penalty(coverage: Array, beta: float | Array = 0.2, mask: Array | N
     logs = jnp.log(jnp.clip(coverage, jnp.finfo(coverage.dtype).tiny, 1))
     if mask is not None:
         mask = jnp.asarray(mask)
+        rows = mask.shape[:-1]
+        if mask.dtype != bool or mask.shape != (*logs.shape[: len(rows)], *logs.shape[-1:]):
+            raise ValueError(
+                f"`mask` must be booleans {logs.shape[-1:]}, one for each position of `coverage` {logs.shape}, with as "
+                f"many of its first axes as you like; got {describe(mask)}"
+            )
+        mask = jnp.expand_dims(mask, tuple(range(len(rows), logs.ndim - 1)))
         logs = jnp.where(jnp.broadcast_to(mask, logs.shape), logs, 0)
     return beta * logs.sum(-1)

@@ -44,14 +44,62 @@ def test_other_encodings(tmp_path: Path) -> None:
     path = tmp_path / "pairs.tsv"
     path.write_bytes("one\tñu\n".encode("utf-16"))
     assert data.read_pairs(path, encoding="utf-16").items == [("one", "ñu")]
+    with pytest.raises(ValueError, match=r'pairs\.tsv: left out: it begins as UTF-16 does; pass `encoding="utf-16"`'):
+        data.read_pairs(path)
+    for codec in ("utf-16-le", "utf-16-be", "utf-32-be"):  # nothing at the front tells
+        path.write_bytes("one\tñu\ntwo\tdos\n".encode(codec))
+        with pytest.raises(ValueError, match=r"pairs\.tsv(:1)?: left out: .*(NUL|not utf-8)"):
+            data.read_pairs(path)
+    path.write_bytes("one\tñu\n".encode("utf-16") + b"x")
+    with pytest.raises(ValueError, match=r"pairs\.tsv: left out: not utf-16 \(truncated data, byte 16\)"):
+        data.read_pairs(path, encoding="utf-16")
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"])
+def test_every_end_of_a_line(tmp_path: Path, end: str) -> None:
+    path = tmp_path / "pairs.tsv"
+    for last in ("", end):
+        path.write_text(f"one\tuno{end}two\tdos{last}", newline="")
+        assert data.read_pairs(path).items == [("one", "uno"), ("two", "dos")]
+        assert data.read_documents(path).items[0].text == "one\tuno\ntwo\tdos" + "\n" * bool(last)
+
+
+def test_broken_archives_are_named_and_the_rest_is_used(tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    packed = gzip.compress(b"two\tdos\n" * 100)
+    (folder / "cut.tsv.gz").write_bytes(packed[: len(packed) // 2])
+    (folder / "none.tsv.gz").write_bytes(b"two\tdos\n")
+    (folder / "whole.tsv.gz").write_bytes(gzip.compress(b"one\tuno\n"))
+    reading = data.read_pairs(folder)
+    assert reading.items == [("one", "uno")]
+    assert told(reading) == [("cut.tsv.gz", None), ("none.tsv.gz", None)]
+    assert all(problem.message.startswith("left out: it cannot be read (") for problem in reading.problems)
+
+    path = tmp_path / "all.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("a.txt", "seen\tvisto\n" * 100)
+        archive.writestr("b.txt", "one\tuno\n")
+    raw = bytearray(path.read_bytes())
+    raw[37] ^= 0xFF  # within the packed bytes of the first member, behind its header of 35
+    path.write_bytes(raw)
+    reading = data.read_pairs(path)
+    assert reading.items == [("one", "uno")]
+    assert told(reading) == [("a.txt", None)]
+    path.write_bytes(raw[: len(raw) // 2])
+    with pytest.raises(ValueError, match=r"all\.zip: left out: no zip file that can be read"):
+        data.read_pairs(path)
+    with pytest.raises(FileNotFoundError):
+        data.read_pairs(tmp_path / "nowhere.zip")
 
 
 def test_archives_and_folders(tmp_path: Path) -> None:
     folder = tmp_path / "all"
     folder.mkdir()
-    for name in ("b.tsv", "a.txt", "README.txt", "_about.txt", "c.json"):
+    notes = ("README.txt", "_about.txt", "SOURCE.txt", "Licence.TXT", "license-mit.txt", ".hidden.txt")
+    names = ["A.TXT", "b.tsv", "licensed_words.txt", "source.txt", "target.txt"]
+    for name in (*notes, *names, "c.json"):
         (folder / name).write_text(f"{name}\tx\n")
-    names = ["a.txt", "b.tsv"]
     assert [first for first, _ in data.read_pairs(folder)] == names
     with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
         for path in folder.iterdir():

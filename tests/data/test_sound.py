@@ -39,6 +39,7 @@ LIBROSA_STFT = {
     "stft_stream": STFT(64, 24, center=False),
     "stft_reflect": STFT(64, 24, pad_mode="reflect"),
     "stft_odd": STFT(63, 24, win_length=40),
+    "stft_odd_whole": STFT(63, 24, pad_mode="reflect"),
 }
 LIBROSA = {
     "mel": MelSpectrogram(RATE, FRAME, 16),

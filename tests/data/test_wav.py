@@ -85,6 +85,19 @@ def test_files_that_end_too_early(tmp_path: Path) -> None:
     assert "cut short" in sound.problems[0].message
 
 
+@pytest.mark.parametrize(("channels", "size"), [(1, 2), (2, 2), (1, 3), (2, 3), (3, 4)])
+def test_files_that_end_within_a_sample(channels: int, size: int, tmp_path: Path) -> None:
+    path, numbers = tmp_path / "a.wav", [256 * number for number in range(1, 12 * channels + 1)]
+    whole = riff(packed(numbers, size), bits=8 * size, channels=channels)
+    for missing in range(1, 2 * channels * size):
+        path.write_bytes(whole[:-missing])
+        sound = data.read_wav(path)
+        frames = 12 - -(-missing // (channels * size))
+        expected = np.reshape(numbers[: frames * channels], (frames, channels)).mean(1) / 2.0 ** (8 * size - 1)
+        np.testing.assert_allclose(sound.samples, expected, rtol=1e-6)
+        assert "cut short" in sound.problems[0].message
+
+
 def test_numbers_that_are_none(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(riff(np.array([np.nan, 0.5, np.inf], "<f4").tobytes(), bits=32, tag=3))

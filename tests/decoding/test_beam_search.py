@@ -238,7 +238,7 @@ def test_a_decoder_attends_and_pays_for_what_it_has_not_covered(once: bool) -> N
         step = rj.decoding.next_token(layer, params, cell.remember(params[1], source) if once else source)
 
         def penalty(carry: Any) -> Any:
-            return coverage_penalty(carry[1].attention.coverage, 0.5, np.arange(6) < lengths[:, None, None])
+            return coverage_penalty(carry[1].attention.coverage, 0.5, np.arange(6) < lengths[:, None])
 
         return beam_search(step, step.initial_state((3,)), start, 7, 4, end=1, n_best=2, penalty=penalty)
 
@@ -376,6 +376,10 @@ def test_coverage_penalty_follows_its_formula() -> None:
     logs = np.log(np.minimum(coverage, 1))
     np.testing.assert_allclose(coverage_penalty(jnp.asarray(coverage), 0.3), 0.3 * logs.sum(-1))
     np.testing.assert_allclose(coverage_penalty(jnp.asarray(coverage), 0.3, mask), 0.3 * logs[..., :3].sum(-1))
+    rows = np.arange(5) < np.array([[2], [4]])  # (B, S), also where there are as many rows as beams
+    for beams in (3, 2):
+        of_rows = np.where(rows[:, None], logs[:, :beams], 0).sum(-1)
+        np.testing.assert_allclose(coverage_penalty(jnp.asarray(coverage[:, :beams]), 1.0, rows), of_rows)
     nothing = coverage_penalty(jnp.zeros((2, 3), jnp.float32))
     assert jnp.isfinite(nothing).all()
     assert (nothing < -50).all()
@@ -418,3 +422,9 @@ def test_bad_input(options: dict[str, Any], error: type[Exception], message: str
 def test_coverage_must_be_floating_point() -> None:
     with pytest.raises(TypeError, match="`coverage` must be a floating-point array"):
         coverage_penalty(jnp.ones(3, int))
+
+
+@pytest.mark.parametrize("mask", [np.ones((3, 5), bool), np.ones((2, 1, 5), bool), np.ones(4, bool), np.ones(5)])
+def test_a_mask_of_coverage_has_its_first_axes(mask: np.ndarray) -> None:
+    with pytest.raises(ValueError, match=r"`mask` must be booleans \(5,\), one for each position of `coverage`"):
+        coverage_penalty(jnp.ones((2, 3, 5)), mask=mask)

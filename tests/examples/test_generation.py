@@ -76,12 +76,20 @@ def test_rare_characters_are_unknown_and_the_others_come_back(generation, file, 
 
 def test_words_keep_paragraphs_and_no_other_space(generation, file):
     text = generation.read(str(file), "word", 8)
-    assert text.vocabulary.symbols[:2] == (".", ",")
+    assert text.vocabulary.symbols[0] == "."
     assert len(text.vocabulary) == 8
     whole = generation.read(str(file), "word")
     assert whole.decode(whole.codes[:12]) == "One word , and another .\n\nA paragraph ends . One"
     assert "zebra" not in whole.vocabulary
     assert whole.characters == len(file.read_text(encoding="utf-8"))
+
+
+def test_what_the_validation_part_alone_has_is_unknown(generation, tmp_path):
+    path = tmp_path / "text.txt"
+    path.write_text("known words. " * 1000 + "later " * 100)
+    assert "later" not in generation.read(str(path), "word").vocabulary
+    path.write_text("known words. " * 1000 + "\u00e9" * 100)
+    assert "\u00e9" not in generation.read(str(path)).vocabulary
 
 
 def test_a_text_can_be_cut_and_may_not_be_too_short(generation, file):
@@ -222,3 +230,16 @@ def test_the_script_learns_writes_and_draws(generation, file, monkeypatch, capsy
     perplexity = float(out.splitlines()[-2].split()[-1])
     assert 1 < perplexity < 12  # of 13 symbols
     assert (tmp_path / "generation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_start_that_the_text_does_not_have_is_replaced(generation, tmp_path, monkeypatch, capsys, recurrent):
+    path = tmp_path / "text.txt"
+    path.write_text("klmnopqr" * 2000)
+    monkeypatch.setattr(sys, "argv", ["generation.py", "--data", str(path), "--length", "3", "--out", str(tmp_path)])
+    monkeypatch.setattr(generation, "train", lambda text, args: recurrent)
+    monkeypatch.setattr(generation, "judge", lambda *_: {"nats": 1.0, "perplexity": 1.0, "bits_per_character": 1.0})
+    monkeypatch.setattr(generation, "draw", lambda *_: None)
+    generation.main()
+    out = capsys.readouterr().out
+    assert "the text has nothing of `--start`: samples begin with 'k'" in out
+    assert all(part.splitlines()[1].startswith("k") for part in out.split("\n--- ")[1:])
