@@ -448,6 +448,16 @@ def add_bias(x: Array, b: Array) -> Array:
     return x + jnp.broadcast_to(b.astype(x.dtype), x.shape)
 
 
+def with_elapsed(xs: Xs) -> tuple[Array, Array | None]:
+    """Inputs (…, I), and the elapsed times (…) beside them or None."""
+    if not isinstance(xs, tuple):
+        return xs, None
+    if len(xs) != 2 or xs[1].shape != xs[0].shape[:-1]:
+        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(xs))
+        raise TypeError(f"inputs must be x (T, *B, I), or (x, dt) with elapsed times dt (T, *B); got shapes {shapes}")
+    return xs
+
+
 def split_gates(x: Array, gates: int) -> Gates:
     """x (…, G·H) as one array (…, H) per gate."""
     return tuple(jnp.split(x, gates, axis=-1))

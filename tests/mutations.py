@@ -115,8 +115,8 @@ MUTATIONS = (
     Mutation(
         "masked inputs reach the product",
         "_unroll/driver.py",
-        "xs = zero_where_masked(mask, jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs))",
-        "xs = jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs)",
+        "xs = zero_where_masked(mask, dtypes.inputs(xs, 1 + len(batch_shape)))",
+        "xs = dtypes.inputs(xs, 1 + len(batch_shape))",
         law("padding", "elman-scan"),
     ),
     Mutation(

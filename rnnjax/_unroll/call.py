@@ -36,6 +36,11 @@ class Dtypes(NamedTuple):
         that their gradients add up in their own dtype."""
         return jax.tree.map(self._cast_leaf, params)
 
+    def inputs(self, xs: Xs, axes: int) -> Xs:
+        """Features to the compute dtype. What has none beside its (T, *B), so many axes, is an elapsed time: in the
+        state dtype, because its rounding would add up over time."""
+        return jax.tree.map(lambda leaf: leaf.astype(self.compute if leaf.ndim > axes else self.state), xs)
+
     def _cast_leaf(self, leaf: Array) -> Array:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf

@@ -216,7 +216,7 @@ def _call(
     place = Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape), xs, params, cell, state)
     cell, params, xs = place.vary(cell), place.vary(place.whole(params)), place.vary(xs)
     mask, reset = place.along_time(valid_steps(lengths, mask, steps)), place.along_time(reset)
-    xs = zero_where_masked(mask, jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs))
+    xs = zero_where_masked(mask, dtypes.inputs(xs, 1 + len(batch_shape)))
 
     prepare_key, noise_key = split_key(key)
     params = cell.prepare(params, key=prepare_key, context=context)

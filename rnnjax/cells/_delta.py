@@ -82,8 +82,13 @@ def _inverse(below: Array) -> Array:
         blocks = below.reshape(*below.shape[:-2], rows // (2 * size), 2 * size, rows // (2 * size), 2 * size)
         blocks = jnp.moveaxis(jnp.diagonal(blocks, axis1=-4, axis2=-2), -1, -3)
         first, then = inverse[..., 0::2, :, :], inverse[..., 1::2, :, :]
-        corner = -then @ blocks[..., size:, :size] @ first
+        corner = -_product(_product(then, blocks[..., size:, :size]), first)
         upper = jnp.concatenate([first, jnp.zeros_like(first)], axis=-1)
         inverse = jnp.concatenate([upper, jnp.concatenate([corner, then], axis=-1)], axis=-2)
         size *= 2
     return inverse[..., 0, :steps, :steps]
+
+
+def _product(a: Array, b: Array) -> Array:
+    """a b, exact to the dtype on every device: the inverse is a product of products."""
+    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import Cell, affine, dot, split_gates
+from .._cell import Cell, affine, dot, split_gates, with_elapsed
 from .._errors import check_size
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, Xs
@@ -93,7 +93,7 @@ class CfC(Cell):
         return CfCState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def project(self, params: CfCParams, x: Xs, noise: Noise = None) -> tuple[Array, Array | None]:
-        x, dt = x if isinstance(x, tuple) else (x, None)
+        x, dt = with_elapsed(x)
         return affine(x, params.w, params.b), dt
 
     def step(self, params: CfCParams, state: CfCState, z: tuple[Array, Array | None], noise: Noise = None) -> CfCState:

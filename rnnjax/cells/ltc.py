@@ -7,7 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell
+from .._cell import Cell, with_elapsed
 from .._errors import check_size
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, Xs, at_least_float32
@@ -117,7 +117,7 @@ class LTC(Cell):
         return LTCState(jnp.zeros((*batch_shape, self.hidden_size), dtype))
 
     def project(self, params: LTCParams, x: Xs, noise: Noise = None) -> LTCInputs:
-        x, dt = x if isinstance(x, tuple) else (x, None)
+        x, dt = with_elapsed(x)
         x = x.astype(params.c.dtype)
         return LTCInputs(*_synapses(x, params.w, params.w_mu, params.w_sigma, params.w_e), dt)
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import initializers
-from .._cell import DiagonalCell, dot, split_gates
+from .._cell import DiagonalCell, dot, split_gates, with_elapsed
 from .._linear import Affine, Parts
 from .._linear import times as multiply
 from .._struct import struct
@@ -120,7 +120,7 @@ class S5(DiagonalCell):
         return S5State(zeros, zeros)
 
     def project(self, params: S5Params, x: Xs, noise: Noise = None) -> Affine:
-        x, dt = x if isinstance(x, tuple) else (x, None)
+        x, dt = with_elapsed(x)
         inputs = split_gates(dot(x, params.w), 2)
         step = jnp.exp(params.log_step)
         if dt is not None:

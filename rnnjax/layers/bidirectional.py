@@ -51,7 +51,7 @@ class Bidirectional(Layer):
 
     Raises:
         ValueError: for an unknown `merge`; if only one of the two drops time, or runs backwards as given; in `init`, if
-            they differ in size and `merge` adds or multiplies.
+            they differ in size and `merge` adds or multiplies; in a call, for elapsed times, which differ backwards.
         TypeError: for anything that is neither a layer nor a cell.
 
     References:
@@ -140,6 +140,7 @@ class Bidirectional(Layer):
     ) -> tuple[Any, BidirectionalState]:
         check_stream(self, state)
         self._check_params(params)
+        self._check_inputs(xs)
         if key is not None:
             check_key("key", key)
 
@@ -168,6 +169,15 @@ class Bidirectional(Layer):
             raise ValueError(
                 f"`merge={self.merge!r}` needs outputs of equal {what}; got {forward} forward and {backward} backward. "
                 'Use `merge="concat"`'
+            )
+
+    def _check_inputs(self, xs: Xs) -> None:
+        ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(xs)]
+        if ranks and min(ranks) < max(ranks):
+            raise ValueError(
+                "`xs` with elapsed times (T, *B) cannot be read in both directions: backwards, the time since the last "
+                "step is that of the step behind. Call two layers, the second one `RNN(cell, reverse=True)` on "
+                "`(x, jnp.roll(dt, -1, axis=0))`"
             )
 
     def _check_params(self, params: Any) -> None:

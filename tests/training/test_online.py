@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.flatten_util
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -52,7 +53,16 @@ EXACT = [
     (online.DenseRTRL(), rj.LearnedInitialState(rj.ResetBeforeGRU(3))),
     *(
         (online.RTRL(), cell)
-        for cell in (rj.MinGRU(3), rj.MinLSTM(3), rj.LinearElman(3), rj.S5(3), rj.QRNN(3), rj.SRU(3), rj.RGLRU(3))
+        for cell in (
+            rj.MinGRU(3),
+            rj.MinLSTM(3),
+            rj.LinearElman(3),
+            rj.S5(3),
+            rj.QRNN(3),
+            rj.SRU(3),
+            rj.RGLRU(3),
+            rj.HGRN(3),
+        )
     ),
     (online.RTRL(), rj.IndRNN(3, activation="tanh")),
     (online.RTRL(), rj.LearnedInitialState(rj.LRU(3))),
@@ -116,6 +126,55 @@ def test_snap1_is_its_equation() -> None:
     agree(found._asdict(), want)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("cell", [rj.CoRNN(3), rj.LTC(3, unfolds=1), rj.GRU(3)], ids=repr)
+def test_snap1_keeps_the_blocks_of_the_jacobian(cell: rj.Cell) -> None:
+    """Against whole Jacobians, all entries of which between two units are set to zero."""
+    params, xs, targets = problem(cell, 6)
+    found = jax.jit(online.online_gradient(online.SnAp1(), cell, loss))(params, None, xs, targets).grads
+    fresh = cell.initial_state(params, (), jnp.float64)
+    flat, unravel = jax.flatten_util.ravel_pytree(fresh)
+    flat_params, unravel_params = jax.flatten_util.ravel_pytree(params)
+    units = np.arange(flat.size) % cell.hidden_size
+    own = units[:, None] == units
+
+    def step(params: Any, state: Any, x: Any) -> tuple[Any, Any]:
+        y, new = rj.unroll(cell, unravel_params(params), x[None], unravel(state), implementation="scan")
+        return jax.flatten_util.ravel_pytree(new)[0], y[0]
+
+    @jax.jit
+    def moment(params: Any, state: Any, x: Any, target: Any) -> Any:
+        new, y = step(params, state, x)
+        (by_params, by_state), _ = jax.jacrev(step, argnums=(0, 1))(params, state, x)
+        signal = jax.grad(lambda new: loss(read(new, y), target))(new)
+        return new, by_params, by_state, signal
+
+    def read(new: Any, y: Any) -> Any:
+        """The output, which in these cells is the first array of the state."""
+        return jax.tree.leaves(unravel(new))[0].reshape(y.shape)
+
+    want = np.zeros(flat_params.size)
+    for row in range(B):
+        state, influence = flat, np.zeros((flat.size, flat_params.size))
+        for x, target in zip(xs[:, row], targets[:, row], strict=True):
+            state, direct, jacobian, signal = moment(flat_params, state, x, target)
+            influence = np.where(own, jacobian, 0) @ influence + direct
+            want += signal @ influence
+    agree(jax.flatten_util.ravel_pytree(found)[0], want)
+
+
+def test_sums_of_a_stream_do_not_stall_in_bfloat16() -> None:
+    """256 + 1 is 256 in bfloat16."""
+    cell = rj.LinearElman(2)
+    params, xs, targets = problem(cell, 1000, jnp.bfloat16)
+    params = params._replace(u=jnp.zeros_like(params.u))
+    for method in (online.RTRL(), online.DenseRTRL(), online.SnAp1(), online.EProp()):
+        run = online.online_gradient(method, cell, lambda y, target: jnp.sum(y) / B)
+        found = jax.jit(run)(params, None, xs, targets).grads
+        assert found.b.dtype == jnp.bfloat16
+        np.testing.assert_array_equal(found.b, [1000, 1000])
+
+
 def eprop_lstm(x: Any, target: Any, *, w: Any, u: Any, b: Any) -> dict[str, Any]:
     """Bellec et al. 2020: eligibility vectors of the cell state, traces of the output, times the learning signal."""
 
@@ -152,8 +211,8 @@ def test_eprop_is_its_equation() -> None:
 
 
 @pytest.mark.slow
-def test_uoro_is_right_in_the_mean() -> None:
-    cell = rj.Elman(2)
+@pytest.mark.parametrize("cell", [rj.Elman(2), rj.LearnedInitialState(rj.Elman(2))], ids=repr)
+def test_uoro_is_right_in_the_mean(cell: rj.Cell) -> None:
     params, xs, targets = problem(cell, 6)
     run = online.online_gradient(online.UORO(), cell, loss)
     keys = jax.random.split(jax.random.key(5), 4000)
@@ -192,7 +251,9 @@ def run(method: Any, cell: rj.Cell, make_loss: Any = loss, **options: Any) -> Ca
         (run(online.RTRL(), rj.GRU(3)), ValueError, "RTRL is exact where units do not see each other's states"),
         (run(online.SnAp1(), rj.ResetBeforeGRU(3)), ValueError, "parameters each reach one unit in one step"),
         (run(online.SnAp1(), rj.LayerNormGRU(3)), ValueError, "parameters each reach one unit in one step"),
+        (run(online.SnAp1(), rj.SLSTM(4, heads=2)), ValueError, "parameters each reach one unit in one step"),
         (run(online.EProp(), rj.ProjectionLSTM(4, 2)), ValueError, "one number a unit"),
+        (run(online.EProp(), rj.CoRNN(3)), ValueError, "EProp leaves out what passes through the recurrent product"),
         (run(online.UORO(), rj.GRU(3)), ValueError, "UORO draws random signs: pass `key`"),
         (run(online.UORO, rj.GRU(3)), TypeError, "`method` must be one of"),
         (run(online.DenseRTRL(), rj.GRU(3), lambda y, t: y - t), ValueError, "`loss` must return one number"),
@@ -208,3 +269,22 @@ def test_targets_must_have_as_many_steps() -> None:
     params, xs, targets = problem(cell, 4)
     with pytest.raises(ValueError, match=r"`targets` must lead with T = 4, as `xs` does; got \(3, 2, 3\)"):
         online.online_gradient(online.DenseRTRL(), cell, loss)(params, None, xs, targets[:3])
+
+
+def test_a_carry_must_be_that_of_the_piece_before() -> None:
+    cell = rj.GRU(3)
+    params, xs, targets = problem(cell, 4)
+    run = online.online_gradient(online.SnAp1(), cell, loss)
+    carry = run(params, None, xs, targets).carry
+    with pytest.raises(TypeError, match="`carry` must be the `carry` of the piece before, an OnlineCarry; got tuple"):
+        run(params, tuple(carry), xs, targets)
+    with pytest.raises(TypeError, match="must come from the same method and cell"):
+        run(params, carry._replace(trace=()), xs, targets)
+    with pytest.raises(ValueError, match=r"a leaf must be .*\(1, 3\).*; got .*\(2, 3\)"):
+        run(params, carry, xs[:, :1], targets[:, :1])
+
+
+def test_the_cosine_of_nothing_is_zero() -> None:
+    cell = rj.Elman(3)
+    params, xs, targets = problem(cell, 4)
+    assert online.gradient_cosine(online.SnAp1(), cell, lambda y, target: 0 * jnp.sum(y), params, xs, targets) == 0

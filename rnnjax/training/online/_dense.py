@@ -32,8 +32,8 @@ class DenseRTRL:
     def check(self, row: Row, in_size: int) -> None:
         """It fits every cell."""
 
-    def start(self, row: Row, params: Params) -> Params:
-        """Leaves (N, *leaf.shape): what a learned initial state owes to its parameters, elsewhere zero."""
+    def start(self, row: Row, params: Params, key: Key | None) -> Params:
+        """Leaves (N, *leaf.shape)."""
         pull = jax.vjp(row.start, params)[1]
         return jax.vmap(lambda basis: pull(basis)[0])(_eye(row))
 
@@ -42,10 +42,10 @@ class DenseRTRL:
     ) -> tuple[Array, Params]:
         new, pull = jax.vjp(lambda params, old: row.step(params, old, x), params, old)
         direct, jacobian = jax.vmap(pull)(_eye(row))
-        return new, jax.tree.map(lambda m, d: d + _times(jacobian.astype(m.dtype), m), trace, direct)
+        return new, jax.tree.map(lambda m, d: d + _times(jacobian, m), trace, direct)
 
     def gradient(self, row: Row, params: Params, trace: Params, d_state: Array) -> Params:
-        return jax.tree.map(lambda m: _times(d_state[None].astype(m.dtype), m)[0], trace)
+        return jax.tree.map(lambda m: _times(d_state[None], m)[0], trace)
 
 
 def _eye(row: Row) -> Array:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from ..._cell import Cell
-from ..._errors import check_key
+from ..._errors import check_key, describe
 from ..._types import Array, Key, Params, State, Xs
 from ..._unroll import check, unroll
 from ..._unroll.call import Dtypes
@@ -91,14 +91,18 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         check.inputs(xs)
         steps, batch_shape = check.sizes(cell, xs)
         check.parameters(cell, params, xs)
+        check.check_structure(cell, params, xs, None)
         check.check_flags("reset", reset, steps, batch_shape, xs)
         _check_key(method, key)
         _check_targets(targets, steps)
         dtypes = Dtypes.of(cell.compute_dtype, xs, params)
-        row = Row.of(cell, params, dtypes)
+        # sums and traces over a whole stream are kept as the state is
+        exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtypes.state), params)
+        row = Row.of(cell, exact, dtypes)
         method.check(row, jax.tree.leaves(xs)[0].shape[-1])
-        xs = jax.tree.map(lambda leaf: leaf.astype(dtypes.compute), xs)
-        return _run(method, row, loss, params, carry, xs, targets, reset, key, steps, batch_shape)
+        xs = dtypes.inputs(xs, 1 + len(batch_shape))
+        found = _run(method, row, loss, exact, carry, xs, targets, reset, key, steps, batch_shape)
+        return found._replace(grads=jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), found.grads, params))
 
     return run
 
@@ -123,11 +127,14 @@ def _run(
             f = jax.vmap(f, in_axes=axes)
         return f
 
-    def everywhere(tree: Any) -> Any:
-        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch_shape, *leaf.shape)), tree)
+    def start(key: Key | None) -> Any:
+        return row.start(params), method.start(row, params, key)
 
-    fresh = everywhere((row.start(params), method.start(row, params)))
-    first = fresh if carry is None else (flatten(parts, carry.state), carry.trace)
+    if key is None:
+        fresh = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch_shape, *leaf.shape)), start(None))
+    else:  # no step has this number
+        fresh = rows(start, 0)(_keys(jax.random.fold_in(key, steps), batch_shape))
+    first = fresh if carry is None else _settled(parts, carry, fresh)
     advance = rows(partial(method.advance, row), None, 0, 0, 0, None if key is None else 0)
     gradient = rows(partial(method.gradient, row), None, 0, 0)
 
@@ -151,6 +158,22 @@ def _run(
     start = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params))
     (state, trace, total, grads), _ = lax.scan(body, start, (xs, targets, reset, jnp.arange(steps)))
     return OnlineGradient(total, grads, OnlineCarry(unflatten(parts, row.like, state), trace))
+
+
+def _settled(parts: Parts, carry: Any, fresh: Any) -> Any:
+    """State and trace of the piece before; raises unless they are such as this piece begins with."""
+    if not isinstance(carry, OnlineCarry):
+        raise TypeError(f"`carry` must be the `carry` of the piece before, an OnlineCarry; got {type(carry).__name__}")
+    given = flatten(parts, carry.state), carry.trace
+    if jax.tree.structure(given) != jax.tree.structure(fresh):
+        raise TypeError("`carry` must come from the same method and cell; its structure is another one")
+    for leaf, own in zip(jax.tree.leaves(given), jax.tree.leaves(fresh), strict=True):
+        if (leaf.shape, leaf.dtype) != (own.shape, own.dtype):
+            raise ValueError(
+                f"`carry` must come from the same method, cell, batch and dtypes: a leaf must be {describe(own)}; got "
+                f"{describe(leaf)}"
+            )
+    return given
 
 
 def _keys(key: Key, batch_shape: tuple[int, ...]) -> Key:
@@ -183,8 +206,8 @@ def gradient_cosine(
 ) -> Array:
     """The cosine of the angle between a method's gradient and that of back-propagation through all time, shape ().
 
-    1 is the same direction. Memory is that of back-propagation, so that it is a tool for samples of a stream. The
-    arguments are those of `online_gradient` and of what it returns.
+    1 is the same direction, 0 where one of them is zero. Memory is that of back-propagation, so that it is a tool for
+    samples of a stream. The arguments are those of `online_gradient` and of what it returns.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> from rnnjax.training import online
@@ -204,7 +227,8 @@ def gradient_cosine(
         return jax.vmap(loss)(ys, targets).sum()
 
     want = jax.grad(whole)(params)
-    return _dot(found, want) / jnp.sqrt(_dot(found, found) * _dot(want, want))
+    size = jnp.sqrt(_dot(found, found)) * jnp.sqrt(_dot(want, want))
+    return jnp.where(size > 0, _dot(found, want) / jnp.where(size > 0, size, 1), 0)
 
 
 def _dot(a: Any, b: Any) -> Array:

@@ -61,8 +61,8 @@ class Method(Protocol):
         """Raises ValueError where the method does not fit the cell."""
         ...
 
-    def start(self, row: Row, params: Params) -> Any:
-        """The trace before the first step."""
+    def start(self, row: Row, params: Params, key: Key | None) -> Any:
+        """The trace before the first step: what a learned initial state owes to its parameters."""
         ...
 
     def advance(self, row: Row, params: Params, trace: Any, old: Array, x: Xs, key: Key | None) -> tuple[Array, Any]:

@@ -44,7 +44,7 @@ class _Units:
                 f"{row.cell!r} reach several: take `DenseRTRL` or `UORO`"
             )
 
-    def start(self, row: Row, params: Params) -> Params:
+    def start(self, row: Row, params: Params, key: Key | None) -> Params:
         pull = jax.vjp(row.start, params)[1]
         return jax.vmap(lambda part: pull(part)[0])(_parts(row))
 
@@ -55,13 +55,17 @@ class _Units:
         new, pull = jax.vjp(lambda params: row.step(params, old, x), params)
         direct = jax.vmap(lambda part: pull(part)[0])(_parts(row))
         push = jax.linearize(lambda old: row.step(params, old, x, take), old)[1]
-        blocks = jax.vmap(push)(_parts(row)).reshape(len(row.parts.sizes), len(row.parts.sizes), -1)  # (from, to, H)
+        parts, units = len(row.parts.sizes), row.parts.sizes[0]
+        if _alone(row, take, params, old, x):
+            blocks = jax.vmap(push)(_parts(row)).reshape(parts, parts, units)  # (from, to, H)
+        else:
+            jacobian = jax.vmap(push)(jnp.eye(parts * units, dtype=old.dtype))
+            blocks = jnp.diagonal(jacobian.reshape(parts, units, parts, units), axis1=1, axis2=3)
 
         def carry(m: Array, d: Array) -> Array:
-            if not _divides(blocks.shape[-1], m.shape[1:]):
+            if not _divides(units, m.shape[1:]):
                 return d
-            own = blocks.astype(m.dtype)
-            return d + sum(_by_unit(own[i], m[i]) for i in range(len(row.parts.sizes)))
+            return d + sum(_by_unit(blocks[i], m[i]) for i in range(parts))
 
         return new, jax.tree.map(carry, trace, direct)
 
@@ -71,7 +75,7 @@ class _Units:
         def gather(m: Array) -> Array:
             if not _divides(by_part.shape[-1], m.shape[1:]):
                 return jnp.zeros_like(m[0])
-            owed = [_by_unit(d[None].astype(m.dtype), m[i])[0] for i, d in enumerate(by_part)]
+            owed = [_by_unit(d[None], m[i])[0] for i, d in enumerate(by_part)]
             return sum(owed[1:], owed[0])
 
         return jax.tree.map(gather, trace)
@@ -135,8 +139,8 @@ class RTRL(_Units):
 
     m_t = j_t m_{t-1} + ∂s_t/∂θ    ∂L_t/∂θ = ∂L_t/∂s_t m_t
 
-    with j_t (P, P) of the unit that θ belongs to. It is for LRU, S5, RG-LRU, minGRU, minLSTM, QRNN, SRU, the linear
-    Elman network and IndRNN. `DenseRTRL` is exact for all cells.
+    with j_t (P, P) of the unit that θ belongs to. It is for LRU, S5, RG-LRU, minGRU, minLSTM, QRNN, SRU, HGRN,
+    the linear Elman network and IndRNN. `DenseRTRL` is exact for all cells.
 
     References:
         Mozer 1989, A focused backpropagation algorithm for temporal pattern recognition, Complex Systems 3.
@@ -145,10 +149,7 @@ class RTRL(_Units):
 
     def check(self, row: Row, in_size: int) -> None:
         super().check(row, in_size)
-        params = jax.eval_shape(lambda: row.cell.init(jax.random.key(0), in_size))
-        old = jax.ShapeDtypeStruct((sum(row.parts.sizes),), row.dtypes.state)
-        x = jax.ShapeDtypeStruct((in_size,), row.dtypes.compute)
-        if not _steps_alone(row, params, old, x):
+        if not _alone_as_made(row, self.take(row.cell), in_size):
             raise ValueError(
                 f"RTRL is exact where units do not see each other's states, and those of {row.cell!r} do: take "
                 "`DenseRTRL`, or `SnAp1`, which leaves that out"
@@ -158,13 +159,21 @@ class RTRL(_Units):
         return cell.step
 
 
-def _steps_alone(row: Row, params: Params, old: Any, x: Any) -> bool:
+def _alone_as_made(row: Row, take: Take, in_size: int) -> bool:
+    """`_alone` for the parameters that the cell itself makes."""
+    params = jax.eval_shape(lambda: row.cell.init(jax.random.key(0), in_size))
+    old = jax.ShapeDtypeStruct((sum(row.parts.sizes),), row.dtypes.state)
+    return _alone(row, take, params, old, jax.ShapeDtypeStruct((in_size,), row.dtypes.compute))
+
+
+def _alone(row: Row, take: Take, params: Params, old: Any, x: Any) -> bool:
+    """Whether a step's derivative by the old state lies within units."""
     found: list[bool] = []
 
     def look(params: Params, old: Array, x: Xs) -> None:
         params = row.dtypes.cast(row.cell.prepare(params))
         z = jax.tree.map(lambda leaf: leaf[0], row.cell.project(params, jax.tree.map(lambda leaf: leaf[None], x)))
-        found.append(elementwise(lambda state: row.cell.step(params, state, z), row.unflatten(old)))
+        found.append(elementwise(lambda state: take(params, state, z), row.unflatten(old)))
 
     jax.eval_shape(look, params, old, x)
     return found[0]
@@ -177,7 +186,8 @@ class SnAp1(_Units):
 
     m_t = j_t m_{t-1} + ∂s_t/∂θ, with j_t the diagonal of J_t, or its blocks (P, P)
 
-    The recurrent weights count in j_t with their diagonal. Where units do not see each other, it is `RTRL`.
+    The recurrent weights count in j_t with their diagonal. Where units do not see each other, it is `RTRL`. Of a gated
+    cell j_t comes from its elementwise update; of any other whose units see each other from the whole of J_t, (N, N).
 
     References:
         Menick, Elsen, Evci, Osindero, Simonyan, Graves 2021, A practical sparse approximation for real time recurrent
@@ -195,13 +205,22 @@ class EProp(_Units):
 
     ε_t = d_t ε_{t-1} + ∂s_t/∂θ, with d_t = ∂s_t/∂s_{t-1} while the recurrent product h_{t-1} u stays as it is
 
-    In an LSTM d_t is the forget gate, in a leaky Elman network 1 − α. The signal is the true derivative of the moment's
+    It is for gated cells, whose recurrent product is known, and for elementwise ones, which have none. In an LSTM d_t
+    is the forget gate, in a leaky Elman network 1 − α. The signal is the true derivative of the moment's
     loss, symmetric e-prop in the paper; a loss with other weights backwards makes it the random one.
 
     References:
         Bellec, Scherr, Subramoney, Hajek, Salaj, Legenstein, Maass 2020, A solution to the learning dilemma for
         recurrent networks of spiking neurons, doi:10.1038/s41467-020-17236-y.
     """
+
+    def check(self, row: Row, in_size: int) -> None:
+        super().check(row, in_size)
+        if row.cell.capability != "gated" and not _alone_as_made(row, row.cell.step, in_size):
+            raise ValueError(
+                f"EProp leaves out what passes through the recurrent product of a gated cell; {row.cell!r} is none: "
+                "take `SnAp1`, `DenseRTRL` or `UORO`"
+            )
 
     def take(self, cell: Any) -> Take:
         return decoupled(cell, own=False) if cell.capability == "gated" else cell.step

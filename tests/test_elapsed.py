@@ -1,0 +1,61 @@
+"""Cells that read (x, dt): how exact dt is, and what is no dt."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rnnjax as rj
+
+CELLS = [rj.S5(4), rj.CfC(4, backbone_size=5), rj.LTC(4, unfolds=2)]
+
+
+def params_of(cell: rj.Cell, dtype: Any = jnp.float32) -> Any:
+    return cell.init(jax.random.key(0), 3, dtype)
+
+
+def test_elapsed_times_are_not_rounded_to_the_compute_dtype() -> None:
+    """Without inputs the state of S5 is exp(λ Δ Σ dt), and 1.003 is 1 in bfloat16."""
+    cell, steps = rj.S5(4, compute_dtype="bfloat16"), 500
+    params = params_of(cell)
+    start = jax.tree.map(jnp.ones_like, cell.initial_state(params, ()))
+    xs = jnp.zeros((steps, 3)), jnp.full((steps,), 1.003, jnp.float32)
+    decay, phase, log_step = (np.asarray(leaf, np.float64) for leaf in params[:3])
+    want = (1 + 1j) * np.exp((-np.exp(decay) + 1j * phase) * np.exp(log_step) * 1.003 * steps)
+    for implementation in ("scan", "chunked", "associative"):
+        _, state = rj.unroll(cell, params, xs, start, implementation=implementation)
+        np.testing.assert_allclose(np.asarray(state.re) + 1j * np.asarray(state.im), want, rtol=0.01, atol=1e-4)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_what_is_no_elapsed_time_is_refused(cell: rj.Cell) -> None:
+    params, x, dt = params_of(cell), jnp.ones((5, 2, 3)), jnp.ones((5, 2))
+    for xs in ((x, dt, dt), (x, dt[..., None]), (x, jnp.ones((5, 2, 4)))):
+        with pytest.raises(TypeError, match=r"or \(x, dt\) with elapsed times dt \(T, \*B\); got shapes \(5, 2, 3\), "):
+            rj.unroll(cell, params, xs)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_both_directions_need_times_of_their_own(cell: rj.Cell) -> None:
+    layer = rj.Bidirectional(cell)
+    params = layer.init(jax.random.key(0), 3)
+    x, dt = jnp.ones((5, 2, 3)), jnp.ones((5, 2))
+    with pytest.raises(ValueError, match=r"`xs` with elapsed times \(T, \*B\) cannot be read in both directions"):
+        layer(params, (x, dt))
+    assert layer(params, x)[0].shape[:2] == (5, 2)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_backwards_with_shifted_times_is_the_series_turned_round(cell: rj.Cell) -> None:
+    params = params_of(cell, jnp.float64)
+    x, dt = jax.random.normal(jax.random.key(1), (6, 2, 3), jnp.float64), jax.random.uniform(jax.random.key(2), (6, 2))
+    dt = dt.astype(jnp.float64)
+    # between steps t and t + 1 of the series turned round lies what lay between 4 − t and 5 − t
+    turned = jnp.concatenate([dt[:1], dt[:0:-1]])
+    want, _ = rj.unroll(cell, params, (x[::-1], turned))
+    got, _ = rj.unroll(cell, params, (x, jnp.roll(dt, -1, axis=0)), reverse=True)
+    np.testing.assert_allclose(got, want[::-1], rtol=1e-12)
