@@ -237,7 +237,7 @@ def ratios(name: str, rows: list[dict[str, Any]]) -> dict[str, float]:
 def agreement(cells: tuple[rj.Cell, ...], dtype: str, steps: int, both_ways: bool) -> float:
     """Largest difference of any form, and of streaming in two pieces, from `scan`, relative to the largest entry: in
     outputs, state and gradients by parameters and inputs, with masks and resets, forwards or both ways."""
-    worst = 0.0
+    found = []
     for cell in cells:
         params, xs = jax.tree.map(lambda leaf: leaf.astype(dtype), problem(cell, (3, steps, cell.hidden_size)))
         mask, reset = (jax.random.bernoulli(jax.random.key(i), p, xs.shape[:2]) for i, p in ((2, 0.8), (3, 8 / steps)))
@@ -245,8 +245,8 @@ def agreement(cells: tuple[rj.Cell, ...], dtype: str, steps: int, both_ways: boo
             run = jax.jit(partial(pull, cell, mask=mask, reset=reset, reverse=reverse), static_argnames="form")
             want = run(params, xs, form="scan")
             for form in (*forms(cell), *(() if reverse else ("streamed",))):
-                worst = max(worst, distance(run(params, xs, form=form), want))
-    return worst
+                found.append(distance(run(params, xs, form=form), want))
+    return float(np.max(found))
 
 
 def pull(cell: rj.Cell, params: Any, xs: Any, *, mask: Any, reset: Any, reverse: bool, form: Any) -> Any:
@@ -267,9 +267,11 @@ def pull(cell: rj.Cell, params: Any, xs: Any, *, mask: Any, reset: Any, reverse:
 
 
 def distance(got: Any, want: Any) -> float:
-    """Largest difference, relative to the largest entry of each array."""
+    """Largest difference, relative to the largest entry of each array; NaN if there is one, which Python's `max` would
+    lose."""
     pairs = zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True)
-    return max(float(np.abs(np.asarray(a) - np.asarray(b)).max() / np.abs(np.asarray(b)).max()) for a, b in pairs)
+    pairs = [(np.asarray(a), np.asarray(b)) for a, b in pairs]
+    return float(np.max([np.abs(a - b).max() / np.abs(b).max() if b.any() else np.abs(a).max() for a, b in pairs]))
 
 
 def newton_iterations(steps: int, size: int = 32) -> float:
