@@ -213,6 +213,16 @@ def test_learned_initial_state_is_zero_at_first_and_broadcast() -> None:
         np.testing.assert_array_equal(leaf, np.broadcast_to(own, (2, 5, SIZE)))
 
 
+def test_a_learned_matrix_is_not_rounded_to_the_compute_dtype() -> None:
+    """1.003 is 1 in bfloat16."""
+    cell = rj.LearnedInitialState(rj.GLA(4, heads=2, rank=2, compute_dtype="bfloat16"))
+    params = cell.init(jax.random.key(0), 3, jnp.float32)
+    params = params._replace(state=jax.tree.map(lambda leaf: jnp.full_like(leaf, 1.003), params.state))
+    _, state = rj.unroll(cell, params, jnp.ones((0, 2, 3), jnp.bfloat16))
+    assert state.s.dtype == jnp.float32
+    np.testing.assert_array_equal(state.s, np.float32(1.003))
+
+
 @pytest.mark.parametrize("implementation", ["scan", "fused"])
 def test_learned_initial_state_gets_the_gradient_of_every_start(implementation: str) -> None:
     cell = rj.LearnedInitialState(rj.LSTM(SIZE))

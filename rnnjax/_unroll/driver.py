@@ -223,7 +223,8 @@ def _call(
     noise = None if noise_key is None else cell.noise(noise_key, steps, batch_shape, dtypes.state)
     flow_noise, constant_noise = split_noise(place.along_time(jax.lax.stop_gradient(noise)), steps)
 
-    start = cell.initial_state(dtypes.cast(params), batch_shape, dtypes.state)
+    # not in the compute dtype, to which a learned state that is a matrix would be cast
+    start = cell.initial_state(params, batch_shape, dtypes.state)
     start = place.state(jax.tree.map(lambda leaf: leaf.astype(dtypes.state), start))
     if state is not None:
         state = place.state(jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), state, start))

@@ -30,8 +30,7 @@ class Row(NamedTuple):
 
     def start(self, params: Params) -> Array:
         """The state before the first step."""
-        params = self.dtypes.cast(self.cell.prepare(params))
-        state = self.cell.initial_state(params, (), self.dtypes.state)
+        state = self.cell.initial_state(self.cell.prepare(params), (), self.dtypes.state)
         return flatten(self.parts, jax.tree.map(lambda leaf: leaf.astype(self.dtypes.state), state))
 
     def step(self, params: Params, state: Array, x: Xs, take: Take | None = None) -> Array:
