@@ -654,6 +654,41 @@ MUTATIONS = (
         "inputs.context):",
         ("tests/layers/test_attention.py::test_modules",),
     ),
+    Mutation(
+        "SnAp-1 adds up rows of the Jacobian",
+        "training/online/_units.py",
+        "if _alone(row, take, params, old, x):",
+        "if row is not None:",
+        ("tests/training/test_online.py::test_snap1_keeps_the_blocks_of_the_jacobian",),
+    ),
+    Mutation(
+        "online gradients add up in the dtype of the parameters",
+        "training/online/_gradient.py",
+        "exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtypes.state), params)",
+        "exact = params",
+        ("tests/training/test_online.py::test_sums_of_a_stream_do_not_stall_in_bfloat16",),
+    ),
+    Mutation(
+        "UORO forgets that the initial state is learned",
+        "training/online/_uoro.py",
+        "jax.tree.map(lambda leaf: leaf / enter, direct)",
+        "jax.tree.map(lambda leaf: 0 * leaf, direct)",
+        ("tests/training/test_online.py::test_uoro_is_right_in_the_mean",),
+    ),
+    Mutation(
+        "elapsed times in the compute dtype",
+        "_unroll/call.py",
+        "leaf.astype(self.compute if leaf.ndim > axes else self.state)",
+        "leaf.astype(self.compute)",
+        ("tests/test_elapsed.py::test_elapsed_times_are_not_rounded_to_the_compute_dtype",),
+    ),
+    Mutation(
+        "a learned matrix in the compute dtype",
+        "_unroll/driver.py",
+        "cell.initial_state(params, batch_shape, dtypes.state)",
+        "cell.initial_state(dtypes.cast(params), batch_shape, dtypes.state)",
+        ("tests/test_wrappers.py::test_a_learned_matrix_is_not_rounded_to_the_compute_dtype",),
+    ),
 )
 
 
@@ -691,7 +726,7 @@ def run_tests(copy: Path, tests: tuple[str, ...]) -> Verdict:
     """
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", *tests],
+        [sys.executable, "-m", "pytest", "--all", "-x", "-q", "--tb=short", "-p", "no:cacheprovider", *tests],
         cwd=copy,
         env={**inherited, "PYTHONPATH": str(copy)},
         capture_output=True,
