@@ -155,8 +155,8 @@ def _run(
         owed = jax.tree.map(lambda leaf: leaf.sum(tuple(range(len(batch_shape)))), owed)
         return (state, trace, total + value.astype(total.dtype), add(grads, add(direct, owed))), None
 
-    start = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params))
-    (state, trace, total, grads), _ = lax.scan(body, start, (xs, targets, reset, jnp.arange(steps)))
+    before = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params))
+    (state, trace, total, grads), _ = lax.scan(body, before, (xs, targets, reset, jnp.arange(steps)))
     return OnlineGradient(total, grads, OnlineCarry(unflatten(parts, row.like, state), trace))
 
 
