@@ -657,9 +657,16 @@ MUTATIONS = (
     Mutation(
         "SnAp-1 adds up rows of the Jacobian",
         "training/online/_units.py",
-        "if _alone(row, take, params, old, x):",
+        'if row.cell.capability == "gated" or _alone(row, take, params, old, x):',
         "if row is not None:",
         ("tests/training/test_online.py::test_snap1_keeps_the_blocks_of_the_jacobian",),
+    ),
+    Mutation(
+        "SnAp-1 of gated cells takes the whole Jacobian",
+        "training/online/_units.py",
+        'if row.cell.capability == "gated" or _alone(row, take, params, old, x):',
+        "if _alone(row, take, params, old, x):",
+        ("tests/training/test_online.py::test_traces_of_gated_cells_cost_as_many_operations_as_there_are_parameters",),
     ),
     Mutation(
         "online gradients add up in the dtype of the parameters",

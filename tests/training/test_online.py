@@ -163,6 +163,20 @@ def test_snap1_keeps_the_blocks_of_the_jacobian(cell: rj.Cell) -> None:
     agree(jax.flatten_util.ravel_pytree(found)[0], want)
 
 
+@pytest.mark.parametrize("method", [online.SnAp1(), online.EProp()], ids=repr)
+def test_traces_of_gated_cells_cost_as_many_operations_as_there_are_parameters(method: Any) -> None:
+    """Twice the units are four times the parameters; a whole Jacobian would be eight times the work."""
+
+    def operations(units: int) -> float:
+        cell = rj.GRU(units)
+        run = jax.jit(online.online_gradient(method, cell, loss))
+        return run.lower(*jax.eval_shape(lambda: (problem(cell, 4)[0], None, *problem(cell, 4)[1:]))).cost_analysis()[
+            "flops"
+        ]
+
+    assert 2 < operations(64) / operations(32) < 5
+
+
 def test_sums_of_a_stream_do_not_stall_in_bfloat16() -> None:
     """256 + 1 is 256 in bfloat16."""
     cell = rj.LinearElman(2)

@@ -56,7 +56,7 @@ class _Units:
         direct = jax.vmap(lambda part: pull(part)[0])(_parts(row))
         push = jax.linearize(lambda old: row.step(params, old, x, take), old)[1]
         parts, units = len(row.parts.sizes), row.parts.sizes[0]
-        if _alone(row, take, params, old, x):
+        if row.cell.capability == "gated" or _alone(row, take, params, old, x):
             blocks = jax.vmap(push)(_parts(row)).reshape(parts, parts, units)  # (from, to, H)
         else:
             jacobian = jax.vmap(push)(jnp.eye(parts * units, dtype=old.dtype))
@@ -139,8 +139,8 @@ class RTRL(_Units):
 
     m_t = j_t m_{t-1} + ∂s_t/∂θ    ∂L_t/∂θ = ∂L_t/∂s_t m_t
 
-    with j_t (P, P) of the unit that θ belongs to. It is for LRU, S5, RG-LRU, minGRU, minLSTM, QRNN, SRU, HGRN,
-    the linear Elman network and IndRNN. `DenseRTRL` is exact for all cells.
+    with j_t (P, P) of the unit that θ belongs to. It is for LRU, S5, RG-LRU, minGRU, minLSTM, QRNN, SRU, HGRN, the
+    linear Elman network and IndRNN. `DenseRTRL` is exact for all cells.
 
     References:
         Mozer 1989, A focused backpropagation algorithm for temporal pattern recognition, Complex Systems 3.
@@ -206,8 +206,8 @@ class EProp(_Units):
     ε_t = d_t ε_{t-1} + ∂s_t/∂θ, with d_t = ∂s_t/∂s_{t-1} while the recurrent product h_{t-1} u stays as it is
 
     It is for gated cells, whose recurrent product is known, and for elementwise ones, which have none. In an LSTM d_t
-    is the forget gate, in a leaky Elman network 1 − α. The signal is the true derivative of the moment's
-    loss, symmetric e-prop in the paper; a loss with other weights backwards makes it the random one.
+    is the forget gate, in a leaky Elman network 1 − α. The signal is the true derivative of the moment's loss,
+    symmetric e-prop in the paper; a loss with other weights backwards makes it the random one.
 
     References:
         Bellec, Scherr, Subramoney, Hajek, Salaj, Legenstein, Maass 2020, A solution to the learning dilemma for
