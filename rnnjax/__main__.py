@@ -67,7 +67,8 @@ def implementations() -> Iterator[str]:
 def titles(folder: Path, pattern: str) -> Iterator[str]:
     """The folder and its files, each with its first line; or where they are if they are not beside the package."""
     # beside an installed package are others, which may have folders of these names
-    if not (folder.parent / "rnnjax").is_dir() or not (folder.parent / "pyproject.toml").is_file():
+    of_source = (folder.parent / "rnnjax").is_dir() and (folder.parent / "pyproject.toml").is_file()
+    if not (of_source and folder.is_dir()):
         yield f"not beside this installation: in the folder `{folder.name}` of the source"
         return
     yield str(folder)

@@ -91,7 +91,11 @@ def test_files_are_listed_with_their_first_lines(tmp_path):
     ]
 
 
-def test_an_installation_without_the_source_says_so(tmp_path):
+@pytest.mark.parametrize("source", [False, True])
+def test_an_installation_without_the_folders_says_so(tmp_path, source):
+    if source:
+        (tmp_path / "rnnjax").mkdir()
+        (tmp_path / "pyproject.toml").touch()
     text = command.report(tmp_path)
     for name in ("examples", "docs"):
         assert f"not beside this installation: in the folder `{name}` of the source" in text
