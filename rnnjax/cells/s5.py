@@ -145,7 +145,7 @@ class S5(DiagonalCell):
         return state
 
     def readout(self, params: S5Params, emitted: Any, x: Xs) -> Array:
-        x = x[0] if isinstance(x, tuple) else x
+        x, _ = with_elapsed(x)
         c_re, c_im = jnp.split(params.c, 2, axis=-1)
         y = 2 * (dot(emitted.re, c_re) - dot(emitted.im, c_im))
         return y + times(x.astype(y.dtype), params.d)
