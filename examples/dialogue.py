@@ -212,7 +212,9 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[st
     intents, tags = {query.intent for query in queries}, {tag for query in queries for tag in query.tags}
     lexicon = Lexicon(known, sorted(intents), sorted(tags))
     model, data, held = Reader.of(lexicon, 128, args.seed), lexicon.batch(own), lexicon.batch(validation)
-    model = train(model, data, held, args, loss=joint_loss, metrics=[tag_accuracy], monitor="val_tag_accuracy")
+    model = train(
+        model, data, held, args, loss=joint_loss, metrics=[tag_accuracy], monitor="val_tag_accuracy", mode="max"
+    )
     found = read(lexicon, model, [query.words for query in test])
     scores = rj.data.span_scores([query.tags for query in test], [tags for _, tags in found])
 

@@ -205,6 +205,7 @@ def train(network: Network, data: Coded, validation: Coded, args: argparse.Names
         epochs=args.epochs,
         seed=args.seed,
         monitor="val_nats",
+        mode="min",
         restore_best=True,
         checkpoint_dir=args.checkpoints,
     )

@@ -122,6 +122,7 @@ fitted = rj.training.fit(
     ),
     epochs=args.epochs,
     monitor="val_nats",
+    mode="min",
     restore_best=True,
     progress=False,
 )

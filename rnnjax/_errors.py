@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -40,6 +41,25 @@ def check_rate(name: str, value: Any) -> None:
     known = _known(value)
     if known is not None and (known == 1).any():
         raise ValueError(f"`{name}` must be below 1, or nothing is left to scale up; got {value}")
+
+
+def check_positive(name: str, value: Any) -> None:
+    """Raises if a Python number is not positive; None, arrays and schedules pass."""
+    _check_number(name, value, "positive", lambda number: number > 0)
+
+
+def check_not_negative(name: str, value: Any) -> None:
+    """Raises if a Python number is negative; None and arrays pass."""
+    _check_number(name, value, "zero or positive", lambda number: number >= 0)
+
+
+def _check_number(name: str, value: Any, what: str, holds: Callable[[float], bool]) -> None:
+    if value is None or callable(value) or isinstance(value, jax.Array):
+        return
+    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.ndarray, np.generic)):
+        raise TypeError(f"`{name}` must be a number; got {value!r}")
+    if np.ndim(value) == 0 and not holds(float(value)):
+        raise ValueError(f"`{name}` must be {what}; got {value}")
 
 
 def _known(value: Any) -> np.ndarray | None:

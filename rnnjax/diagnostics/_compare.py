@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
@@ -15,7 +15,7 @@ from .._types import Params
 from ..layers import Stack
 from ..training import Swept, optimizer, sweep
 from ..training._batches import Batch, rows_of, take
-from ..training._measure import Measure, measures, rises
+from ..training._measure import Measure, badness, measures, rises
 from ..training._model import adapt
 from ..training._runs import stacked
 from ..training._step import make_evaluation
@@ -124,6 +124,7 @@ def compare(
     learning_rates: Sequence[float] = (1e-3, 3e-3, 1e-2, 3e-2),
     loss: Any = "cross_entropy",
     metric: Any = None,
+    mode: Literal["min", "max"] | None = None,
     epochs: int = 20,
     batch_size: int = 32,
     validation: Any = 0.2,
@@ -153,6 +154,7 @@ def compare(
         loss: as for `rnnjax.training.fit`.
         metric: the measure of quality, as an entry of `metrics` of `fit`; None is "accuracy" for "cross_entropy", else
             the loss.
+        mode: whether the metric is better when it is lower or higher, for a function of your own.
         epochs, batch_size: as for `fit`.
         validation, test: data like `data`, or the share of `data` that is taken from its end: the test rows last, the
             validation rows before them. Mix sorted rows first.
@@ -190,18 +192,18 @@ def compare(
     if metric is None and loss == "cross_entropy":
         metric = "accuracy"
     used = measures(loss, [] if metric is None else [metric])
+    rising = rises(used, used[-1].name, mode)
     networks = [within(name, make, task, budget, embedding) for name, make in contenders(cells).items()]
 
     space = {"learning_rate": list(learning_rates), "seed": list(range(seeds))}
     sweeps, took = {}, []
     for own in networks:
         began = time.perf_counter()
-        sweeps[own.name] = _trained(own.layer, space, parts, used, epochs, batch_size, clip_norm)
+        sweeps[own.name] = _trained(own.layer, space, parts, used, rising, epochs, batch_size, clip_norm)
         took.append(time.perf_counter() - began)
-    rising = rises(used[-1].name)
-    rows = _rows(networks, sweeps, parts, task, used, batch_size, confidence)
+    rows = _rows(networks, sweeps, parts, task, used, rising, batch_size, confidence)
     rows = [row._replace(seconds=seconds) for row, seconds in zip(rows, took, strict=True)]
-    rows.sort(key=lambda row: _badness(row.validation if np.isfinite(row.quality) else np.nan, rising))
+    rows.sort(key=lambda row: badness(row.validation if np.isfinite(row.quality) else np.nan, rising))
     constant = constant_quality(parts[0], parts[2], task, used[-1], loss)
     title = (loss if isinstance(loss, str) else Measure.of(loss, "loss").name) if metric is None else used[-1].name
     said = recommendation(rows, title, rising, constant, confidence, learning_rates)
@@ -214,6 +216,7 @@ def _trained(
     space: dict[str, list[Any]],
     parts: Parts,
     used: tuple[Measure, ...],
+    rising: bool,
     epochs: int,
     batch_size: int,
     clip_norm: float,
@@ -235,6 +238,7 @@ def _trained(
         batch_size=batch_size,
         validation=validation,
         monitor=f"val_{used[-1].name}",
+        mode="max" if rising else "min",
     )
 
 
@@ -244,12 +248,13 @@ def _rows(
     parts: Parts,
     task: Task,
     used: tuple[Measure, ...],
+    rising: bool,
     batch_size: int,
     confidence: float,
 ) -> list[Compared]:
     """The table in the order of the networks, still without the seconds of training."""
     train, _, test = parts
-    chosen = [_chosen(sweeps[own.name], f"val_{used[-1].name}", rises(used[-1].name)) for own in networks]
+    chosen = [_chosen(sweeps[own.name], f"val_{used[-1].name}", rising) for own in networks]
     batch, few, same = take(train, slice(0, batch_size)), take(test, slice(0, HORIZON_ROWS)), constancy(parts, task)
     costs = [
         _cost.cost(own.layer, jax.tree.map(lambda leaf: leaf[0], members), batch, used[0])
@@ -290,10 +295,6 @@ def _lost(scores: np.ndarray) -> str:
     return f"{bad} of {scores.size} seeds end in a loss that is not finite, at the best learning rate" if bad else ""
 
 
-def _badness(value: float, rising: bool) -> float:
-    return np.inf if np.isnan(value) else -value if rising else value
-
-
 def _chosen(swept: Swept, measure: str, rising: bool) -> tuple[float, float, Params]:
     """The learning rate with the best mean over the seeds, that mean, and the parameters of its members, leaves
     (S, …)."""
@@ -304,7 +305,7 @@ def _chosen(swept: Swept, measure: str, rising: bool) -> tuple[float, float, Par
     for rate, own in places.items():
         rows = [swept.table[place] for place in own]
         means[rate] = float(np.mean([_where_finite(row["val_loss"], row[measure]) for row in rows]))
-    best = min(sorted(means), key=lambda rate: _badness(means[rate], rising))
+    best = min(sorted(means), key=lambda rate: badness(means[rate], rising))
     index = np.array(places[best])
     return best, means[best], jax.tree.map(lambda leaf: leaf[index], swept.members)
 

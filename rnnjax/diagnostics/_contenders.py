@@ -149,7 +149,7 @@ class Contender(NamedTuple):
 
 def network(make: Make, width: int, task: Task, embedding: int) -> Stack:
     """The body of that width, behind an embedding of tokens, below the last step and an affine layer."""
-    options = {"steps": task.steps} if "steps" in (accepted(make) or ()) else {}
+    options = {"steps": task.steps} if "steps" in accepted(make).names else {}
     body = as_layer("cells", make(width, **options))
     below = [] if task.vocabulary is None else [Embedding(task.vocabulary, embedding)]
     above = [] if task.each_step else [Last()]

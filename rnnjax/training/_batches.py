@@ -11,14 +11,15 @@ import jax
 import numpy as np
 
 from .._errors import check_size, describe
+from ._positions import check_lengths
 
 
 class Batch(NamedTuple):
     """Rows of data. Every leaf leads with the rows (B, …); time, where there is any, is the second axis.
 
-    inputs and targets may be pytrees; lengths (B) are valid steps; weights (B) say how much a row counts, 0 for the
-    rows that fill up a batch; reset (B, T) is True where a new sequence begins. A plain tuple (inputs, targets),
-    (inputs, targets, lengths), … is taken for one.
+    inputs and targets may be pytrees; lengths (B) are valid steps; weights (B), or (B, T) of single steps, say how much
+    a row counts, 0 for the rows that fill up a batch; reset (B, T) is True where a new sequence begins. A plain tuple
+    (inputs, targets), (inputs, targets, lengths), … is taken for one.
     """
 
     inputs: Any
@@ -46,7 +47,20 @@ def as_batch(data: Any) -> Batch:
         raise ValueError(f"all arrays of a batch must have the same number of rows, their first axis; got {shapes}")
     if batch.lengths is not None and not np.issubdtype(np.asarray(batch.lengths).dtype, np.integer):
         raise TypeError(f"`lengths` must be integers (B); got {describe(batch.lengths)}")
+    if batch.lengths is not None:
+        steps = [np.shape(leaf)[1] for leaf in jax.tree.leaves((batch.inputs, batch.targets)) if np.ndim(leaf) > 1]
+        check_lengths(batch.lengths, max(steps, default=0))
+    if batch.weights is not None:
+        _check_weights(batch.weights)
     return batch
+
+
+def _check_weights(weights: Any) -> None:
+    if np.ndim(weights) > 2:
+        raise ValueError(f"`weights` must be (B), one a row, or (B, T), one a step; got {describe(weights)}")
+    found = np.asarray(weights)
+    if found.size and not (found.min() >= 0 and np.isfinite(found).all()):
+        raise ValueError(f"`weights` must be finite and not negative; got values from {found.min()} to {found.max()}")
 
 
 def _array(leaf: Any) -> Any:
@@ -177,7 +191,9 @@ def gather(arrays: Batch, rows: Any, weights: Any) -> Batch:
     batch = take(arrays, rows)
     if weights is None:
         return batch
-    return batch._replace(weights=weights if batch.weights is None else weights * batch.weights)
+    if batch.weights is not None:
+        weights = batch.weights * weights.reshape(weights.shape + (1,) * (batch.weights.ndim - 1))
+    return batch._replace(weights=weights)
 
 
 def fill_up(batch: Batch, rows: int) -> Batch:
@@ -191,13 +207,17 @@ def fill_up(batch: Batch, rows: int) -> Batch:
     weights = np.ones(rows_of(batch), np.float32) if batch.weights is None else np.asarray(batch.weights)
     more = np.zeros(rows, np.int32)
     more[: rows_of(batch)] = np.arange(rows_of(batch))
-    return take(batch, more)._replace(weights=np.pad(weights, (0, missing)))
+    return take(batch, more)._replace(weights=np.pad(weights, [(0, missing)] + [(0, 0)] * (weights.ndim - 1)))
 
 
 def is_arrays(data: Any) -> bool:
-    """Whether `data` is one batch that holds all rows, and no iterable of batches."""
+    """Whether `data` is one batch that holds all rows, and no iterable of batches: a tuple of which some part is an
+    array, so that inputs may be a tuple of their own."""
     return isinstance(data, Batch) or (
-        isinstance(data, tuple) and 2 <= len(data) <= 5 and all(not isinstance(part, (tuple, list)) for part in data)
+        isinstance(data, tuple)
+        and 2 <= len(data) <= 5
+        and not isinstance(data[0], list)
+        and any(not isinstance(part, (tuple, list)) for part in data)
     )
 
 

@@ -8,7 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,15 +19,16 @@ from .._errors import check_size
 from . import _runs
 from ._batches import Batch, as_batch, fill_up, first_of, is_arrays, rows_of, split_rows, take
 from ._checkpoint import Checkpoints, filled
-from ._measure import Measure, check_labels, measures, rises, values
-from ._model import Model, Streamed, adapt
+from ._checks import checks
+from ._measure import measures, rises, values
+from ._model import adapt
 from ._parallel import Parallel, divided
 from ._precision import computed_in
 from ._progress import Bar
 from ._step import TrainState, make_step, start
 from .loggers import Log
+from .optimizers import counts_skips, skipped_steps
 from .optimizers import optimizer as default_optimizer
-from .optimizers import skipped_steps
 from .truncation import TBPTT, Windows, windowed
 
 
@@ -78,8 +79,9 @@ def fit(
     validation_split: float | None = None,
     patience: int | None = None,
     monitor: str | None = None,
+    mode: Literal["min", "max"] | None = None,
     restore_best: bool = False,
-    callbacks: Sequence[Callable[..., Any]] = (),
+    callbacks: Callable[..., Any] | Sequence[Callable[..., Any]] = (),
     log: Log | Sequence[Log] = (),
     checkpoint_dir: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 1,
@@ -122,14 +124,16 @@ def fit(
         validation_split: the share of the arrays, taken from their end, that is kept for validation instead.
         patience: epochs without improvement after which training stops.
         monitor: the entry of the history that must improve; by default "val_loss", or "loss" without validation.
+        mode: whether it improves by falling or by rising. None knows that of the library's measures.
         restore_best: whether the parameters of the best epoch are returned, rather than those of the last.
-        callbacks: functions of an `Epoch`, called after every epoch; one that returns True stops the training. One with
-            an attribute `every` and a method `during(step, params)` is also called within epochs, once every so many
-            updates, for which compiled loops are no longer than that.
+        callbacks: functions of an `Epoch`, called after every epoch; one that returns True ends the training, also for
+            its checkpoints. One with an attribute `every` and a method `during(step, params)` is also called within
+            epochs, once every so many updates, for which compiled loops are no longer than that.
         log: functions of the step and the values of an epoch, such as `csv_logger("run.csv")`.
         checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
-            there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted. At SIGTERM
-            a checkpoint is written before the process ends.
+            there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted; an iterable
+            must then hold the same batches in every epoch of that number. At SIGTERM a checkpoint is written before the
+            process ends; where a handler of your own keeps it alive, `fit` returns what it has.
         checkpoint_every: epochs from one checkpoint to the next.
         progress: whether a bar is shown.
 
@@ -150,6 +154,19 @@ def fit(
     if patience is not None:
         check_size("patience", patience)
     used = measures(loss, metrics)
+    monitor = monitor or ("loss" if validation is None and validation_split is None else "val_loss")
+    if monitor.startswith("val_") and validation is None and validation_split is None:
+        raise ValueError(
+            f"`monitor` is {monitor!r}, and there is no validation: pass `validation` or another `monitor`"
+        )
+    rising = rises(used, monitor, mode)
+    chain = default_optimizer(1e-3, clip_norm=1.0) if optimizer is None else optimizer
+    if not isinstance(chain, optax.GradientTransformation):
+        raise TypeError(
+            "`optimizer` must be an Optax transformation, such as `optax.adam(1e-3)` or "
+            f'`rnnjax.training.optimizer(1e-3, algorithm="adam")`; got {chain!r}'
+        )
+    callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
     arrays = as_batch(data) if is_arrays(data) else None
     if validation_split is not None:
         if arrays is None or validation is not None:
@@ -167,29 +184,28 @@ def fit(
         if arrays is None or accumulate != 1:
             raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
         adapted = windowed(adapted, truncate)
-    chain = default_optimizer(1e-3, clip_norm=1.0) if optimizer is None else optimizer
     step = make_step(adapted, used, chain, accumulate, parallel)
     watchers: list[Any] = [callback for callback in callbacks if hasattr(callback, "during")]
     every = min((watcher.every for watcher in watchers), default=None)
+    check = checks(used, plain, first, batch_size, truncate)
     if arrays is None:
-        run = _runs.StreamRun(step, first, data, parallel)
+        run = _runs.StreamRun(step, first, data, parallel, check)
     elif truncate is None:
         run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None, parallel, every)
     else:
         run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate), parallel, every)
-    _check_labels(used, plain, first, batch_size, truncate)
     if validation is not None and is_arrays(validation):
-        _check_labels(used, plain, as_batch(validation), batch_size, truncate)
+        checks(used, plain, as_batch(validation), batch_size, truncate)
     validate = None
     if validation is not None:
-        validate = _runs.evaluation(adapted, used, validation, batch_size, truncate, parallel)
+        validate = _runs.evaluation(adapted, used, validation, batch_size, truncate, parallel, check)
     state = parallel.put(start(adapted, chain, noise_key), run.state)
-    judge = _Judge(monitor or ("loss" if validation is None else "val_loss"), patience, restore_best)
+    judge = _Judge(monitor, rising, patience, restore_best)
     state = run.begin(state)
     record, zeros = _Record.new(state, judge), run.zeros(state)
     record = record._replace(totals=zeros())
     described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
-    described |= {} if every is None else {"every": every}
+    described |= {"every": every, "monitor": monitor if judge.watches else None}
     described |= {"rows": None if arrays is None else rows_of(arrays), "window": truncate and list(truncate)}
     loggers = (log,) if callable(log) else tuple(log)
 
@@ -213,67 +229,58 @@ def fit(
                 if saver is not None and saver.stopping:
                     saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
                     saver.stop()
+                    break
+            if saver is not None and saver.stopping:
+                break
             logs = values(used, totals)
             if validate is not None:
                 logs |= values(used, validate(state.params, state.rest), "val_")
-            if skipped := skipped_steps(state.optimizer):
+            skipped = skipped_steps(state.optimizer)
+            # a column from the first epoch on, because a table cannot get one later
+            columns = {**logs, "skipped_steps": skipped} if counts_skips(state.optimizer) else logs
+            if skipped:
                 logs["skipped_steps"] = skipped
             for name, value in logs.items():
-                history.setdefault(name, [math.nan] * epoch).append(value)
+                history.setdefault(name, [0.0] * epoch).append(value)
             event = Epoch(epoch, int(state.step), logs, state, time.perf_counter() - began)
             for logger in loggers:
-                logger(event.step, logs)
+                logger(event.step, columns)
             stop = [callback(event) for callback in callbacks]
             bar.epoch(epoch, logs)
             judge.see(logs, state)
-            judge.ended |= any(answer is True for answer in stop)
+            judge.ended |= any(map(_is_true, stop))
             epoch, done = epoch + 1, 0
             last = epoch == epochs or judge.ended
             if saver is not None and (last or saver.stopping or epoch % checkpoint_every == 0):
                 saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
                 if saver.stopping:
                     saver.stop()
+                    break
     params, rest = judge.chosen(state)
     return Fitted(adapted.publish(params, rest), params, history, state)
 
 
-def _check_labels(
-    used: tuple[Measure, ...], model: Model, batch: Batch, batch_size: int, truncate: TBPTT | None
-) -> None:
-    """Raises for labels that are no class, of arrays or of the first batch of an iterable."""
-    if not rows_of(batch):
-        return
-    part = batch if truncate else take(batch, slice(0, batch_size))
-
-    def outputs_of(params: Any, rest: Any) -> Any:
-        if truncate is None:
-            return model.apply(params, rest, part, None, False)[0]
-        inputs, reset = jax.tree.map(lambda leaf: leaf[:, : truncate.window], (part.inputs, part.reset))
-        mask = jnp.ones(jax.tree.leaves(inputs)[0].shape[:2], bool)
-        state = model.initial_state(params, rest, inputs)
-        return model.stream(params, rest, Streamed(inputs, mask, reset, state), None, False)[0]
-
-    outputs = jax.eval_shape(outputs_of, model.params, model.rest)
-    if truncate is not None and hasattr(outputs, "shape"):
-        outputs = jax.ShapeDtypeStruct((1, *np.shape(batch.targets)[1:2], *outputs.shape[2:]), outputs.dtype)
-    check_labels(used, outputs, batch)
+def _is_true(answer: Any) -> bool:
+    """Whether a callback said True: one of Python, NumPy or JAX, but nothing else that counts as true."""
+    return isinstance(answer, bool | np.bool_ | jax.Array) and np.asarray(answer).dtype == np.bool_ and bool(answer)
 
 
 class _Judge:
     """Watches one entry of the history: when to stop, and which parameters were the best."""
 
-    def __init__(self, monitor: str, patience: int | None, restore: bool) -> None:
-        self.monitor, self.patience, self.restore = monitor, patience, restore
+    def __init__(self, monitor: str, rising: bool, patience: int | None, restore: bool) -> None:
+        self.monitor, self.rising, self.patience, self.restore = monitor, rising, patience, restore
+        self.watches = patience is not None or restore
         self.best, self.waited, self.ended = math.inf, 0, False
         self.kept: Any = None
 
     def see(self, logs: Mapping[str, float], state: TrainState) -> None:
         """Takes note of an epoch; `ended` once the epochs without improvement have reached the patience."""
-        if self.patience is None and not self.restore:
+        if not self.watches:
             return
         if self.monitor not in logs:
             raise ValueError(f"`monitor` must be one of {', '.join(logs)}; got {self.monitor!r}")
-        value = -logs[self.monitor] if rises(self.monitor) else logs[self.monitor]
+        value = -logs[self.monitor] if self.rising else logs[self.monitor]
         if value < self.best:
             self.best, self.waited = value, 0
             if self.restore:
@@ -372,8 +379,8 @@ def evaluate(
     plain = adapted
     if truncate is not None:
         adapted = windowed(adapted, truncate)
-    totals = _runs.evaluation(adapted, used, data, batch_size, truncate, Parallel(None))
-    _check_labels(used, plain, first, batch_size, truncate)
+    check = checks(used, plain, first, batch_size, truncate)
+    totals = _runs.evaluation(adapted, used, data, batch_size, truncate, Parallel(None), check)
     return values(used, totals(adapted.params, adapted.rest))
 
 

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from . import _positions, losses, metrics
+from . import losses, metrics
 from ._batches import Batch, rows_of
-from ._model import accepted
+from ._model import Accepted, accepted
 from .totals import Mean, Total
 
 NAMES: dict[str, Callable[..., Total]] = {
@@ -31,7 +31,6 @@ NAMES: dict[str, Callable[..., Total]] = {
         metrics.bits_per_character,
     )
 }
-RISING = ("accuracy", "f1")
 SHARES = (metrics.accuracy, metrics.binary_accuracy, metrics.macro_accuracy, metrics.f1)
 
 
@@ -40,7 +39,7 @@ class Measure(NamedTuple):
 
     name: str
     function: Callable[..., Any]
-    takes: frozenset[str] | None
+    accepted: Accepted
 
     @classmethod
     def of(cls, what: Any, role: str) -> Measure:
@@ -61,25 +60,37 @@ class Measure(NamedTuple):
     def __call__(self, outputs: Any, batch: Batch) -> Total:
         """The total over a batch. A plain scalar counts as a mean over the rows."""
         arguments: dict[str, Any] = {}
-        if self._takes("time_major"):
+        if self.accepted.takes("time_major"):
             arguments["time_major"] = False
         if batch.weights is not None:
-            if not self._takes("mask"):
+            if not self.accepted.takes("mask"):
                 raise TypeError(
                     f"{self.name} does not take a `mask`, and the batch has rows that do not count: let it take one, "
                     "or make the number of rows a multiple of the batch size"
                 )
             arguments["mask"] = batch.weights
-        has_time = not hasattr(outputs, "ndim") or outputs.ndim >= 3
-        if batch.lengths is not None and has_time and self._takes("lengths"):
+        if batch.lengths is not None and keeps_time(outputs, batch) and self.accepted.takes("lengths"):
             arguments["lengths"] = batch.lengths
         total = self.function(outputs, batch.targets, **arguments)
         if isinstance(total, Total):
             return total
         if jnp.shape(total) != ():
             raise TypeError(f"{self.name} must return a scalar or a total; got an array of shape {jnp.shape(total)}")
-        count = jnp.full((), rows_of(batch)) if batch.weights is None else batch.weights.sum()
-        return Mean(total * count.astype(total.dtype), count.astype(total.dtype))
+        count = jnp.full((), rows_of(batch), total.dtype)
+        if batch.weights is not None:
+            count = batch.weights.sum().astype(total.dtype)
+            # a mean over no row would be 0 / 0, and NaN times its count of 0 is NaN
+            arguments["mask"] = jnp.where(count > 0, batch.weights, jnp.ones_like(batch.weights))
+            total = self.function(outputs, batch.targets, **arguments)
+        return Mean(total * count, count)
+
+    @property
+    def rising(self) -> bool | None:
+        """Whether more is better; None where that is not known, of functions that are not the library's."""
+        function = getattr(self.function, "func", self.function)
+        if function in SHARES:
+            return True
+        return False if self.name == "loss" or function in NAMES.values() else None
 
     @property
     def bounds(self) -> tuple[float, float]:
@@ -88,9 +99,6 @@ class Measure(NamedTuple):
         if function not in NAMES.values():
             return -math.inf, math.inf
         return 0.0, 1.0 if function in SHARES else math.inf
-
-    def _takes(self, name: str) -> bool:
-        return self.takes is None or name in self.takes
 
 
 def _name(function: Any) -> Any:
@@ -109,28 +117,6 @@ def measures(loss: Any, others: Sequence[Any]) -> tuple[Measure, ...]:
     return found
 
 
-CLASSES = (
-    losses.cross_entropy,
-    metrics.accuracy,
-    metrics.macro_accuracy,
-    metrics.f1,
-    metrics.perplexity,
-    metrics.bits_per_character,
-)
-
-
-def check_labels(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None:
-    """Raises ValueError for a label that is no class, while the labels can still be seen: a program cannot raise."""
-    labels, lengths = batch.targets, batch.lengths
-    if not hasattr(labels, "dtype") or not jnp.issubdtype(labels.dtype, jnp.integer):
-        return
-    if any(getattr(measure.function, "func", measure.function) in CLASSES for measure in used):
-        logits = jax.ShapeDtypeStruct((rows_of(batch), *outputs.shape[1:]), outputs.dtype)
-        lengths = lengths if len(logits.shape) == 3 else None
-        weight = _positions.weights(logits.shape[:-1], batch.weights, lengths, False, jnp.float32)
-        _positions.classes("targets", labels, logits, weight)  # type: ignore[arg-type]
-
-
 def is_loss(total: Total) -> Mean:
     """The total of a loss, whose gradient is taken; TypeError unless it is a mean."""
     if type(total).value is not Mean.value:
@@ -138,9 +124,40 @@ def is_loss(total: Total) -> Mean:
     return total  # type: ignore[return-value]
 
 
-def rises(name: str) -> bool:
-    """Whether more is better, by the name of the measure."""
-    return any(name.endswith(word) for word in RISING)
+def rises(used: Sequence[Measure], monitor: str, mode: str | None) -> bool:
+    """Whether more of the measure that `monitor` names is better.
+
+    Raises:
+        ValueError: if it names none of those in use, or a function whose direction neither `mode` nor the library says.
+    """
+    if mode not in (None, "min", "max"):
+        raise ValueError(f'`mode` must be "min", "max" or None; got {mode!r}')
+    name = monitor.removeprefix("val_")
+    found = [measure for measure in used if measure.name == name]
+    if not found and name not in ("skipped_steps", *(f"{measure.name}_impossible" for measure in used)):
+        raise ValueError(
+            f'`monitor` must be one of {", ".join(own.name for own in used)}, or of those after "val_"; got {monitor!r}'
+        )
+    if mode is not None:
+        return mode == "max"
+    rising = found[0].rising if found else False
+    if rising is None:
+        raise ValueError(
+            f'`monitor` is {monitor!r}, a function of your own: pass `mode="max"` if more of it is better, and '
+            '`mode="min"` otherwise'
+        )
+    return rising
+
+
+def badness(value: float, rising: bool) -> float:
+    """What is least for the best value and infinite for NaN."""
+    return math.inf if math.isnan(value) else -value if rising else value
+
+
+def keeps_time(outputs: Any, batch: Batch) -> bool:
+    """Whether outputs may have a value for each step of the inputs: (B, T, …), or anything but an array."""
+    inputs = jax.tree.leaves(batch.inputs)[0]
+    return not hasattr(outputs, "ndim") or (outputs.ndim >= 3 and outputs.shape[1:2] == inputs.shape[1:2])
 
 
 def values(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, float]:

@@ -109,23 +109,23 @@ def _from_layer(layer: layers.Layer) -> Model:
 
 
 def _from_function(function: Callable[..., Any]) -> Model:
-    takes = accepted(function)
+    own = accepted(function)
 
     def noise(key: Key, train: bool) -> dict[str, Any]:
         return {"key": key if train else None, "train": train, "deterministic": not train}
 
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
-        return function(params, batch.inputs, **_chosen(function, takes, _marks(batch), noise(key, train))), rest
+        return function(params, batch.inputs, **_chosen(function, own, _marks(batch), noise(key, train))), rest
 
     def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
         inputs, mask, reset, state = streamed
-        arguments = _chosen(function, takes, {"state": state, "mask": mask, "reset": reset}, noise(key, train))
+        arguments = _chosen(function, own, {"state": state, "mask": mask, "reset": reset}, noise(key, train))
         return *_pair(function(params, inputs, **arguments), function), rest
 
     def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
         nothing = jax.tree.map(lambda leaf: leaf[:, :0], inputs)
         mask = jnp.zeros(jax.tree.leaves(nothing)[0].shape[:2], bool)
-        arguments = _chosen(function, takes, {"mask": mask}, {"state": None} | noise(None, False))
+        arguments = _chosen(function, own, {"mask": mask}, {"state": None} | noise(None, False))
         return _pair(function(params, nothing, **arguments), function)[1]
 
     return Model(None, (), apply, stream, initial_state, lambda params, rest: (params, function))
@@ -209,30 +209,38 @@ def _from_nnx(module: Any) -> Model:
     return Model(params, rest, apply, stream, initial_state, publish)
 
 
-def accepted(function: Callable[..., Any]) -> frozenset[str] | None:
-    """The names that can be passed as keywords; None where any can."""
+class Accepted(NamedTuple):
+    """The keywords that a function names, and whether it takes any others (`**kwargs`)."""
+
+    names: frozenset[str]
+    others: bool
+
+    def takes(self, name: str) -> bool:
+        """Whether that keyword can be passed."""
+        return self.others or name in self.names
+
+
+def accepted(function: Callable[..., Any]) -> Accepted:
+    """What can be passed to a function as keywords."""
     parameters = inspect.signature(function).parameters.values()
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
-        return None
-    return frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+    names = frozenset(p.name for p in parameters if p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD))
+    return Accepted(names, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
 def _marks(batch: Batch) -> dict[str, Any]:
     return {"lengths": batch.lengths, "reset": batch.reset}
 
 
-def _chosen(model: Any, takes: frozenset[str] | None, marks: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
-    """The marks that the batch has and the options that the model takes; TypeError for a mark that it does not take."""
+def _chosen(model: Any, accepted: Accepted, marks: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
+    """The marks that the batch has and the options that the model names; TypeError for a mark that it does not take."""
     present = {name: value for name, value in marks.items() if value is not None}
-    if takes is None:
-        return present
     for name in present:
-        if name not in takes:
+        if not accepted.takes(name):
             raise TypeError(
                 f"the batch has `{name}`, which {_name(model)} does not take: give it a parameter of that name, or "
                 "leave it out and mask the loss"
             )
-    return present | {name: value for name, value in options.items() if name in takes}
+    return present | {name: value for name, value in options.items() if name in accepted.names}
 
 
 def _name(model: Any) -> str:

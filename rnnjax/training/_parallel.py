@@ -73,17 +73,24 @@ class Parallel:
         """The sum over the devices, inside a compiled function."""
         return tree if self.mesh is None else jax.lax.psum(tree, self.axes)
 
-    def agree(self, tree: Any) -> Any:
-        """The mean over the devices of what each has seen of its own rows, such as batch statistics."""
+    def agree(self, tree: Any, before: Any) -> Any:
+        """The mean over the devices of what each has seen of its own rows, such as batch statistics. Keys are those
+        from before, because each device has drawn with one of its own."""
 
-        def mean(leaf: Any) -> Any:
+        def common(leaf: Any, old: Any) -> Any:
+            if _is_key(leaf):
+                return old
             return jax.lax.pmean(leaf, self.axes) if jax.numpy.issubdtype(leaf.dtype, np.inexact) else leaf
 
-        return tree if self.mesh is None else jax.tree.map(mean, tree)
+        return tree if self.mesh is None else jax.tree.map(common, tree, before)
 
     def own(self, key: Key) -> Key:
         """A key of the device's own, so that no two draw the same noise."""
         return key if self.mesh is None else jax.random.fold_in(key, jax.lax.axis_index(self.axes))
+
+    def own_keys(self, tree: Any) -> Any:
+        """The tree with keys of the device's own."""
+        return jax.tree.map(lambda leaf: self.own(leaf) if _is_key(leaf) else leaf, tree)
 
 
 def divided(model: Model, parallel: Parallel) -> Model:
@@ -92,12 +99,12 @@ def divided(model: Model, parallel: Parallel) -> Model:
         return model
 
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
-        outputs, changed = model.apply(params, rest, batch, own(key), train)
-        return outputs, parallel.agree(changed) if train else rest
+        outputs, changed = model.apply(params, parallel.own_keys(rest), batch, own(key), train)
+        return outputs, parallel.agree(changed, rest) if train else rest
 
     def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
-        outputs, state, changed = model.stream(params, rest, streamed, own(key), train)
-        return outputs, state, parallel.agree(changed) if train else rest
+        outputs, state, changed = model.stream(params, parallel.own_keys(rest), streamed, own(key), train)
+        return outputs, state, parallel.agree(changed, rest) if train else rest
 
     def own(key: Key | None) -> Key | None:
         return None if key is None else parallel.own(key)

@@ -38,15 +38,45 @@ def classes(name: str, labels: Any, logits: Array, valid: Array | None) -> Array
     rows, count = logits.shape[:-1], logits.shape[-1]
     if labels.shape != rows:
         raise ValueError(f"`{name}` must be integers {rows} for `logits` {logits.shape}; got {describe(labels)}")
-    if not isinstance(labels, Tracer) and not isinstance(valid, Tracer):
-        seen = np.asarray(labels) if valid is None else np.asarray(labels)[np.asarray(valid) != 0]
-        if seen.size and (seen.min() < 0 or seen.max() >= count):
-            raise ValueError(
-                f"`{name}` must lie in 0 … {count - 1}, the classes of `logits` {logits.shape}; got values from "
-                f"{seen.min()} to {seen.max()}: mask what is padding"
-            )
+    found = _seen(labels, valid)
+    if found is not None and (found.min() < 0 or found.max() >= count):
+        raise ValueError(
+            f"`{name}` must lie in 0 … {count - 1}, the classes of `logits` {logits.shape}; got values from "
+            f"{found.min()} to {found.max()}: mask what is padding"
+        )
     labels = jnp.asarray(labels).astype(jnp.int32)
     return labels if valid is None else jnp.where(valid != 0, labels, 0)
+
+
+def check_shares(name: str, values: Any, valid: Array | None) -> None:
+    """Raises for concrete values at valid positions that do not lie in [0, 1]."""
+    found = _seen(values, valid)
+    if found is not None and not (found.min() >= 0 and found.max() <= 1):
+        raise ValueError(
+            f"`{name}` must be 0 and 1, or probabilities between them; got values from {found.min()} to {found.max()}"
+        )
+
+
+def check_probabilities(name: str, values: Any, valid: Array | None) -> None:
+    """Raises for concrete values (…, K) at valid positions that are not the probabilities of K classes."""
+    check_shares(name, values, valid)
+    found = _seen(values, valid)
+    if found is None:
+        return
+    sums = found.astype(np.float64).sum(-1)
+    off = np.abs(sums - 1)
+    if off.max() > 0.02:  # what bfloat16 makes of many probabilities
+        raise ValueError(
+            f"`{name}` must be probabilities that sum to 1 over the last axis; got a sum of {sums.flat[off.argmax()]}"
+        )
+
+
+def _seen(values: Any, valid: Array | None) -> np.ndarray | None:
+    """The values at valid positions, which lead their axes; None of traced ones and of none."""
+    if isinstance(values, Tracer) or isinstance(valid, Tracer):
+        return None
+    found = np.asarray(values) if valid is None else np.asarray(values)[np.asarray(valid) != 0]
+    return found if found.size else None
 
 
 def weights(
@@ -64,6 +94,9 @@ def weights(
         if mask.shape not in (shape, rows):
             wanted = f"{shape}" if len(shape) == 1 else f"{shape}, or {rows} for whole rows"
             raise ValueError(f"`mask` must be {wanted}; got {mask.shape}")
+        found = _seen(mask, None)
+        if found is not None and found.min() < 0:
+            raise ValueError(f"`mask` must hold no negative weight; got {found.min()}")
         weight = mask.astype(dtype)
         if mask.shape != shape:
             others = tuple(axis for axis in range(len(shape)) if axis != batch_axis)
@@ -87,8 +120,19 @@ def within(shape: tuple[int, ...], lengths: Array, time_major: bool) -> Array:
             f"`lengths` must be (B) = ({shape[batch]},), one for each row of {shape}; got {lengths.shape}. "
             f"Time is taken as axis {time}: pass `time_major={not time_major}` if it is the other one"
         )
+    check_lengths(lengths, shape[time])
     steps = jax.lax.broadcasted_iota(lengths.dtype, shape, time)
     return steps < jnp.broadcast_to(jnp.expand_dims(lengths, time), shape)
+
+
+def check_lengths(lengths: Any, steps: int) -> None:
+    """Raises for concrete lengths that are negative or longer than that."""
+    found = _seen(lengths, None)
+    if found is not None and (found.min() < 0 or found.max() > steps):
+        raise ValueError(
+            f"`lengths` must lie in 0 … {steps}, the steps that there are; got values from {found.min()} to "
+            f"{found.max()}"
+        )
 
 
 def mean(loss: Callable[..., Array], weight: Array | None, *arrays: Array) -> Mean:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._batches import Batch, Cut, Stream, as_batch, fill_up, gather, is_arrays, rows_of, take
+from ._checks import Check
 from ._measure import Measure
 from ._model import Model
 from ._parallel import Parallel
@@ -101,8 +102,8 @@ class WindowBlocks(Blocks):
 class StreamRun:
     """Epochs over an iterable: while a step runs, the next batch is read and moved to the device."""
 
-    def __init__(self, step: Step, first: Batch, data: Any, parallel: Parallel) -> None:
-        self.first, self.stream, self.parallel = first, Stream(data), parallel
+    def __init__(self, step: Step, first: Batch, data: Any, parallel: Parallel, check: Check) -> None:
+        self.first, self.stream, self.parallel, self.check = first, Stream(data), parallel, check
         whole, rows = parallel.whole, parallel.rows
         self.state = whole
         self.step = parallel.spread(step, (whole, rows), whole)
@@ -124,6 +125,7 @@ class StreamRun:
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` batches, which are read again and left out."""
         for count, batch in enumerate(itertools.islice(self.stream.read(epoch), done, None), done + 1):
+            self.check(batch)
             state, totals = self.single(state, totals, self.parallel.batch(batch))
             yield state, totals, count, 0.0
 
@@ -149,7 +151,13 @@ def _zeros(shapes: Any, parallel: Parallel) -> Callable[[], Any]:
 
 
 def evaluation(
-    model: Model, used: tuple[Measure, ...], data: Any, batch_size: int, truncate: TBPTT | None, parallel: Parallel
+    model: Model,
+    used: tuple[Measure, ...],
+    data: Any,
+    batch_size: int,
+    truncate: TBPTT | None,
+    parallel: Parallel,
+    check: Check,
 ) -> Callable[[Any, Any], tuple[Any, ...]]:
     """The totals over all data, as a function of parameters and other state."""
     one = make_evaluation(model, used)
@@ -163,7 +171,10 @@ def evaluation(
         )
 
         def over_stream(params: Any, rest: Any) -> tuple[Any, ...]:
-            totals = [single(params, rest, parallel.batch(batch)) for batch in stream.read(0)]
+            totals = []
+            for batch in stream.read(0):
+                check(batch)
+                totals.append(single(params, rest, parallel.batch(batch)))
             return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
 
         return over_stream

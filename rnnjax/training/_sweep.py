@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,12 +15,14 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from .. import layers
 from .._errors import check_size
 from ._batches import Batch, Cut, as_batch, gather, is_arrays, rows_of, split_rows, take
-from ._measure import Measure, measures, rises
+from ._checks import checks
+from ._measure import Measure, badness, measures, rises
 from ._model import adapt
 from ._parallel import Parallel
 from ._runs import stacked
 from ._step import TrainState, make_evaluation, make_step, scan_batches, start
 from .optimizers import optimizer as default_optimizer
+from .optimizers import recurrent
 
 Config = Mapping[str, Any]
 Make = Callable[[dict[str, Any]], Any]
@@ -69,6 +71,7 @@ def sweep(
     validation: Any = None,
     validation_split: float | None = None,
     monitor: str | None = None,
+    mode: Literal["min", "max"] | None = None,
     halve_after: Sequence[int] = (),
     group: int | None = None,
 ) -> Swept:
@@ -85,6 +88,7 @@ def sweep(
         space: a list of values for each name, of which all combinations are taken, or a list of configurations.
         data, loss, metrics, epochs, batch_size, shuffle, seed, validation, validation_split: as for `fit`, of arrays.
         monitor: the measure that sorts, by default "val_loss", or "loss" without validation.
+        mode: as for `fit`.
         halve_after: epochs after which the worse half of the configurations is dropped. The program is compiled anew
             for those that are left, so that it pays where an epoch takes longer than that.
         group: how many configurations are computed side by side, the groups one after another; None chooses.
@@ -112,6 +116,8 @@ def sweep(
     if not is_arrays(data):
         raise TypeError("a sweep needs arrays (inputs, targets), which all configurations share; got an iterable")
     arrays = as_batch(data)
+    if not rows_of(arrays):
+        raise ValueError("the data hold no row")
     if validation_split is not None:
         if validation is not None:
             raise ValueError("`validation_split` needs no `validation` beside it")
@@ -121,14 +127,17 @@ def sweep(
     monitor = monitor or ("loss" if validation is None else "val_loss")
     if monitor not in names:
         raise ValueError(f"`monitor` must be one of {', '.join(names)}; got {monitor!r}")
+    rising = rises(used, monitor, mode)
     if taken := [name for name in configs[0] if name in (*names, "epochs")]:
         raise ValueError(f"`space` must not name {', '.join(taken)}, which the table has: choose another name")
     cuts = sorted({int(epoch) for epoch in halve_after if 0 < epoch < epochs})
 
-    run = _Program(make, used, arrays, None if validation is None else as_batch(validation), batch_size, group)
+    values = {name: _numbers([config[name] for config in configs]) for name in configs[0]}
+    held = None if validation is None else as_batch(validation)
+    _check(make, values, used, arrays, held, batch_size)
+    run = _Program(make, used, arrays, held, batch_size, group)
     alive = np.arange(len(configs))
     seeds = np.array([int(config.get("seed", seed)) for config in configs])
-    values = {name: _numbers([config[name] for config in configs]) for name in configs[0]}
     states = run.start(values, seeds)
     history = {name: np.full((len(configs), epochs), np.nan) for name in names}
     trained = np.zeros(len(configs), int)
@@ -139,11 +148,11 @@ def sweep(
             history[name][alive, epoch] = curve
         trained[alive] += 1
         if epoch + 1 in cuts and len(alive) > 1:
-            kept = np.sort(_order(history[monitor][alive, epoch], monitor)[: -(-len(alive) // 2)])
+            kept = np.sort(_order(history[monitor][alive, epoch], rising)[: -(-len(alive) // 2)])
             alive, states = alive[kept], jax.tree.map(lambda leaf, kept=kept: leaf[kept], states)
 
     last = {name: curve[np.arange(len(configs)), trained - 1] for name, curve in history.items()}
-    ranks = sorted(range(len(configs)), key=lambda i: (-trained[i], _badness(last[monitor][i], monitor)))
+    ranks = sorted(range(len(configs)), key=lambda i: (-trained[i], badness(last[monitor][i], rising)))
     table = [{**configs[i], **{name: float(last[name][i]) for name in names}, "epochs": int(trained[i])} for i in ranks]
     places = {int(index): place for place, index in enumerate(alive)}
     order = np.array([places[i] for i in ranks if i in places])
@@ -189,14 +198,9 @@ def configurations(space: Any) -> list[dict[str, Any]]:
     return [{name: np.asarray(value).item() for name, value in config.items()} for config in configs]
 
 
-def _badness(value: float, monitor: str) -> float:
-    value = -value if rises(monitor) else value
-    return np.inf if np.isnan(value) else value
-
-
-def _order(values: np.ndarray, monitor: str) -> np.ndarray:
+def _order(values: np.ndarray, rising: bool) -> np.ndarray:
     """From the best to the worst, NaN last."""
-    return np.argsort([_badness(value, monitor) for value in values], kind="stable")
+    return np.argsort([badness(value, rising) for value in values], kind="stable")
 
 
 def _made(make: Make, config: dict[str, Any]) -> tuple[layers.Layer, optax.GradientTransformation]:
@@ -209,6 +213,31 @@ def _made(make: Make, config: dict[str, Any]) -> tuple[layers.Layer, optax.Gradi
             f"`make` must return a layer of rnnjax, or a pair of it and an optimizer; got {type(layer).__name__}"
         )
     return layer, chain
+
+
+def _check(
+    make: Make,
+    values: Mapping[str, np.ndarray],
+    used: tuple[Measure, ...],
+    arrays: Batch,
+    held: Batch | None,
+    size: int,
+) -> None:
+    """Makes every configuration once with its numbers, which a program only sees traced, so that their own checks
+    raise before anything runs; and checks the targets."""
+    found = []
+    for config in (dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)):
+        try:
+            found.append(_made(make, config)[0])
+        except Exception as error:
+            error.add_note(f"in the configuration { ({name: value.item() for name, value in config.items()}) }")
+            raise
+    key = jax.random.key(0)
+    params = jax.eval_shape(lambda: adapt(found[0], arrays.inputs, key).params)
+    model = adapt((params, found[0]), arrays.inputs, key)
+    for batch in (arrays, held):
+        if batch is not None:
+            checks(used, model, batch, size, None)
 
 
 class _Program:
@@ -302,5 +331,7 @@ def _group(states: TrainState, count: int) -> int:
     """How many configurations to compute side by side: all on an accelerator, and on a CPU all of the small ones."""
     if jax.default_backend() != "cpu" or len(jax.devices()) > 1:
         return count
-    widest = max(leaf.shape[-2] for leaf in jax.tree.leaves(states.params) if leaf.ndim >= 3)
+    params = jax.tree.leaves(states.params), jax.tree.leaves(recurrent(states.params))
+    matrices = [(leaf, own) for leaf, own in zip(*params, strict=True) if leaf.ndim >= 3]
+    widest = max(leaf.shape[-2] for leaf, own in matrices if own or not any(own for _, own in matrices))
     return count if widest <= _SIDE_BY_SIDE else 1

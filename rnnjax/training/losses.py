@@ -11,9 +11,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from .._errors import check_unit_interval, describe, is_array
+from .._errors import check_positive, check_unit_interval, describe, is_array
 from .._types import Array
 from . import _positions
 from .totals import CTCMean, Mean
@@ -42,7 +43,8 @@ def cross_entropy(
         a `Mean` over the positions that count.
 
     Raises:
-        ValueError, TypeError: for shapes and dtypes that do not fit, and for concrete labels that are no class.
+        ValueError, TypeError: for shapes and dtypes that do not fit, for concrete labels that are no class or no
+            probabilities, for concrete lengths beyond the steps and for negative weights.
 
     >>> import jax.numpy as jnp
     >>> from rnnjax.training import cross_entropy
@@ -58,7 +60,10 @@ def cross_entropy(
         if not is_array(label_smoothing) and label_smoothing == 0:
             return _positions.mean(optax.losses.softmax_cross_entropy_with_integer_labels, weight, logits, labels)
         labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    labels = optax.losses.smooth_labels(_positions.like("labels", labels, logits, "logits"), label_smoothing)
+    else:
+        labels = _positions.like("labels", labels, logits, "logits")
+        _positions.check_probabilities("labels", labels, weight)
+    labels = optax.losses.smooth_labels(labels, label_smoothing)
     return _positions.mean(optax.losses.softmax_cross_entropy, weight, logits, labels)
 
 
@@ -76,9 +81,12 @@ def binary_cross_entropy(
         logits: log odds (…, O).
         labels: 0 and 1, booleans, or probabilities, (…, O).
         mask, lengths, time_major: what counts, as for `cross_entropy`.
+
+    Raises:
+        ValueError, TypeError: for shapes and dtypes that do not fit, and for concrete labels outside [0, 1].
     """
     loss = optax.losses.sigmoid_binary_cross_entropy
-    return _over_features(loss, "logits", logits, "labels", labels, mask, lengths, time_major)
+    return _over_features(loss, "logits", logits, "labels", labels, mask, lengths, time_major, shares=True)
 
 
 def mean_squared_error(
@@ -124,6 +132,7 @@ def huber(
     References:
         Huber 1964, Robust estimation of a location parameter, doi:10.1214/aoms/1177703732.
     """
+    check_positive("delta", delta)
 
     def loss(a: Array, b: Array) -> Array:
         return optax.losses.huber_loss(a, b, delta=delta)
@@ -140,11 +149,44 @@ def _over_features(
     mask: Array | None,
     lengths: Array | None,
     time_major: bool,
+    shares: bool = False,
 ) -> Mean:
     predictions = _positions.floating(name, predictions)
     targets = _positions.like(target_name, targets, predictions, name)
     weight = _positions.weights(predictions.shape[:-1], mask, lengths, time_major, predictions.dtype)
+    if shares:
+        _positions.check_shares(target_name, targets, weight)
     return _positions.mean(lambda a, b: loss(a, b).mean(-1), weight, predictions, targets)
+
+
+def check_ctc_labels(
+    name: str, labels: Any, classes: int, mask: Any, *, label_lengths: Any = None, blank: int = 0, **_: Any
+) -> None:
+    """Raises ValueError for a blank that is no class, and for concrete labels (B, N) of rows that count, of which some
+    are no class, or the blank, or come after a gap. Takes the arguments of `ctc`."""
+    if not 0 <= blank < classes:
+        raise ValueError(f"`blank` must be one of the classes 0 … {classes - 1} of `logits`; got {blank}")
+    if any(isinstance(value, jax.core.Tracer) for value in (labels, mask, label_lengths)):
+        return
+    labels = np.asarray(labels)
+    if mask is not None:
+        labels = labels[np.asarray(mask) != 0]
+        label_lengths = None if label_lengths is None else np.asarray(label_lengths)[np.asarray(mask) != 0]
+    given = labels >= 0
+    if label_lengths is not None:
+        given = np.arange(labels.shape[1]) < np.asarray(label_lengths)[:, None]
+    elif (given[:, 1:] & ~given[:, :-1]).any():
+        row = int((given[:, 1:] & ~given[:, :-1]).any(1).argmax())
+        raise ValueError(
+            f"`{name}` must be filled up behind the labels of a row, and row {row} has labels after a negative number: "
+            f"{labels[row].tolist()}"
+        )
+    found = labels[given]
+    if found.size and (found.min() < 0 or found.max() >= classes or (found == blank).any()):
+        raise ValueError(
+            f"`{name}` must be classes 0 … {classes - 1} without the blank, {blank}; got values from {found.min()} to "
+            f"{found.max()}: fill rows up with -1, or pass `label_lengths`"
+        )
 
 
 def ctc(
@@ -176,6 +218,10 @@ def ctc(
     Returns:
         a `CTCMean` of nats a row.
 
+    Raises:
+        ValueError, TypeError: for shapes and dtypes that do not fit, and for concrete labels that are no class, the
+            blank, or not at the front of their row.
+
     References:
         Graves, Fernández, Gomez, Schmidhuber 2006, Connectionist temporal classification, doi:10.1145/1143844.1143891.
     """
@@ -189,6 +235,7 @@ def ctc(
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"`labels` must be integers (B, N); got {describe(labels)}")
     labels = jnp.asarray(labels)
+    check_ctc_labels("labels", labels, logits.shape[-1], mask, label_lengths=label_lengths, blank=blank)
     given = labels >= 0 if label_lengths is None else _positions.within(labels.shape, label_lengths, False)
     inside = jnp.full((rows, steps), True) if lengths is None else _positions.within((rows, steps), lengths, False)
     weight = _positions.weights((rows,), mask, None, False, logits.dtype)

@@ -42,6 +42,7 @@ def binary_accuracy(
     logits = _positions.floating("logits", logits)
     labels = _positions.like("labels", labels, logits, "logits")
     weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
+    _positions.check_shares("labels", labels, weight)
 
     def hit(logits: Array, labels: Array) -> Array:
         return ((logits > 0) == (labels > 0.5)).astype(logits.dtype).mean(-1)

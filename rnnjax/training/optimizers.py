@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import numbers
 import operator
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -13,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._errors import is_array
+from .._errors import check_not_negative, check_positive, is_array
 from .._types import Array, Params
 
 ALGORITHMS: dict[str, Callable[[], Any]] = {
@@ -51,7 +50,8 @@ def optimizer(
         clip_value: bound of each entry's magnitude.
         clip_block_rms: bound of the root mean square of each array.
         clip_adaptive: bound of the ratio of gradient to weights, unit by unit.
-        weight_decay: decoupled decay of every array with two axes or more; biases and gains are spared.
+        weight_decay: decoupled decay of every array with two axes or more; biases and gains are spared, and so are the
+            potentials and slopes of `LTC`.
         recurrent_decay: that of the recurrent weights `u`; None takes `weight_decay`.
         schedule: a function of the step that multiplies the learning rate, such as
             `optax.cosine_decay_schedule(1.0, 1000)`.
@@ -101,18 +101,27 @@ def _decay(rate: Any, which: Callable[[Params], Any]) -> list[optax.GradientTran
 
 
 def decays(params: Params) -> Any:
-    """True for the arrays that weight decay is for, those with two axes or more."""
-    return jax.tree.map(lambda leaf: jnp.ndim(leaf) >= 2, params)
+    """True for the arrays that weight decay is for: those with two axes or more that are not among `NO_WEIGHTS`."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.ndim(leaf) >= 2 and not _ends(path, NO_WEIGHTS), params
+    )
+
+
+NO_WEIGHTS = ("w_e", "w_mu", "w_sigma", "u_e", "u_mu", "u_sigma")
+"""Matrices of the liquid cells that are no weights, but potentials and the centres and slopes of synapses."""
 
 
 def recurrent(params: Params) -> Any:
-    """True for recurrent weights: arrays with two axes or more in a field named `u`."""
+    """True for recurrent weights: the arrays in fields named `u` or `u_h`, and vectors of one weight a unit."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, leaf: jnp.ndim(leaf) >= 1 and _ends(path, ("u", "u_h")), params
+    )
 
-    def is_recurrent(path: Any, leaf: Any) -> bool:
-        names = [jax.tree_util.keystr((key,), simple=True) for key in path]
-        return jnp.ndim(leaf) >= 2 and "u" in names[-2:]
 
-    return jax.tree_util.tree_map_with_path(is_recurrent, params)
+def _ends(path: Any, names: tuple[str, ...]) -> bool:
+    """Whether a field of that name holds the leaf, itself or as the value of a variable of nnx."""
+    keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    return bool(keys) and (keys[-2] if keys[-1] == "value" and len(keys) > 1 else keys[-1]) in names
 
 
 class SkipState(NamedTuple):
@@ -146,28 +155,23 @@ def skip_if_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTran
 
 def skipped_steps(state: Any) -> int:
     """How many steps `skip_nonfinite` left out, from the optimizer's state; 0 without it."""
-    found = [node for node in jax.tree.leaves(state, is_leaf=_is_skip) if _is_skip(node)]
-    return sum(int(np.sum(node.skipped)) for node in found)
+    return sum(int(np.sum(counter)) for counter in _counters(state))
+
+
+def counts_skips(state: Any) -> bool:
+    """Whether an optimizer of that state leaves out steps that are not finite."""
+    return bool(_counters(state))
+
+
+def has_skipped(before: Any, after: Any) -> Array:
+    """Whether the step between two states of the optimizer was left out."""
+    pairs = zip(_counters(before), _counters(after), strict=True)
+    return functools.reduce(jnp.logical_or, [jnp.any(old != new) for old, new in pairs], jnp.asarray(False))
+
+
+def _counters(state: Any) -> list[Array]:
+    return [node.skipped for node in jax.tree.leaves(state, is_leaf=_is_skip) if _is_skip(node)]
 
 
 def _is_skip(node: Any) -> bool:
     return isinstance(node, SkipState)
-
-
-def check_positive(name: str, value: Any) -> None:
-    """Raises if a Python number is not positive; None, arrays and schedules pass."""
-    _check_number(name, value, "positive", lambda number: number > 0)
-
-
-def check_not_negative(name: str, value: Any) -> None:
-    """Raises if a Python number is negative; None and arrays pass."""
-    _check_number(name, value, "zero or positive", lambda number: number >= 0)
-
-
-def _check_number(name: str, value: Any, what: str, holds: Callable[[float], bool]) -> None:
-    if value is None or callable(value) or isinstance(value, jax.Array):
-        return
-    if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.ndarray, np.generic)):
-        raise TypeError(f"`{name}` must be a number; got {value!r}")
-    if np.ndim(value) == 0 and not holds(float(value)):
-        raise ValueError(f"`{name}` must be {what}; got {value}")

@@ -123,12 +123,41 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_stops(tmp_path: Path, monke
     assert_same(fit(LAYER, (X, Y), epochs=4, checkpoint_dir=directory, **OPTIONS), whole)
 
 
+def test_sigterm_that_the_user_handles_ends_the_training(tmp_path: Path) -> None:
+    """The process lives on, and so does what `fit` has, up to the epoch before."""
+    caught: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, frame: caught.append(number))
+
+    def end(event: Any) -> None:
+        if event.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    try:
+        options = OPTIONS | {"checkpoint_dir": tmp_path}
+        fitted = fit(LAYER, (X, Y), epochs=4, callbacks=end, **options)
+        assert caught == [signal.SIGTERM]
+        assert len(fitted.history["loss"]) == 2
+        assert_same(fit(LAYER, (X, Y), epochs=4, **options), fit(LAYER, (X, Y), epochs=4, **OPTIONS))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The directory of a run that was interrupted."""
     with pytest.raises(Killed):
         fit(LAYER, (X, Y), epochs=4, checkpoint_dir=tmp_path, callbacks=[killer(2)], **OPTIONS)
     return tmp_path
+
+
+class WithinEpochs:
+    """A callback that cuts the compiled loops, which checkpoints count."""
+
+    every = 1
+
+    def __call__(self, event: Any) -> None: ...
+
+    def during(self, step: int, params: Any) -> None: ...
 
 
 def test_what_does_not_fit_is_refused_by_name(run: Path) -> None:
@@ -140,6 +169,10 @@ def test_what_does_not_fit_is_refused_by_name(run: Path) -> None:
     wider = rj.Stack([rj.RNN(rj.GRU(4)), rj.Dropout(0.3), rj.Last(), rj.Dense(K)])
     with pytest.raises(ValueError, match=r"its `state\.params\.0\.w` is float\d\d\(2, 9\), and this run's is"):
         go_on(wider)
+    with pytest.raises(ValueError, match="is of a run with monitor = val_loss, and this run has loss"):
+        go_on(monitor="loss")
+    with pytest.raises(ValueError, match="is of a run with every = None, and this run has 1"):
+        go_on(callbacks=[WithinEpochs()])
     with pytest.raises(ValueError, match=r"another model or recipe: it has no `state\.optimizer"):
         go_on(optimizer=training.optimizer(0.1, algorithm="adabelief", weight_decay=0.1, schedule=lambda step: 1.0))
     go_on()

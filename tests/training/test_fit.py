@@ -310,6 +310,32 @@ def test_metric_that_should_rise_is_monitored_upwards() -> None:
     assert all(b > a for a, b in itertools.pairwise(accuracy[:-1]))
 
 
+def test_direction_of_an_own_metric() -> None:
+    """Its name says nothing: the loss of a model that learns, called accuracy, must fall."""
+    own = ("accuracy", lambda outputs, targets, mask=None: training.cross_entropy(outputs, targets, mask=mask))
+    options = OPTIONS | {"metrics": [own], "monitor": "accuracy", "restore_best": True, "epochs": 4}
+    with pytest.raises(ValueError, match="`monitor` is 'accuracy', a function of your own: pass `mode=\"max\"` if"):
+        fit((PARAMS, LAYER), (X, Y), **options)
+    lowest, highest = (fit((PARAMS, LAYER), (X, Y), mode=mode, **options) for mode in ("min", "max"))
+    assert lowest.history == highest.history
+    curve = lowest.history["accuracy"]
+    assert np.argmin(curve) == 3
+    assert np.argmax(curve) == 0
+    assert_close(lowest.params, fit((PARAMS, LAYER), (X, Y), epochs=4, **OPTIONS).params, 1e-6)
+    assert_close(highest.params, fit((PARAMS, LAYER), (X, Y), epochs=1, **OPTIONS).params, 1e-6)
+
+
+@pytest.mark.parametrize("true", [True, np.True_, jnp.array(True)])
+def test_any_true_ends_the_training(true: Any) -> None:
+    fitted = fit((PARAMS, LAYER), (X, Y), epochs=3, callbacks=lambda event: true, **OPTIONS)
+    assert len(fitted.history["loss"]) == 1
+
+
+def test_what_else_a_callback_returns_is_not_an_answer() -> None:
+    """As of `callbacks=[lambda event: losses.append(…) or event.step]`."""
+    assert len(fit((PARAMS, LAYER), (X, Y), epochs=2, callbacks=lambda event: 1, **OPTIONS).history["loss"]) == 2
+
+
 def test_callback_stops_and_logs_are_written(tmp_path: Path) -> None:
     events = []
 
@@ -361,6 +387,35 @@ def test_nonfinite_batch_is_skipped_and_counted() -> None:
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(fitted.params))
 
 
+def test_skipped_steps_have_a_column_from_the_first_epoch(tmp_path: Path) -> None:
+    """The second epoch's batches are spoilt; a table cannot get a column then."""
+    spoilt = np.where(np.arange(N)[:, None, None] == 5, np.nan, X)
+    options = OPTIONS | {"optimizer": training.optimizer(0.05)}
+    log = training.csv_logger(tmp_path / "log.csv")
+    fitted = fit((PARAMS, LAYER), lambda epoch: [(spoilt if epoch else X, Y)], epochs=2, log=log, **options)
+    assert fitted.history["skipped_steps"] == [0, 1]
+    with (tmp_path / "log.csv").open(newline="") as file:
+        assert [row["skipped_steps"] for row in csv.DictReader(file)] == ["0", "1"]
+
+
+def test_step_that_is_left_out_leaves_the_statistics_alone() -> None:
+    class Normal(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any, train: bool) -> Any:
+            return nn.Dense(K)(nn.BatchNorm(use_running_average=not train, momentum=0.5)(x[:, -1]))
+
+    spoilt = X.copy()
+    spoilt[5] = np.nan
+    variables = Normal().init(jax.random.key(0), X, False)
+    options = OPTIONS | {"optimizer": training.optimizer(0.05), "validation": (X, Y)}
+    fitted = fit((variables, Normal()), (spoilt, Y), **options)
+    assert fitted.history["skipped_steps"] == [1]
+    assert np.isfinite(fitted.history["val_loss"]).all()
+    first, last = X[:4, -1].mean(0), X[[8, 9, 0, 0], -1].mean(0)  # the last batch is filled up with the first row
+    mean = fitted.model[0]["batch_stats"]["BatchNorm_0"]["mean"]
+    np.testing.assert_allclose(mean, 0.25 * first + 0.5 * last, rtol=1e-5)
+
+
 def test_noise_follows_the_seed() -> None:
     layer = rj.Stack([rj.RNN(rj.GRU(H)), rj.Dropout(0.5), rj.Last(), rj.Dense(K)])
     first, again, other = (fit(layer, (X, Y), seed=seed, **OPTIONS).params for seed in (0, 0, 1))
@@ -386,6 +441,79 @@ def test_own_loss_is_a_scalar_or_a_mean() -> None:
     assert_close(fitted.params, wanted)
     np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
     np.testing.assert_allclose(fitted.history["own"], losses, rtol=1e-5)
+
+
+def test_own_mean_over_no_row_is_not_nan() -> None:
+    """The last batch has two rows, so that its second part is all filler, over which the own loss is 0 / 0."""
+
+    def scalar(outputs: Any, targets: Any, mask: Any) -> Any:
+        losses = optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets)
+        return (mask * losses).sum() / mask.sum()
+
+    wanted, losses = written_out(2)
+    fitted = fit((PARAMS, LAYER), (X, Y), loss=scalar, epochs=2, accumulate=2, **OPTIONS)
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+
+
+def test_options_reach_a_function_that_takes_others_too() -> None:
+    seen: dict[str, list[Any]] = {"train": [], "key": []}
+
+    def apply(params: Any, x: Any, train: Any = None, key: Any = None, **others: Any) -> Any:
+        seen["train"].append(train)
+        seen["key"].append(key is not None)
+        assert set(others) == {"lengths"}
+        return logits_of(params, x, **others)
+
+    fit((PARAMS, apply), (X, Y, LENGTHS), **OPTIONS)
+    assert set(seen["train"]) == {True, False}  # the check of the labels does not train
+    assert seen["key"] == seen["train"]
+
+
+def test_weights_of_steps() -> None:
+    """As many rows of a batch as steps, so that weights of rows could pass for weights of steps."""
+    layer = rj.Stack([rj.RNN(rj.GRU(H)), rj.Dense(K)])
+    params, labels = layer.init(jax.random.key(0), I), (np.cumsum(X.sum(-1), 1) > 0).astype(np.int32)
+    weights = RNG.uniform(size=(N, T)).astype(np.float32)
+
+    def loss(params: Any, rows: Any) -> Any:
+        logits = layer(params, jnp.swapaxes(X[rows], 0, 1))[0]
+        log_p = jax.nn.log_softmax(jnp.swapaxes(logits, 0, 1))
+        nats = -jnp.take_along_axis(log_p, labels[rows][..., None], -1)[..., 0]
+        return (weights[rows] * nats).sum() / weights[rows].sum()
+
+    wanted = params
+    for rows in (slice(0, 5), slice(5, 8)):
+        wanted = jax.tree.map(lambda p, g: p - 0.5 * g, wanted, jax.grad(loss)(wanted, rows))
+    data = training.Batch(X[:8], labels[:8], None, weights[:8])
+    options = OPTIONS | {"optimizer": optax.sgd(0.5), "batch_size": T}
+    assert_close(fit((params, layer), data, **options).params, wanted)
+    batches = [
+        training.Batch(*(leaf if leaf is None else leaf[part] for leaf in data)) for part in (slice(5), slice(5, 8))
+    ]
+    assert_close(fit((params, layer), batches, **options).params, wanted)
+
+
+def test_lengths_are_of_the_steps_of_the_inputs() -> None:
+    """Outputs (B, 3, K) for three numbers that are asked after the last step: all three count in every row."""
+    wide = rj.Stack([rj.RNN(rj.GRU(H)), rj.Last(), rj.Dense(3 * K)])
+    params, labels = wide.init(jax.random.key(0), I), RNG.integers(0, K, (N, 3))
+
+    def apply(params: Any, x: Any, lengths: Any) -> Any:
+        return wide(params, jnp.swapaxes(x, 0, 1), lengths=lengths)[0].reshape(-1, 3, K)
+
+    logits = np.asarray(apply(params, X, LENGTHS), np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    expected = -np.take_along_axis(log_p, labels[..., None], -1).mean()
+    assert training.evaluate((params, apply), (X, labels, LENGTHS))["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_inputs_that_are_a_tuple() -> None:
+    cell = rj.Stack([rj.RNN(rj.LTC(H)), rj.Last(), rj.Dense(K)])
+    params, dt = cell.init(jax.random.key(0), I), RNG.uniform(0.1, 1, (N, T)).astype(np.float32)
+    fitted = fit((params, cell), ((X, dt), Y), **OPTIONS)
+    batches = [((X[i : i + B], dt[i : i + B]), Y[i : i + B]) for i in range(0, N, B)]
+    assert_close(fitted.params, fit((params, cell), batches, **OPTIONS).params)
 
 
 def test_labels_for_every_step_with_lengths() -> None:
@@ -440,7 +568,53 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "unknown monitor": (
         lambda: fit((PARAMS, LAYER), (X, Y), monitor="val_loss", patience=1, **OPTIONS),
         ValueError,
-        "`monitor` must be one of loss; got 'val_loss'",
+        "`monitor` is 'val_loss', and there is no validation",
+    ),
+    "a monitor that nobody watches": (
+        lambda: fit((PARAMS, LAYER), (X, Y), monitor="acuracy", metrics=["accuracy"], **OPTIONS),
+        ValueError,
+        "`monitor` must be one of loss, accuracy, or of those after \"val_\"; got 'acuracy'",
+    ),
+    "mode": (lambda: fit(LAYER, (X, Y), mode="up", **OPTIONS), ValueError, '`mode` must be "min", "max" or None'),
+    "an optimizer's name": (
+        lambda: fit(LAYER, (X, Y), **OPTIONS | {"optimizer": "adam"}),
+        TypeError,
+        r"`optimizer` must be an Optax transformation, such as `optax.adam\(1e-3\)`.*; got 'adam'",
+    ),
+    "lengths beyond the steps": (
+        lambda: fit(LAYER, (X, Y, LENGTHS + T), **OPTIONS),
+        ValueError,
+        "`lengths` must lie in 0 … 5",
+    ),
+    "negative weights": (
+        lambda: fit(LAYER, (X, Y, LENGTHS, -np.ones(N)), **OPTIONS),
+        ValueError,
+        "`weights` must be finite and not negative; got values from -1.0 to -1.0",
+    ),
+    "a label that is no class, in a later batch": (
+        lambda: fit((PARAMS, LAYER), [(X, Y), (X, Y + 1)], **OPTIONS),
+        ValueError,
+        r"`targets` must lie in 0 … 1, .* got values from 1 to 2",
+    ),
+    "a label that is no class, in a later batch of validation": (
+        lambda: fit((PARAMS, LAYER), (X, Y), validation=[(X, Y), (X, Y + 1)], **OPTIONS),
+        ValueError,
+        r"`targets` must lie in 0 … 1, .* got values from 1 to 2",
+    ),
+    "neither yes nor no": (
+        lambda: fit((PARAMS, LAYER), (X, 3.0 * np.eye(K)[Y]), loss="binary_cross_entropy", **OPTIONS),
+        ValueError,
+        "`targets` must be 0 and 1, or probabilities between them; got values from 0.0 to 3.0",
+    ),
+    "soft labels": (
+        lambda: fit((PARAMS, LAYER), (X, np.ones((N, K))), **OPTIONS),
+        ValueError,
+        "`targets` must be probabilities that sum to 1 over the last axis; got a sum of 2.0",
+    ),
+    "labels of ctc": (
+        lambda: fit(rj.Stack([rj.RNN(rj.GRU(H)), rj.Dense(K)]), (X, Y[:, None]), loss="ctc", **OPTIONS),
+        ValueError,
+        "`targets` must be classes 0 … 1 without the blank, 0; got values from 0 to 1",
     ),
     "split of a stream": (
         lambda: fit(LAYER, [(X, Y)], validation_split=0.5, **OPTIONS),

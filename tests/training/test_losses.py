@@ -275,6 +275,51 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         r"`labels` must be integers \(B, N\)",
     ),
+    "lengths beyond the steps": (
+        lambda: training.mean_squared_error(LOGITS, TARGETS, lengths=LENGTHS + 1),
+        ValueError,
+        "`lengths` must lie in 0 … 5, the steps that there are; got values from 1 to 6",
+    ),
+    "a negative weight": (
+        lambda: training.accuracy(LOGITS, LABELS, mask=VALID * -1.0),
+        ValueError,
+        "`mask` must hold no negative weight; got -1.0",
+    ),
+    "labels that are not yes or no": (
+        lambda: training.binary_cross_entropy(LOGITS, 3 * BINARY),
+        ValueError,
+        "`labels` must be 0 and 1, or probabilities between them; got values from 0.0 to 3.0",
+    ),
+    "soft labels that sum to 2": (
+        lambda: training.cross_entropy(LOGITS, np.minimum(2 * SOFT, 1), mask=VALID),
+        ValueError,
+        "`labels` must be probabilities that sum to 1 over the last axis; got a sum of",
+    ),
+    "delta": (
+        lambda: training.huber(LOGITS, TARGETS, delta=0),
+        ValueError,
+        "`delta` must be positive; got 0",
+    ),
+    "a blank that is no class": (
+        lambda: training.ctc(LOGITS, LABELS.T % 3 + 1, blank=4),
+        ValueError,
+        "`blank` must be one of the classes 0 … 3 of `logits`; got 4",
+    ),
+    "ctc of a label that is no class": (
+        lambda: training.ctc(LOGITS, np.array([[1], [2], [4]])),
+        ValueError,
+        "`labels` must be classes 0 … 3 without the blank, 0; got values from 1 to 4",
+    ),
+    "ctc of the blank": (
+        lambda: training.ctc(LOGITS, np.array([[1, 2], [2, 0], [3, 3]])),
+        ValueError,
+        "`labels` must be classes 0 … 3 without the blank, 0; got values from 0 to 3",
+    ),
+    "ctc of labels with a gap": (
+        lambda: training.ctc(LOGITS, np.array([[1, 2], [-1, 2], [3, 3]])),
+        ValueError,
+        r"row 1 has labels after a negative number: \[-1, 2\]",
+    ),
     "totals of two kinds": (
         lambda: training.accuracy(LOGITS, LABELS) + training.perplexity(LOGITS, LABELS),
         TypeError,

@@ -74,6 +74,24 @@ def test_recurrent_weights_decay_apart() -> None:
     close(got, PARAMS._replace(w=-0.5 * PARAMS.w, u=-0.25 * PARAMS.u, b=0 * PARAMS.b))
 
 
+@pytest.mark.parametrize(
+    ("cell", "names"),
+    [(rj.LEM(3), {"u", "u_h"}), (rj.LTC(3), {"u"}), (rj.IndRNN(3), {"u"}), (rj.LinearElman(3), {"u"}), (CELL, {"u"})],
+)
+def test_recurrent_weights_of_other_cells(cell: rj.Cell, names: set[str]) -> None:
+    params = cell.init(jax.random.key(0), 2)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    got = change(optimizer(1.0, algorithm="sgd", recurrent_decay=0.25), zero, params)
+    for name, leaf in got._asdict().items():
+        np.testing.assert_allclose(leaf, (-0.25 if name in names else 0) * getattr(params, name), rtol=1e-6)
+
+
+def test_potentials_do_not_decay() -> None:
+    params = rj.LTC(3).init(jax.random.key(0), 2)
+    got = change(optimizer(1.0, algorithm="sgd", weight_decay=0.5), jax.tree.map(jnp.zeros_like, params), params)
+    assert {name for name, leaf in got._asdict().items() if np.any(leaf)} == {"w", "u"}
+
+
 def test_schedule_multiplies() -> None:
     recipe = optimizer(0.5, algorithm="sgd", schedule=optax.linear_schedule(1.0, 0.0, 4))
     state, rates = recipe.init(PARAMS), []

@@ -116,6 +116,33 @@ def check_noise_and_statistics() -> None:
     np.testing.assert_allclose(trained["batch_stats"]["BatchNorm_0"]["mean"], 0.5 * x.mean(), rtol=1e-6)
 
 
+def check_noise_of_nnx() -> None:
+    """On eight devices with one row each, all alike: were their masks alike, an entry's gradient would be 0 or 2."""
+    from flax import nnx
+
+    class Dropped(nnx.Module):
+        def __init__(self) -> None:
+            self.w, self.drop = nnx.Param(jax.numpy.zeros(64)), nnx.Dropout(0.5, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: Any) -> Any:
+            return self.drop(x[:, 0] * self.w[...])
+
+    def total(outputs: Any, targets: Any) -> Any:
+        return outputs.sum(-1).mean()
+
+    model, ones = Dropped(), np.ones((8, 1, 64), np.float32)
+    options = {"optimizer": optax.sgd(1.0), "loss": total, "batch_size": 8, "progress": False, "shuffle": False}
+    steps = []
+    for _ in range(2):
+        before = np.array(model.w[...])
+        fit(model, (ones, np.zeros(8, np.float32)), mesh=mesh(shape=(8,)), **options)
+        steps.append(before - np.asarray(model.w[...]))
+    for step in steps:
+        assert set(np.round(4 * step, 5)) <= set(range(9))
+        assert ((step > 0) & (step < 2)).mean() > 0.9
+    assert (steps[0] != steps[1]).any()
+
+
 def check_as_one_of_two(process: int, port: int, directory: str) -> None:
     """In each of two processes with two devices; prints what came out."""
     address = f"127.0.0.1:{port}"
@@ -155,7 +182,9 @@ def outputs(*processes: subprocess.Popen[str]) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("check", [check_all_kinds, check_what_cannot_be_dealt, check_noise_and_statistics])
+@pytest.mark.parametrize(
+    "check", [check_all_kinds, check_what_cannot_be_dealt, check_noise_and_statistics, check_noise_of_nnx]
+)
 def test_eight_devices_train_as_one(check: Any) -> None:
     outputs(in_process(f"{check.__name__}()", 8))
 

@@ -146,6 +146,18 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "a stream": (lambda: sweep(make, {"a": [1]}, [(X, Y)]), TypeError, "a sweep needs arrays"),
     "no layer": (lambda: sweep(lambda config: 3, {"a": [1]}, (X, Y)), TypeError, "`make` must return a layer"),
+    "no rows": (lambda: sweep(make, {"a": [1]}, (X[:0], Y[:0])), ValueError, "the data hold no row"),
+    "labels": (lambda: sweep(make, {"a": [1]}, (X, Y + 1)), ValueError, "`targets` must lie in 0 … 1"),
+    "labels of validation": (
+        lambda: sweep(make, {"a": [1]}, (X, Y), validation=(X, Y - 1)),
+        ValueError,
+        "`targets` must lie in 0 … 1",
+    ),
+    "a rate": (
+        lambda: sweep(make, {"learning_rate": [0.1, -0.1]}, (X, Y)),
+        ValueError,
+        "`learning_rate` must be positive; got -0.1",
+    ),
     "monitor": (lambda: sweep(make, {"a": [1]}, (X, Y), monitor="f1"), ValueError, "`monitor` must be one of loss"),
 }
 

@@ -144,6 +144,31 @@ def test_windows_evaluate_as_the_whole_sequence(kind: str) -> None:
     assert np.isfinite(fitted.history["val_loss"]).all()
 
 
+@pytest.mark.parametrize("kind", ["function", "nnx", "linen"])
+def test_every_kind_of_model_trains_as_a_layer(kind: str) -> None:
+    resets = RNG.uniform(size=(B, L)) < 0.2
+    data, options = training.Batch(X, Y, LENGTHS, None, resets), OPTIONS | {"truncate": tbptt(5, 2), "epochs": 2}
+    model = MODELS[kind]()
+    start = jax.tree.map(jnp.array, model.params) if kind == "nnx" else PARAMS
+    wanted = fit((start, LAYER), data, **options)
+    fitted = fit(model, data, **options)
+    np.testing.assert_allclose(fitted.history["loss"], wanted.history["loss"], rtol=1e-5)
+    outputs = training.predict(fitted.model if kind != "function" else (fitted.params, LAYER), X)
+    np.testing.assert_allclose(outputs, training.predict(wanted.model, X), atol=1e-5)
+
+
+def test_window_that_is_left_out_leaves_the_state_alone() -> None:
+    """NaN in the second of three windows: the third starts from the state after the first."""
+    spoilt = X.copy()
+    spoilt[1, 5] = np.nan
+    options = OPTIONS | {"optimizer": training.skip_if_nonfinite(TX)}
+    fitted = fit((PARAMS, LAYER), (spoilt, Y), truncate=tbptt(4), **options)
+    assert fitted.history["skipped_steps"] == [1]
+    kept = np.r_[0:4, 8:11]
+    wanted = fit((PARAMS, LAYER), (X[:, kept], Y[:, kept]), truncate=tbptt(4), **options)
+    assert_close(fitted.params, wanted.params, 1e-6)
+
+
 def test_streams_lie_one_after_another() -> None:
     np.testing.assert_array_equal(training.streams(np.arange(11), 3), [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
     with pytest.raises(ValueError, match="`sequence` must have at least 3 steps, one a row; got 2"):

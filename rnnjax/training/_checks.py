@@ -1,0 +1,86 @@
+"""What of a batch can be checked before it is in a compiled program, which cannot raise: labels and their places."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _positions, losses, metrics
+from ._batches import Batch, rows_of, take
+from ._measure import Measure, keeps_time
+from ._model import Model, Streamed
+from .truncation import TBPTT
+
+CLASSES = (
+    losses.cross_entropy,
+    metrics.accuracy,
+    metrics.macro_accuracy,
+    metrics.f1,
+    metrics.perplexity,
+    metrics.bits_per_character,
+)
+SHARES = (losses.binary_cross_entropy, metrics.binary_accuracy)
+
+Check = Callable[[Batch], None]
+
+
+def checks(used: tuple[Measure, ...], model: Model, first: Batch, batch_size: int, truncate: TBPTT | None) -> Check:
+    """A function that raises ValueError for a batch with targets that one of the measures cannot be of.
+
+    `first` are all rows or a first batch, whose outputs say what classes there are. It is checked at once; other
+    batches are, if they lie on the host.
+    """
+    if not rows_of(first):
+        return lambda batch: None
+    part = first if truncate else take(first, slice(0, batch_size))
+
+    def outputs_of(params: Any, rest: Any) -> Any:
+        if truncate is None:
+            return model.apply(params, rest, part, None, False)[0]
+        inputs, reset = jax.tree.map(lambda leaf: leaf[:, : truncate.window], (part.inputs, part.reset))
+        mask = jnp.ones(jax.tree.leaves(inputs)[0].shape[:2], bool)
+        state = model.initial_state(params, rest, inputs)
+        return model.stream(params, rest, Streamed(inputs, mask, reset, state), None, False)[0]
+
+    outputs = jax.eval_shape(outputs_of, model.params, model.rest)
+    if truncate is not None and hasattr(outputs, "shape"):
+        outputs = jax.ShapeDtypeStruct((1, *np.shape(first.targets)[1:2], *outputs.shape[2:]), outputs.dtype)
+    check_targets(used, outputs, first)
+
+    def later(batch: Batch) -> None:
+        targets = batch.targets
+        if isinstance(targets, np.ndarray) and hasattr(outputs, "shape"):
+            steps = targets.shape[1:2] if len(outputs.shape) == 3 else ()
+            check_targets(used, jax.ShapeDtypeStruct((1, *steps, outputs.shape[-1]), outputs.dtype), batch)
+
+    return later
+
+
+def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None:
+    """Raises ValueError for targets that are no classes, no probabilities or no sequences of labels, as the measures
+    read them. `outputs` may have any number of rows."""
+    targets = batch.targets
+    if not hasattr(targets, "dtype") or not hasattr(outputs, "shape"):
+        return
+    floating = jnp.issubdtype(targets.dtype, jnp.floating)
+    for measure in used:
+        function = getattr(measure.function, "func", measure.function)
+        if function is losses.ctc:
+            keywords = getattr(measure.function, "keywords", {})
+            losses.check_ctc_labels("targets", targets, outputs.shape[-1], batch.weights, **keywords)
+            continue
+        if function not in (*CLASSES, *SHARES):
+            continue
+        logits = jax.ShapeDtypeStruct((rows_of(batch), *outputs.shape[1:]), outputs.dtype)
+        lengths = batch.lengths if keeps_time(logits, batch) else None
+        weight = _positions.weights(logits.shape[:-1], batch.weights, lengths, False, jnp.float32)
+        if function in SHARES:
+            _positions.check_shares("targets", targets, weight)
+        elif floating:
+            _positions.check_probabilities("targets", targets, weight)
+        else:
+            _positions.classes("targets", targets, logits, weight)  # type: ignore[arg-type]
