@@ -10,6 +10,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -577,19 +578,31 @@ def refusal(spec: P) -> str:
 
 
 @pytest.fixture(scope="module")
-def mesh_report() -> dict[str, Any]:
-    variables = {
-        "JAX_NUM_CPU_DEVICES": "8",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_X64": "1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-    }
-    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
-    done = subprocess.run(
-        [sys.executable, __file__], env=os.environ | variables | paths, capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr
-    return json.loads(done.stdout)
+def mesh_report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """What a process with eight devices found; of several workers the first one starts it, and the others wait."""
+    at_work = "PYTEST_XDIST_WORKER" in os.environ
+    shared = tmp_path_factory.getbasetemp().parent if at_work else tmp_path_factory.mktemp("mesh")
+    found = shared / "mesh_report.json"
+    try:
+        (shared / "mesh_report.begun").touch(exist_ok=False)
+    except FileExistsError:
+        while not found.exists():
+            time.sleep(0.1)
+    else:
+        variables = {
+            "JAX_NUM_CPU_DEVICES": "8",
+            "JAX_PLATFORMS": "cpu",
+            "JAX_ENABLE_X64": "1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
+        }
+        command = [sys.executable, __file__]
+        done = subprocess.run(command, env=os.environ | variables, capture_output=True, text=True)
+        (shared / "mesh_report.new").write_text(done.stdout if done.returncode == 0 else json.dumps(done.stderr))
+        (shared / "mesh_report.new").replace(found)
+    report = json.loads(found.read_text())
+    assert isinstance(report, dict), report
+    return report
 
 
 @pytest.mark.parametrize(

@@ -77,12 +77,14 @@ def close(got: Any, want: Any, tolerance: float) -> None:
 
 @pytest.mark.parametrize("name", CELLS)
 def test_every_instruction_set_has_the_values_and_gradients_of_scan(variant: str, name: str) -> None:
+    """In float32 in all ways; in float64, which the laws are in, at sizes that they do not have."""
     for sizes in SIZES:
-        for dtype, tolerance in ((jnp.float64, 1e-11), (jnp.float32, 3e-5)):
+        rng = np.random.default_rng(0)
+        flags = {"mask": rng.random((5, sizes[0])) < 0.7, "reset": rng.random((5, sizes[0])) < 0.3}
+        ways = ({**flags, "reverse": True}, {**flags, "remat": 2}, {})
+        for dtype, tolerance, some in ((jnp.float64, 1e-11, ways[:1]), (jnp.float32, 3e-5, ways)):
             rows = trial(CELLS[name], *sizes, dtype)
-            rng = np.random.default_rng(0)
-            flags = {"mask": rng.random((5, sizes[0])) < 0.7, "reset": rng.random((5, sizes[0])) < 0.3}
-            for options in ({}, {**flags, "reverse": True}, {**flags, "remat": 2}):
+            for options in some:
                 want = pull(*rows, implementation="scan", **{**options, "remat": None})
                 close(pull(*rows, implementation="cpu", **options), want, tolerance)
 
