@@ -45,21 +45,27 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if not config.getoption("--all"):
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="slow: runs with --all"))
+    if config.getoption("--sample") > 1:
+        _sample(config, items)
+
+
+def _sample(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out cases by the names of their parameters, so that the laws of a cell stay together; no test whole."""
-    size, seen, kept, rest = config.getoption("--sample"), set(), [], []
+    seen: set[str] = set()
+    kept: list[pytest.Item] = []
+    rest: list[pytest.Item] = []
     for item in items:
         test, _, case = item.nodeid.partition("[")
-        chosen = not case or test not in seen or zlib.crc32(case.encode()) % size == 0
+        runs = item.get_closest_marker("skip") is None
+        chosen = runs and (test not in seen or zlib.crc32(case.encode()) % config.getoption("--sample") == 0)
         (kept if chosen else rest).append(item)
-        seen.add(test)
-    if rest:
-        config.hook.pytest_deselected(items=rest)
-        items[:] = kept
-    if config.getoption("--all"):
-        return
-    for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(pytest.mark.skip(reason="slow: runs with --all"))
+        seen |= {test} if runs else set()
+    config.hook.pytest_deselected(items=rest)
+    items[:] = kept
 
 
 @pytest.fixture(scope="session")

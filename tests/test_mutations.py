@@ -17,7 +17,8 @@ def test_mutations_fit_the_source() -> None:
 
 @pytest.mark.slow
 def test_unmutated_copies_pass() -> None:
-    verdict = mutations.unmutated(MUTATIONS)
+    """A few of the tests, to see that a copy is all that they need; `python tests/mutations.py` runs all."""
+    verdict = mutations.unmutated(MUTATIONS[::12])
     assert verdict.failed is None, verdict.output
 
 

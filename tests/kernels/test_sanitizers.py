@@ -29,8 +29,9 @@ def recipe() -> ModuleType:
 @pytest.mark.skipif(not kernels.load().variants, reason=kernels.load().reason or "")
 @pytest.mark.parametrize(
     ("variant", "late"),
-    [("avx512", False), ("avx2", False), ("portable", False), ("avx2", True)],
-    ids=["avx512", "avx2", "portable", "late"],
+    # the threads of a pair wait for each other in the same way whatever the instruction set
+    [("avx512", False), ("avx2", False), ("portable", True)],
+    ids=["avx512", "avx2", "portable_late"],
 )
 def test_no_kernel_leaves_its_memory(variant: str, late: bool, tmp_path: Path) -> None:
     if variant not in kernels.load().variants:
@@ -38,7 +39,7 @@ def test_no_kernel_leaves_its_memory(variant: str, late: bool, tmp_path: Path) -
     build = recipe()
     # without any patience, the second thread of a pair is always late
     patience = ["-DRNNJAX_PATIENCE=-1000000"] if late else []
-    sanitizers = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    sanitizers = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     objects = []
     for source in (ROOT / build.SOURCES / "variant.cc", Path(__file__).with_name("sanitize.cc")):
         objects.append(str(tmp_path / f"{source.stem}.o"))
