@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from .._errors import check_positive, check_unit_interval, describe, is_array
 from .._types import Array
@@ -166,7 +167,7 @@ def check_ctc_labels(
     are no class, or the blank, or come after a gap. Takes the arguments of `ctc`."""
     if not 0 <= blank < classes:
         raise ValueError(f"`blank` must be one of the classes 0 … {classes - 1} of `logits`; got {blank}")
-    if any(isinstance(value, jax.core.Tracer) for value in (labels, mask, label_lengths)):
+    if any(isinstance(value, Tracer) for value in (labels, mask, label_lengths)):
         return
     labels = np.asarray(labels)
     if mask is not None:
