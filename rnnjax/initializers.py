@@ -6,7 +6,7 @@ Orthogonal draws are made in float32 and then cast, because the QR decomposition
 from __future__ import annotations
 
 import math
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import jax
 import jax.numpy as jnp
@@ -28,11 +28,16 @@ def glorot_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.floa
 
 def orthogonal(key: Key, size: int, gates: int = 1, dtype: DTypeLike = jnp.float32, scale: float = 1.0) -> Array:
     """u (H, G·H) with one orthogonal H × H block per gate (Saxe et al. 2013, arXiv:1312.6120)."""
-    exact = at_least_float32(dtype)
+    blocks = _orthogonal_blocks(key, size, gates, at_least_float32(dtype))
+    return (scale * blocks).astype(dtype)
+
+
+@partial(jax.jit, static_argnums=(1, 2, 3))  # a loop that is called as it is compiles every time
+def _orthogonal_blocks(key: Key, size: int, gates: int, dtype: DTypeLike) -> Array:
     # one matrix at a time: on a CPU, decompositions of several hand parts to the threads that they run on, and two such
     # calls at once can wait for each other for ever (seen with jaxlib 0.10.2 on two threads)
-    blocks = jax.lax.map(lambda k: jax.random.orthogonal(k, size, dtype=exact), jax.random.split(key, gates))
-    return (scale * jnp.moveaxis(blocks, 0, 1).reshape(size, gates * size)).astype(dtype)
+    blocks = jax.lax.map(lambda k: jax.random.orthogonal(k, size, dtype=dtype), jax.random.split(key, gates))
+    return jnp.moveaxis(blocks, 0, 1).reshape(size, gates * size)
 
 
 def identity(size: int, gates: int = 1, dtype: DTypeLike = jnp.float32, scale: float = 1.0) -> Array:

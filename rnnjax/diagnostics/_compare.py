@@ -318,7 +318,7 @@ def _where_finite(loss: Any, quality: Any) -> np.ndarray:
 def _scores(layer: Stack, members: Params, batch: Batch, used: tuple[Measure, ...]) -> np.ndarray:
     """The last measure of every member on these rows, (S); NaN where the first one, the loss, is not finite."""
     model = adapt((jax.tree.map(lambda leaf: leaf[0], members), layer), batch.inputs, jax.random.key(0))
-    evaluate = make_evaluation(model, used)
+    evaluate = make_evaluation(model.apply, used)
     parts = stacked(batch, min(128, rows_of(batch)))
 
     def one(params: Params) -> list[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -23,6 +24,9 @@ LONGEST_BLOCK = 512
 """Batches of one compiled loop; between loops the bar moves and a run can be stopped."""
 
 Part = tuple[TrainState, Any, int, float]
+
+
+Apply = Callable[..., tuple[Any, Any]]
 
 
 class Lies(NamedTuple):
@@ -160,21 +164,24 @@ def evaluation(
     check: Check,
 ) -> Callable[[Any, Any], tuple[Any, ...]]:
     """The totals over all data, as a function of parameters and other state."""
-    one = make_evaluation(model, used)
+    whole = parallel.whole
+
+    def summed(run: Callable[..., Any], *takes: Any) -> Callable[..., Any]:
+        """The same over the rows of all devices."""
+        if parallel.mesh is None:
+            return run
+        return jax.jit(parallel.spread(lambda *args: parallel.sum(run(*args)), takes, whole))
 
     if not is_arrays(data):
         if truncate is not None:
             raise ValueError("`truncate` needs arrays (B, L, …) for validation too")
-        stream, whole = Stream(data), parallel.whole
-        single = jax.jit(
-            parallel.spread(lambda *args: parallel.sum(one(*args)[0]), (whole, whole, parallel.rows), whole)
-        )
+        stream, of_batch = Stream(data), summed(_of_a_batch(model.apply, used), whole, whole, parallel.rows)
 
         def over_stream(params: Any, rest: Any) -> tuple[Any, ...]:
             totals = []
             for batch in stream.read(0):
                 check(batch)
-                totals.append(single(params, rest, parallel.batch(batch)))
+                totals.append(of_batch(params, rest, parallel.batch(batch)))
             return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
 
         return over_stream
@@ -182,28 +189,56 @@ def evaluation(
     arrays = as_batch(data)
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
-    whole = parallel.whole
     if truncate is None:
         size = min(batch_size, -(-rows_of(arrays) // parallel.devices) * parallel.devices)
-        parts, at, lies, other = stacked(arrays, size), take, parallel.steps, whole
-        count, start = rows_of(parts), lambda params, rest, parts: rest
-    else:
-        windows = Windows.of(arrays, truncate)
-        parts, at, lies, other = (windows.batch, windows.mask), windows.at, parallel.rows, (whole, parallel.rows)
-        count, start = windows.count, lambda params, rest, parts: begin(model, params, rest, parts[0].inputs)
+        placed = parallel.put(stacked(arrays, size), parallel.steps)
+        over_arrays = summed(_of_arrays(model.apply, used), whole, whole, parallel.steps)
+        return lambda params, rest: over_arrays(params, rest, placed)
 
-    def over_arrays(params: Any, rest: Any, parts: Any) -> tuple[Any, ...]:
-        def body(carry: Any, index: Any) -> tuple[Any, None]:
-            totals, rest = carry
-            more, rest = one(params, rest, at(parts, index))
-            return (jax.tree.map(jnp.add, totals, more), rest), None
+    windows = Windows.of(arrays, truncate)
+    streams = parallel.put((windows.batch, windows.mask), parallel.rows)
 
-        first = one(params, start(params, rest, parts), at(parts, 0))
-        return parallel.sum(jax.lax.scan(body, first, jnp.arange(1, count))[0][0])
+    @jax.jit
+    def of_windows(params: Any, rest: Any, streams: Any) -> tuple[Any, ...]:
+        rest = begin(model, params, rest, streams[0].inputs)
+        return _of_parts(model.apply, used, params, rest, streams, windows.at, windows.count)
 
-    placed = parallel.put(parts, lies)
-    compiled = jax.jit(parallel.spread(over_arrays, (whole, other, lies), whole))
-    return lambda params, rest: compiled(params, rest, placed)
+    over_windows = summed(of_windows, whole, (whole, parallel.rows), parallel.rows)
+    return lambda params, rest: over_windows(params, rest, streams)
+
+
+@functools.lru_cache(maxsize=16)
+def _of_a_batch(apply: Apply, used: tuple[Measure, ...]) -> Callable[..., tuple[Any, ...]]:
+    """The totals of a batch, compiled: the same function for the same model, so that JAX finds its programs again."""
+    one = make_evaluation(apply, used)
+    return jax.jit(lambda params, rest, batch: one(params, rest, batch)[0])
+
+
+@functools.lru_cache(maxsize=16)
+def _of_arrays(apply: Apply, used: tuple[Measure, ...]) -> Callable[..., tuple[Any, ...]]:
+    """The totals of batches (S, B, …), compiled, as `_of_a_batch` is."""
+    return jax.jit(lambda params, rest, parts: _of_parts(apply, used, params, rest, parts, take, rows_of(parts)))
+
+
+def _of_parts(
+    apply: Apply,
+    used: tuple[Measure, ...],
+    params: Any,
+    rest: Any,
+    parts: Any,
+    at: Callable[[Any, Any], Batch],
+    count: int,
+) -> tuple[Any, ...]:
+    """The totals of so many batches, which `at` takes from the parts, in a loop."""
+    one = make_evaluation(apply, used)
+
+    def body(carry: Any, index: Any) -> tuple[Any, None]:
+        totals, rest = carry
+        more, rest = one(params, rest, at(parts, index))
+        return (jax.tree.map(jnp.add, totals, more), rest), None
+
+    first = one(params, rest, at(parts, 0))
+    return jax.lax.scan(body, first, jnp.arange(1, count))[0][0]
 
 
 def stacked(arrays: Batch, size: int) -> Batch:

@@ -159,11 +159,11 @@ def _add(step: Step, carry: Any, batch: Batch) -> Any:
     return state, jax.tree.map(jnp.add, totals, more)
 
 
-def make_evaluation(model: Model, measures: tuple[Measure, ...]) -> Callable[..., Any]:
+def make_evaluation(apply: Callable[..., tuple[Any, Any]], measures: tuple[Measure, ...]) -> Callable[..., Any]:
     """A function from parameters, other state and a batch to the totals of that batch, and the other state."""
 
     def evaluate(params: Any, rest: Any, batch: Batch) -> Any:
-        outputs, rest = model.apply(params, rest, batch, None, False)
+        outputs, rest = apply(params, rest, batch, None, False)
         return tuple(measure(outputs, batch) for measure in measures), rest
 
     return evaluate

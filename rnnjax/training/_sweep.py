@@ -302,7 +302,7 @@ class _Program:
         state, totals = scan_batches(step, gather, state, self.arrays, rows, weights)
         found = [total.value for total in totals]
         if self.validation is not None:
-            evaluate = make_evaluation(model, self.used)
+            evaluate = make_evaluation(model.apply, self.used)
 
             def body(totals: Any, batch: Batch) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, totals, evaluate(state.params, state.rest, batch)[0]), None
