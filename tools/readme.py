@@ -25,6 +25,25 @@ README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
 FIGURES = {"figures": "core.md", "speed": "speed.md"}
 # figure, the file that has it, what it says, the command that writes it
+TRAINING = [
+    ("fit_vs_keras", "fit", "samples a second of `fit` on the model above, times those of Keras", "benchmarks/fit.py"),
+    ("fit_vs_torch", "fit", "the same, times those of a loop in PyTorch", "benchmarks/fit.py"),
+    ("fit_overhead", "fit", "what `fit` adds to the time of its compiled steps", "benchmarks/fit.py"),
+    ("sweep_h8", "sweep", "speed of 32 LSTM(8) at once, times that of one after another", "benchmarks/sweep.py"),
+    ("sweep_h32", "sweep", "the same of LSTM(32)", "benchmarks/sweep.py"),
+    ("sweep_h64", "sweep", "the same of LSTM(64)", "benchmarks/sweep.py"),
+    ("sweep_compile", "sweep", "time to compile a sweep, times that of one training", "benchmarks/sweep.py"),
+    ("charlm_nats", "charlm", "nats a character of the end of a text, 2 × LSTM(256)", "benchmarks/charlm.py"),
+    ("adding_gru_200", "adding", "squared error of the adding problem, 200 steps, GRU", "benchmarks/adding.py"),
+    ("adding_chrono_lstm_200", "adding", "the same, LSTM with chrono initialisation", "benchmarks/adding.py"),
+    ("adding_elman_200", "adding", "the same, plain network; the mean gives 0.167", "benchmarks/adding.py"),
+    (
+        "kill_resume",
+        "kill_resume",
+        "runs of 50 that end with the same bits after `kill -9`",
+        "benchmarks/kill_resume.py",
+    ),
+]
 TASKS = [
     ("dates_exact", "dates_exact", "dates right to the last digit, in forms never seen", "examples/translation.py"),
     (
@@ -120,10 +139,10 @@ def first_sentence(cls: type) -> str:
     return paragraph.replace("\n", " ").split(". ")[0].rstrip(".")
 
 
-def tasks() -> list[str]:
-    """One row for each figure of a task that was saved."""
+def saved(figures: list[tuple[str, str, str, str]]) -> list[str]:
+    """One row for each of these figures that was saved."""
     lines = ["| figure | value | what it is | command |", "|---|---|---|---|"]
-    for figure, file, what, command in TASKS:
+    for figure, file, what, command in figures:
         path = RESULTS / f"{file}.json"
         if path.exists():
             value = json.loads(path.read_text(encoding="utf-8"))["figures"][figure]
@@ -145,7 +164,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args(argv).check
     old = README.read_text(encoding="utf-8")
-    new = fill(fill(old, "cells", cells()), "tasks", tasks())
+    new = fill(fill(fill(old, "cells", cells()), "training", saved(TRAINING)), "tasks", saved(TASKS))
     for name, file in FIGURES.items():
         if (RESULTS / file).exists():
             new = fill(new, name, (RESULTS / file).read_text(encoding="utf-8").splitlines())
