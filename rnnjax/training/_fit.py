@@ -99,14 +99,16 @@ def fit(
             `apply(params, inputs, …)` is given, of `lengths`, `key`, `train` and `deterministic`, the ones that it has
             parameters for.
         data: arrays (inputs, targets), (inputs, targets, lengths) or (inputs, targets, lengths, weights) that lead with
-            the rows, or an iterable of such batches, or a function that returns one, such as `buckets(…)`. An iterable
-            is read once an epoch; a function with a parameter `epoch` is given its number.
+            the rows, of which inputs or targets may be tuples; or an iterable of such batches, or a function that
+            returns one, such as `buckets(…)`. An iterable is read once an epoch; a function with a parameter `epoch` is
+            given its number. Lengths are applied to outputs (B, T, …) with the T of the inputs.
         loss: a name such as "cross_entropy", a function of `rnnjax.training`, or a function
             `(outputs, targets, *, mask, lengths) -> scalar or Mean`; it is passed the arguments that it takes.
         optimizer: an Optax transformation; None is `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.
         metrics: more of the same, or pairs of a name and a function.
         epochs: how often the data are read.
-        batch_size: rows of one update, for arrays. A smaller last batch is filled up with rows that do not count.
+        batch_size: rows of one update, for arrays. A smaller last batch is filled up with repetitions of a row that
+            count in no loss, gradient or metric; batch statistics of the model see them.
         accumulate: parts in which the gradient of a batch is formed, one after another, to save memory.
         truncate: `tbptt(window, overlap)` for long streams: inputs and targets are (B, L, …), an update is made for
             every window of all rows, and the model carries its state from one to the next. It must then be able to
@@ -129,7 +131,8 @@ def fit(
         callbacks: functions of an `Epoch`, called after every epoch; one that returns True ends the training, also for
             its checkpoints. One with an attribute `every` and a method `during(step, params)` is also called within
             epochs, once every so many updates, for which compiled loops are no longer than that.
-        log: functions of the step and the values of an epoch, such as `csv_logger("run.csv")`.
+        log: functions of the step and the values of an epoch, such as `csv_logger("run.csv")`. A run that goes on from
+            a checkpoint writes the epochs since then again.
         checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
             there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted; an iterable
             must then hold the same batches in every epoch of that number. At SIGTERM a checkpoint is written before the
