@@ -29,6 +29,22 @@ class WrongDerivative(rj.Elman):
 
 
 @rj.struct
+class DerivativeWithoutOne(rj.Elman):
+    """Its derivative is right, but a constant to the next one."""
+
+    def update_vjp(self) -> Any:
+        def forward(state: Any, gx: Any, gh: Any) -> Any:
+            new = self.update(None, state, gx, gh)
+            return new, new.h
+
+        def backward(h: Any, d_new: Any) -> Any:
+            da = (d_new.h * (1 - jax.lax.stop_gradient(h) ** 2),)
+            return jax.tree.map(jnp.zeros_like, d_new), da, da
+
+        return forward, backward
+
+
+@rj.struct
 class LooksAhead(rj.Elman):
     def project(self, params: Any, x: Any, noise: Any = None) -> Any:
         return super().project(params, x + jnp.roll(x, -1, axis=0), noise)
@@ -97,6 +113,7 @@ class ActsOtherwise(rj.MinGRU):
     [
         (WrongDerivative, "derivatives", "fused"),
         (WrongDerivative, "same_as_scan", "fused"),
+        (DerivativeWithoutOne, "second_derivatives", "fused"),
         (LooksAhead, "causality", "scan"),
         (LooksAhead, "chunks", "scan"),
         (MixesRows, "batch", "scan"),
