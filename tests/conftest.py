@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import zlib
 from collections.abc import Callable
@@ -19,11 +18,6 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
-
-# Tracing makes many objects and few cycles: collecting less often saves a tenth of the tests' time, and so does not
-# noting in each program where it comes from.
-gc.set_threshold(50_000, 20, 100)
-jax.config.update("jax_traceback_in_locations_limit", 0)
 
 
 # Most of the tests' time is XLA compiling small programs; without these passes it takes half as long or less.
