@@ -15,14 +15,8 @@ from ._measure import Measure, keeps_time
 from ._model import Model, Streamed
 from .truncation import TBPTT
 
-CLASSES = (
-    losses.cross_entropy,
-    metrics.accuracy,
-    metrics.macro_accuracy,
-    metrics.f1,
-    metrics.perplexity,
-    metrics.bits_per_character,
-)
+ENTROPIES = (losses.cross_entropy, metrics.perplexity, metrics.bits_per_character)
+CLASSES = (*ENTROPIES, metrics.accuracy, metrics.macro_accuracy, metrics.f1)
 SHARES = (losses.binary_cross_entropy, metrics.binary_accuracy)
 
 Check = Callable[[Batch], None]
@@ -80,7 +74,7 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
         weight = _positions.weights(logits.shape[:-1], batch.weights, lengths, False, jnp.float32)
         if function in SHARES:
             _positions.check_shares("targets", targets, weight)
-        elif floating:
+        elif floating and function in ENTROPIES:  # the others take the largest of any numbers
             _positions.check_probabilities("targets", targets, weight)
-        else:
+        elif not floating:
             _positions.classes("targets", targets, logits, weight)  # type: ignore[arg-type]

@@ -522,6 +522,13 @@ def test_lengths_are_of_the_steps_of_the_inputs() -> None:
     assert training.evaluate((params, apply), (X, labels, LENGTHS))["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+def test_accuracy_against_the_logits_of_a_teacher() -> None:
+    teacher = np.asarray(logits_of(jax.tree.map(lambda leaf: 3 * leaf, PARAMS), X))
+    got = training.evaluate((PARAMS, LAYER), (X, teacher), loss="mean_squared_error", metrics=["accuracy"])
+    agreed = np.asarray(logits_of(PARAMS, X)).argmax(-1) == teacher.argmax(-1)
+    assert got["accuracy"] == pytest.approx(agreed.mean())
+
+
 def test_inputs_that_are_a_tuple() -> None:
     cell = rj.Stack([rj.RNN(rj.LTC(H)), rj.Last(), rj.Dense(K)])
     params, dt = cell.init(jax.random.key(0), I), RNG.uniform(0.1, 1, (N, T)).astype(np.float32)
