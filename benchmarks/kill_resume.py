@@ -89,7 +89,7 @@ def main() -> None:
         seconds = time.perf_counter() - began
         done = 0
         while done < rounds:
-            directory = Path(root) / f"round{done}"
+            directory = Path(tempfile.mkdtemp(dir=root))  # a new one also after a run that ended before it was killed
             process = start(directory)
             trains(process)
             time.sleep(rng.uniform(0, seconds))
