@@ -89,7 +89,7 @@ class Checkpoints:
         if not isinstance(found, Mapping):
             raise ValueError(_unreadable(path, OSError("its arrays are damaged or missing")))
         for name, value in self.described.items():
-            if described.get(name) != value:
+            if name in described and described[name] != value:
                 raise ValueError(
                     f"the checkpoint {path} is of a run with {name} = {described.get(name)}, and this run has {value}: "
                     "go on with the same, or choose another `checkpoint_dir`"

@@ -47,7 +47,7 @@ def checks(used: tuple[Measure, ...], model: Model, first: Batch, batch_size: in
 
     def later(batch: Batch) -> None:
         targets = batch.targets
-        if isinstance(targets, np.ndarray) and hasattr(outputs, "shape"):
+        if isinstance(targets, np.ndarray) and hasattr(outputs, "shape") and len(outputs.shape) in (2, 3):
             steps = targets.shape[1:2] if len(outputs.shape) == 3 else ()
             check_targets(used, jax.ShapeDtypeStruct((1, *steps, outputs.shape[-1]), outputs.dtype), batch)
 
@@ -76,5 +76,5 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
             _positions.check_shares("targets", targets, weight)
         elif floating and function in ENTROPIES:  # the others take the largest of any numbers
             _positions.check_probabilities("targets", targets, weight)
-        elif not floating:
+        elif jnp.issubdtype(targets.dtype, jnp.integer):
             _positions.classes("targets", targets, logits, weight)  # type: ignore[arg-type]

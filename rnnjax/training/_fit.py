@@ -164,7 +164,7 @@ def fit(
         )
     rising = rises(used, monitor, mode)
     chain = default_optimizer(1e-3, clip_norm=1.0) if optimizer is None else optimizer
-    if not isinstance(chain, optax.GradientTransformation):
+    if not (callable(getattr(chain, "init", None)) and callable(getattr(chain, "update", None))):
         raise TypeError(
             "`optimizer` must be an Optax transformation, such as `optax.adam(1e-3)` or "
             f'`rnnjax.training.optimizer(1e-3, algorithm="adam")`; got {chain!r}'

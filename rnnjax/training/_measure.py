@@ -156,8 +156,8 @@ def badness(value: float, rising: bool) -> float:
 
 def keeps_time(outputs: Any, batch: Batch) -> bool:
     """Whether outputs may have a value for each step of the inputs: (B, T, …), or anything but an array."""
-    inputs = jax.tree.leaves(batch.inputs)[0]
-    return not hasattr(outputs, "ndim") or (outputs.ndim >= 3 and outputs.shape[1:2] == inputs.shape[1:2])
+    steps = {leaf.shape[1] for leaf in jax.tree.leaves(batch.inputs) if leaf.ndim > 1}
+    return not hasattr(outputs, "ndim") or (outputs.ndim >= 3 and outputs.shape[1] in steps)
 
 
 def values(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, float]:

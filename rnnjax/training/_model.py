@@ -184,7 +184,7 @@ def _from_nnx(module: Any) -> Model:
         nnx.update(module, params, rest)
         return module
 
-    functions = _remembered(_of_graphs, (train_graph, eval_graph, type(module)))
+    functions = _of_graphs((train_graph, eval_graph, type(module)))
     return functions._replace(params=params, rest=rest, publish=publish)
 
 

@@ -64,7 +64,7 @@ def check_probabilities(name: str, values: Any, valid: Array | None) -> None:
     if found is None:
         return
     sums = found.astype(np.float64).sum(-1)
-    off = np.abs(sums - 1)
+    off = np.where(sums == 0, 0, np.abs(sums - 1))  # none at all is how one_hot writes a class to ignore
     if off.max() > 0.02:  # what bfloat16 makes of many probabilities
         raise ValueError(
             f"`{name}` must be probabilities that sum to 1 over the last axis; got a sum of {sums.flat[off.argmax()]}"

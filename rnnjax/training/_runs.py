@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
@@ -207,16 +206,14 @@ def evaluation(
     return lambda params, rest: over_windows(params, rest, streams)
 
 
-@functools.lru_cache(maxsize=16)
 def _of_a_batch(apply: Apply, used: tuple[Measure, ...]) -> Callable[..., tuple[Any, ...]]:
-    """The totals of a batch, compiled: the same function for the same model, so that JAX finds its programs again."""
+    """The totals of a batch, compiled."""
     one = make_evaluation(apply, used)
     return jax.jit(lambda params, rest, batch: one(params, rest, batch)[0])
 
 
-@functools.lru_cache(maxsize=16)
 def _of_arrays(apply: Apply, used: tuple[Measure, ...]) -> Callable[..., tuple[Any, ...]]:
-    """The totals of batches (S, B, …), compiled, as `_of_a_batch` is."""
+    """The totals of batches (S, B, …), compiled."""
     return jax.jit(lambda params, rest, parts: _of_parts(apply, used, params, rest, parts, take, rows_of(parts)))
 
 

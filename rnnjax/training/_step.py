@@ -92,19 +92,20 @@ def make_step(
         with jax.numpy_dtype_promotion("standard"):
             change, inner = update(gradient, state.optimizer, state.params, value=mean.value)
         params = optax.apply_updates(state.params, change)
-        rest = _sane(rest, state.rest, has_skipped(state.optimizer, inner))
+        rest = _sane(rest, state.rest, has_skipped(state.optimizer, inner), parallel)
         return TrainState(params, rest, inner, state.step + 1, state.key), totals
 
     return step
 
 
-def _sane(new: Any, old: Any, skipped: Array) -> Any:
+def _sane(new: Any, old: Any, skipped: Array, parallel: Parallel) -> Any:
     """The model's other state after a step. What is not finite after one that was left out, such as a carried state or
     batch statistics, would spoil all steps to come: all floating-point leaves are then those from before."""
     leaves = [leaf for leaf in jax.tree.leaves(new) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
     if not leaves:
         return new
     finite = functools.reduce(jnp.logical_and, [jnp.isfinite(leaf).all() for leaf in leaves])
+    finite = parallel.sum((~finite).astype(jnp.int32)) == 0  # devices choose alike
 
     def choose(a: Array, b: Array) -> Array:
         return jnp.where(skipped & ~finite, b, a) if jnp.issubdtype(a.dtype, jnp.inexact) else a
