@@ -586,7 +586,9 @@ def mesh_report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     try:
         (shared / "mesh_report.begun").touch(exist_ok=False)
     except FileExistsError:
+        deadline = time.monotonic() + 600
         while not found.exists():
+            assert time.monotonic() < deadline, "the worker that started the process has not written its report"
             time.sleep(0.1)
     else:
         variables = {

@@ -73,7 +73,7 @@ def second_derivatives(cell: Cell, event_shape: Shape, implementation: str) -> N
     """The gradient has a gradient, which is right by finite differences; slow."""
     trial = Trial.of(cell, event_shape, implementation, steps=3, batch_shape=(2,)).patterned()
     at, rng = _floats(_inputs(trial)), np.random.default_rng(3)
-    along = tuple(rng.normal(size=leaf.shape).astype(leaf.dtype) for leaf in at)
+    along = tuple(_direction(rng, leaf) for leaf in at)
 
     def value(leaves: Any) -> Any:
         return _dot(jax.tree.leaves(_with(trial, leaves).call()), jax.tree.leaves(trial.cotangents))
@@ -86,6 +86,11 @@ def second_derivatives(cell: Cell, event_shape: Shape, implementation: str) -> N
         tuple(np.stack([np.real(leaf), np.imag(leaf)]) for leaf in one) for one in (curvature(at), differences)
     )
     agree("second derivatives", got, want, tolerance=1e-6)
+
+
+def _direction(rng: np.random.Generator, leaf: Any) -> Any:
+    drawn = rng.normal(size=leaf.shape)
+    return drawn + 1j * rng.normal(size=leaf.shape) if np.iscomplexobj(leaf) else drawn
 
 
 def _dot(a: Any, b: Any) -> Any:

@@ -64,6 +64,8 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
     for measure in used:
         function = getattr(measure.function, "func", measure.function)
         if function is losses.ctc:
+            if np.ndim(targets) != 2 or np.ndim(batch.weights) > 1:
+                continue  # the loss says so
             keywords = getattr(measure.function, "keywords", {})
             losses.check_ctc_labels("targets", targets, outputs.shape[-1], batch.weights, **keywords)
             continue
@@ -72,6 +74,8 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
         logits = jax.ShapeDtypeStruct((rows_of(batch), *outputs.shape[1:]), outputs.dtype)
         lengths = batch.lengths if keeps_time(logits, batch) else None
         weight = _positions.weights(logits.shape[:-1], batch.weights, lengths, False, jnp.float32)
+        if targets.shape[: len(logits.shape) - 1] != logits.shape[:-1]:
+            continue  # the measure says so
         if function in SHARES:
             _positions.check_shares("targets", targets, weight)
         elif floating and function in ENTROPIES:  # the others take the largest of any numbers

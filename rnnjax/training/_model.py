@@ -180,21 +180,6 @@ def _from_nnx(module: Any) -> Model:
     train_graph, params, rest = nnx.split(training, nnx.Param, ...)
     eval_graph, _, _ = nnx.split(evaluation, nnx.Param, ...)
 
-    def publish(params: Any, rest: Any) -> Any:
-        nnx.update(module, params, rest)
-        return module
-
-    functions = _of_graphs((train_graph, eval_graph, type(module)))
-    return functions._replace(params=params, rest=rest, publish=publish)
-
-
-def _of_graphs(graphs: tuple[Any, Any, type]) -> Model:
-    """The functions of all modules of a class whose graphs, of training and of evaluation, are these."""
-    from flax import nnx
-
-    train_graph, eval_graph, kind = graphs
-    takes = accepted(kind.__call__)
-
     def alive(params: Any, rest: Any, train: bool) -> Any:
         # rebuilt, because variables can only be written in the trace that made them
         params, rest = jax.tree.map(lambda leaf: leaf, (params, rest))
@@ -205,7 +190,7 @@ def _of_graphs(graphs: tuple[Any, Any, type]) -> Model:
 
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
         live = alive(params, rest, train)
-        outputs = live(batch.inputs, **_chosen(live, takes, _marks(batch), {}))
+        outputs = live(batch.inputs, **_chosen(module, accepted(module.__call__), _marks(batch), {}))
         return outputs, rest_of(live, rest, train)
 
     def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
@@ -217,7 +202,11 @@ def _of_graphs(graphs: tuple[Any, Any, type]) -> Model:
     def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
         return alive(params, rest, False).initial_state((rows_of(Batch(inputs, None)),))
 
-    return Model(None, None, apply, stream, initial_state, lambda params, rest: (params, rest))
+    def publish(params: Any, rest: Any) -> Any:
+        nnx.update(module, params, rest)
+        return module
+
+    return Model(params, rest, apply, stream, initial_state, publish)
 
 
 class Accepted(NamedTuple):
