@@ -71,14 +71,26 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
             continue
         if function not in (*CLASSES, *SHARES):
             continue
-        logits = jax.ShapeDtypeStruct((rows_of(batch), *outputs.shape[1:]), outputs.dtype)
-        lengths = batch.lengths if keeps_time(logits, batch) else None
-        weight = _positions.weights(logits.shape[:-1], batch.weights, lengths, False, jnp.float32)
-        if targets.shape[: len(logits.shape) - 1] != logits.shape[:-1]:
+        shape = (rows_of(batch), *outputs.shape[1:])
+        if targets.shape[: len(shape) - 1] != shape[:-1]:
             continue  # the measure says so
+        valid = _valid(shape[:-1], batch, keeps_time(outputs, batch))
         if function in SHARES:
-            _positions.check_shares("targets", targets, weight)
+            _positions.check_shares("targets", targets, valid)
         elif floating and function in ENTROPIES:  # the others take the largest of any numbers
-            _positions.check_probabilities("targets", targets, weight)
+            _positions.check_probabilities("targets", targets, valid)
         elif jnp.issubdtype(targets.dtype, jnp.integer):
-            _positions.classes("targets", targets, logits, weight)  # type: ignore[arg-type]
+            _positions.check_classes("targets", targets, shape, valid)
+
+
+def _valid(shape: tuple[int, ...], batch: Batch, has_time: bool) -> np.ndarray:
+    """Whether each position counts, (B), (B, T) or more axes, in NumPy: a computation of JAX would wait for the step
+    that is running."""
+    valid = np.ones(shape, bool)
+    if batch.weights is not None:
+        weights = np.asarray(batch.weights)
+        valid &= (weights != 0).reshape(weights.shape + (1,) * (len(shape) - weights.ndim))
+    if batch.lengths is not None and has_time:
+        inside = np.arange(shape[1]) < np.asarray(batch.lengths)[:, None]
+        valid &= inside.reshape(inside.shape + (1,) * (len(shape) - 2))
+    return valid

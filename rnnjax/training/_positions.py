@@ -35,17 +35,23 @@ def like(name: str, value: Any, other: Array, other_name: str) -> Array:
 
 def classes(name: str, labels: Any, logits: Array, valid: Array | None) -> Array:
     """Integer labels (…) for logits (…, K); labels at invalid positions become 0."""
-    rows, count = logits.shape[:-1], logits.shape[-1]
-    if labels.shape != rows:
-        raise ValueError(f"`{name}` must be integers {rows} for `logits` {logits.shape}; got {describe(labels)}")
-    found = _seen(labels, valid)
-    if found is not None and (found.min() < 0 or found.max() >= count):
+    if labels.shape != logits.shape[:-1]:
         raise ValueError(
-            f"`{name}` must lie in 0 … {count - 1}, the classes of `logits` {logits.shape}; got values from "
-            f"{found.min()} to {found.max()}: mask what is padding"
+            f"`{name}` must be integers {logits.shape[:-1]} for `logits` {logits.shape}; got {describe(labels)}"
         )
+    check_classes(name, labels, logits.shape, valid)
     labels = jnp.asarray(labels).astype(jnp.int32)
     return labels if valid is None else jnp.where(valid != 0, labels, 0)
+
+
+def check_classes(name: str, labels: Any, shape: tuple[int, ...], valid: Any) -> None:
+    """Raises for concrete labels at valid positions that are no class of logits of that shape (…, K)."""
+    found = _seen(labels, valid)
+    if found is not None and (found.min() < 0 or found.max() >= shape[-1]):
+        raise ValueError(
+            f"`{name}` must lie in 0 … {shape[-1] - 1}, the classes of `logits` {shape}; got values from "
+            f"{found.min()} to {found.max()}: mask what is padding"
+        )
 
 
 def check_shares(name: str, values: Any, valid: Array | None) -> None:

@@ -22,7 +22,7 @@ import rnnjax as rj
 from rnnjax import training
 from rnnjax.flax import linen as rlinen
 from rnnjax.flax import nnx as rnnx
-from rnnjax.training import _batches, _runs
+from rnnjax.training import _batches, _checks, _measure, _runs
 from rnnjax.training import _fit as fit_module
 
 N, B, T, I, H, K = 10, 4, 5, 2, 3, 2  # noqa: E741
@@ -519,6 +519,18 @@ def test_lengths_are_of_the_steps_of_the_inputs() -> None:
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     expected = -np.take_along_axis(log_p, labels[..., None], -1).mean()
     assert training.evaluate((params, apply), (X, labels, LENGTHS))["loss"] == pytest.approx(expected, rel=1e-5)
+
+
+def test_batches_are_checked_without_jax() -> None:
+    """A computation of JAX would wait for the step that is running, and reading would not overlap with it."""
+    x, labels = jax.ShapeDtypeStruct((N, T, K), np.float32), np.zeros((N, T), np.int32)
+    batch = training.Batch(X, labels, LENGTHS, np.ones(N, np.float32))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_checks._positions, "jnp", None)
+        _checks.check_targets(_measure.measures("cross_entropy", ["accuracy"]), x, batch)
+        spoilt = batch._replace(targets=np.where(np.arange(T) == 0, K, labels))
+        with pytest.raises(ValueError, match="`targets` must lie in 0 … 1"):
+            _checks.check_targets(_measure.measures("cross_entropy", []), x, spoilt)
 
 
 def test_accuracy_against_the_logits_of_a_teacher() -> None:
