@@ -208,7 +208,9 @@ def fit(
     record, zeros = _Record.new(state, judge), run.zeros(state)
     record = record._replace(totals=zeros())
     described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
-    described |= {"every": every, "monitor": monitor if judge.watches else None}
+    described |= {"every": every, "monitor": None, "mode": None}
+    if judge.watches:
+        described |= {"monitor": monitor, "mode": "max" if rising else "min"}
     described |= {"rows": None if arrays is None else rows_of(arrays), "window": truncate and list(truncate)}
     loggers = (log,) if callable(log) else tuple(log)
 

@@ -134,13 +134,13 @@ def rises(used: Sequence[Measure], monitor: str, mode: str | None) -> bool:
         raise ValueError(f'`mode` must be "min", "max" or None; got {mode!r}')
     name = monitor.removeprefix("val_")
     found = [measure for measure in used if measure.name == name]
-    if not found and name not in ("skipped_steps", *(f"{measure.name}_impossible" for measure in used)):
+    if not found:
         raise ValueError(
             f'`monitor` must be one of {", ".join(own.name for own in used)}, or of those after "val_"; got {monitor!r}'
         )
     if mode is not None:
         return mode == "max"
-    rising = found[0].rising if found else False
+    rising = found[0].rising
     if rising is None:
         raise ValueError(
             f'`monitor` is {monitor!r}, a function of your own: pass `mode="max"` if more of it is better, and '

@@ -171,6 +171,8 @@ def test_what_does_not_fit_is_refused_by_name(run: Path) -> None:
         go_on(wider)
     with pytest.raises(ValueError, match="is of a run with monitor = val_loss, and this run has loss"):
         go_on(monitor="loss")
+    with pytest.raises(ValueError, match="is of a run with mode = min, and this run has max"):
+        go_on(mode="max")
     with pytest.raises(ValueError, match="is of a run with every = None, and this run has 1"):
         go_on(callbacks=[WithinEpochs()])
     with pytest.raises(ValueError, match=r"another model or recipe: it has no `state\.optimizer"):

@@ -607,6 +607,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "`monitor` must be one of loss, accuracy, or of those after \"val_\"; got 'acuracy'",
     ),
+    "a monitor of what is counted by the way": (
+        lambda: fit((PARAMS, LAYER), (X, Y), monitor="skipped_steps", patience=1, **OPTIONS),
+        ValueError,
+        "`monitor` must be one of loss, or of those after \"val_\"; got 'skipped_steps'",
+    ),
     "mode": (lambda: fit(LAYER, (X, Y), mode="up", **OPTIONS), ValueError, '`mode` must be "min", "max" or None'),
     "an optimizer's name": (
         lambda: fit(LAYER, (X, Y), **OPTIONS | {"optimizer": "adam"}),
