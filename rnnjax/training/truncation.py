@@ -88,7 +88,8 @@ class Windows(NamedTuple):
         before, after = cut.overlap, count * cut.stride - steps
         lengths = np.full(rows, steps) if batch.lengths is None else np.asarray(batch.lengths)
         inside = np.arange(steps) < lengths[:, None]
-        weights = np.ones(rows, np.float32) if batch.weights is None else np.asarray(batch.weights)
+        weights = np.ones(rows, np.float32) if batch.weights is None else np.asarray(batch.weights, np.float32)
+        weights = weights if weights.ndim == 2 else weights[:, None]  # of steps or of rows
 
         def pad(leaf: Any) -> Any:
             return jnp.pad(leaf, [(0, 0), (before, after), *[(0, 0)] * (np.ndim(leaf) - 2)])
@@ -97,7 +98,7 @@ class Windows(NamedTuple):
             jax.tree.map(pad, batch.inputs),
             jax.tree.map(pad, batch.targets),
             None,
-            pad(inside * weights[:, None].astype(np.float32)),
+            pad(inside * weights),
             None if batch.reset is None else pad(batch.reset),
         )
         return cls(padded, pad(inside), count, cut)

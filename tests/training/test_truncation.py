@@ -95,6 +95,15 @@ def test_lengths_and_resets() -> None:
     assert_close(fitted.params, wanted)
 
 
+def test_weights_of_steps_and_of_rows() -> None:
+    """Steps of weight 0 count as little as those behind a row's length; a row of weight 0 is the same for all steps."""
+    steps = (np.arange(L) < LENGTHS[:, None]).astype(np.float32)
+    fitted = fit((PARAMS, LAYER), (X, Y, None, steps), truncate=tbptt(5, 2), **OPTIONS)
+    assert_close(fitted.params, written_out(5, 2, lengths=LENGTHS))
+    fitted = fit((PARAMS, LAYER), (X, Y, None, np.array([1.0, 0.0, 1.0])), truncate=tbptt(5, 2), **OPTIONS)
+    assert_close(fitted.params, written_out(5, 2, lengths=np.array([L, 0, L])))
+
+
 def test_window_over_everything_is_the_whole_back_propagation() -> None:
     whole = fit((PARAMS, LAYER), (X, Y, LENGTHS), batch_size=B, shuffle=False, epochs=3, **OPTIONS)
     for cut in (tbptt(L), tbptt(L + 5)):
