@@ -96,7 +96,7 @@ class Twin(nn.Module):
         return self
 
 
-def loss_of(twin: Twin, batch: tuple[Any, ...]) -> tuple[Tensor, int]:
+def loss_of(twin: Twin, batch: tuple[Any, ...], smoothing: float) -> tuple[Tensor, int]:
     """The sum of the loss over the steps that count, and their number."""
     inputs, targets, lengths, weights = batch
     counts = np.arange(targets["labels"].shape[1]) < targets["lengths"][:, None]  # (B, T)
@@ -105,15 +105,16 @@ def loss_of(twin: Twin, batch: tuple[Any, ...]) -> tuple[Tensor, int]:
         torch.from_numpy(a.astype(np.int64)) for a in (inputs["source"], inputs["target"], labels)
     )
     scores = twin(source, target, torch.from_numpy(lengths.astype(np.int64)))
-    total = nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten(), ignore_index=-1, reduction="sum")
+    rules = {"ignore_index": -1, "reduction": "sum", "label_smoothing": smoothing}
+    total = nn.functional.cross_entropy(scores.flatten(0, 1), labels.flatten(), **rules)
     return total, int((labels >= 0).sum())
 
 
-def evaluated(twin: Twin, batches: Iterable[tuple[Any, ...]]) -> float:
+def evaluated(twin: Twin, batches: Iterable[tuple[Any, ...]], smoothing: float) -> float:
     """The mean loss of a step, without dropout."""
     twin.eval()
     with torch.no_grad():
-        pairs = [loss_of(twin, batch) for batch in batches]
+        pairs = [loss_of(twin, batch, smoothing) for batch in batches]
     return sum(float(total) for total, _ in pairs) / sum(count for _, count in pairs)
 
 
@@ -140,12 +141,12 @@ def trainer(task: translation.Task, recipe: translation.Recipe, seed: int) -> Ca
         twin.train()
         for batch in batches(epoch=next(epochs)):
             optimizer.zero_grad()
-            total, count = loss_of(twin, batch)
+            total, count = loss_of(twin, batch, recipe.smoothing)
             (total / count).backward()
             nn.utils.clip_grad_norm_(twin.parameters(), 1.0)
             optimizer.step()
             schedule.step()
-        loss = evaluated(twin, validation())
+        loss = evaluated(twin, validation(), recipe.smoothing)
         return time.perf_counter() - began, loss
 
     return epoch
@@ -156,7 +157,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two epochs of a small network: shows that it runs")
     parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/translation_torch.json")
     args = parser.parse_args()
-    task = translation.sentences(str(tatoeba()), (1, 0), 10, "word", 10_000, seed=0)
+    task = translation.sentences(str(tatoeba()), (1, 0), 10, "bpe", 4000, seed=0)
     recipe = translation.SENTENCES
     if args.quick:
         task = task._replace(train=task.train[:2000], validation=task.validation[:100])
@@ -167,7 +168,7 @@ def main() -> None:
     def add(name: str, seconds: float, loss: float) -> None:
         before = curves[name][-1][0] if curves[name] else 0.0
         curves[name].append((before + seconds, loss))
-        print(f"{name}: {(before + seconds) / 60:.1f} min, {loss:.4f} nats a word", flush=True)
+        print(f"{name}: {(before + seconds) / 60:.1f} min, {loss:.4f} nats a token", flush=True)
 
     def after(epoch: rj.training.Epoch) -> bool:
         add("rnnjax", epoch.seconds, epoch.logs["val_loss"])
@@ -181,7 +182,7 @@ def main() -> None:
         (RESULTS / "translation_torch.json").write_text(json.dumps(found, indent=1) + "\n")
     ours, theirs = (curves[name][-1] for name in ("rnnjax", "torch"))
     name = "translation_quick_time_vs_torch" if args.quick else "translation_time_vs_torch"
-    print(f"after {len(curves['torch'])} epochs: {ours[1]:.4f} and {theirs[1]:.4f} nats a word")
+    print(f"after {len(curves['torch'])} epochs: {ours[1]:.4f} and {theirs[1]:.4f} nats a token")
     print(f"figure: {name} {theirs[0] / ours[0]:.3f}")
 
 

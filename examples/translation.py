@@ -1,7 +1,7 @@
 """Translates: a bidirectional GRU reads the source, a GRU with attention writes the translation.
 
     python examples/translation.py [--epochs N] [--smoke]
-    python examples/translation.py --data spa-eng.zip --columns 1 0 [--vocabulary bpe]
+    python examples/translation.py --data spa-eng.zip --columns 1 0 [--vocabulary word]
 
 The default data need no file: dates as 32 locales write them, to ISO 8601, tested on ways to write that the training
 never showed. `--data` takes lines with tabs between their columns, such as Tatoeba's Spanish–English sentences. Axes:
@@ -44,15 +44,16 @@ class Recipe(NamedTuple):
     embedding: int
     hidden: int
     dropout: float
+    smoothing: float
     batch: int
     learning_rate: float
     epochs: int
     buckets: int
 
 
-DATES = Recipe(embedding=64, hidden=96, dropout=0.1, batch=128, learning_rate=4e-3, epochs=4, buckets=3)
-SENTENCES = Recipe(embedding=256, hidden=256, dropout=0.3, batch=128, learning_rate=1e-3, epochs=12, buckets=10)
-SMOKE = Recipe(embedding=16, hidden=16, dropout=0.1, batch=32, learning_rate=1e-2, epochs=1, buckets=1)
+DATES = Recipe(64, 96, dropout=0.1, smoothing=0.0, batch=128, learning_rate=4e-3, epochs=4, buckets=3)
+SENTENCES = Recipe(256, 256, dropout=0.3, smoothing=0.1, batch=128, learning_rate=2e-3, epochs=13, buckets=10)
+SMOKE = Recipe(16, 16, dropout=0.1, smoothing=0.0, batch=32, learning_rate=1e-2, epochs=1, buckets=1)
 
 
 def dates(count: int, seed: int, split_seed: int = 0) -> Task:
@@ -147,9 +148,9 @@ def build(sources: int, targets: int, recipe: Recipe) -> Translator:
     return Translator(rj.Stack(encoder), rj.Stack(decoder))
 
 
-def loss(outputs, targets, *, mask=None):
+def loss(outputs, targets, *, mask=None, smoothing=0.0):
     """Cross-entropy over the valid steps of the targets {"labels": (B, T), "lengths": (B)}."""
-    return rj.training.cross_entropy(outputs, **targets, mask=mask, time_major=False)
+    return rj.training.cross_entropy(outputs, **targets, mask=mask, time_major=False, label_smoothing=smoothing)
 
 
 def train(task: Task, recipe: Recipe, seed: int, **options: Any) -> rj.training.Fitted:
@@ -162,7 +163,7 @@ def train(task: Task, recipe: Recipe, seed: int, **options: Any) -> rj.training.
     return rj.training.fit(
         (model.init(jax.random.key(seed)), model),
         batches,
-        loss=loss,
+        loss=partial(loss, smoothing=recipe.smoothing),
         optimizer=rj.training.optimizer(recipe.learning_rate, clip_norm=1.0, schedule=schedule),
         epochs=recipe.epochs,
         seed=seed,
@@ -219,8 +220,7 @@ def draw(path: Path, fitted: rj.training.Fitted, task: Task, pairs: Texts) -> No
     looked = jax.jit(rj.alignments)(model.decoder, params["decoder"], inputs, context=memory)  # (T, B, S)
     figure = Figure(figsize=(4.5 * len(pairs), 5), layout="constrained")
     for at, axes in enumerate(figure.subplots(1, len(pairs), squeeze=False)[0]):
-        sides = zip(task[3:], (arrays.sources[at], arrays.targets[at]), strict=True)
-        columns, rows = (words.tokens(ids) for words, ids in sides)
+        columns, rows = task.source.tokens(arrays.sources[at]), task.target.tokens(arrays.targets[at])
         axes.imshow(looked[: len(rows) + 1, at, : len(columns)], cmap="Blues", vmin=0, vmax=1, aspect="auto")
         axes.set_xticks(range(len(columns)), columns, rotation=90 * (max(map(len, columns)) > 1))
         axes.set_yticks(range(len(rows) + 1), [*rows, "end"])
@@ -248,8 +248,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="a file with tabs between its columns, or a zip file of such; default: dates")
     parser.add_argument("--columns", type=int, nargs=2, default=(0, 1), help="of source and target, counted from 0")
     parser.add_argument("--most-words", type=int, default=10, help="pairs with a longer side are left out")
-    parser.add_argument("--vocabulary", choices=("word", "bpe"), default="word", help="what sentences are split into")
-    parser.add_argument("--size", type=int, default=10_000, help="the most entries of a vocabulary")
+    parser.add_argument("--vocabulary", choices=("word", "bpe"), default="bpe", help="what sentences are split into")
+    parser.add_argument("--size", type=int, default=4000, help="the most entries of a vocabulary")
     parser.add_argument("--epochs", type=int, help="how often the pairs are read")
     parser.add_argument("--beams", type=int, default=4, help="hypotheses of a search; 1 is greedy")
     parser.add_argument("--seed", type=int, default=0, help="of the data, the initial weights and the order of pairs")

@@ -51,16 +51,18 @@ EPOCHS, HIDDEN, WINDOWS = (16, 160, (4, 16, 64)) if FULL else (2, 48, (4, 16))
 # %% [markdown]
 # ## 1. The text as numbers
 #
-# Every character becomes its number in the list of symbols. Rare ones share the symbol `~`. The first nine tenths are
-# for training, the last tenth is kept for validation: whole chapters that the network has never read.
+# Every character becomes its number in the list of symbols. The first nine tenths are for training, the last tenth is
+# kept for validation: whole chapters that the network has never read. Characters that are rare in the training part
+# share the symbol `~`.
 
 # %%
 text = "\n".join(pydoc_data.topics.topics.values())
-found, counts = np.unique(list(text), return_counts=True)
+cut = len(text) * 9 // 10
+found, counts = np.unique(list(text[:cut]), return_counts=True)
 symbols = "".join(sorted({"~", *found[counts >= 10]}))
 number = {symbol: i for i, symbol in enumerate(symbols)}
 codes = np.array([number.get(character, number["~"]) for character in text], np.int32)
-train, validation = np.split(codes, [len(codes) * 9 // 10])
+train, validation = codes[:cut], codes[cut:]
 V = len(symbols)
 print(f"{len(codes):,} characters, {V} symbols, of which {len(train):,} for training")
 print(text[1000:1300])
