@@ -191,7 +191,13 @@ def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int
             raise TypeError(f"{name} must be floating point; got {describe(have)}: {_CAST}")
 
 
-def check_lengths(lengths: Any, steps: int, batch_shape: tuple[int, ...]) -> None:
+def check_lengths(
+    lengths: Any,
+    steps: int,
+    batch_shape: tuple[int, ...],
+    of: str = "xs",
+    hint: str = "Flags for every step go into `mask`",
+) -> None:
     """Lengths are integers (*B), within 0…T where they are concrete."""
     if lengths is None:
         return
@@ -202,8 +208,8 @@ def check_lengths(lengths: Any, steps: int, batch_shape: tuple[int, ...]) -> Non
         raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}: {mend}")
     if tuple(lengths.shape) != batch_shape:
         raise ValueError(
-            f"`lengths` must be (*B) = {batch_shape}, one number for each row of `xs`; got shape "
-            f"{tuple(lengths.shape)}. Flags for every step go into `mask`"
+            f"`lengths` must be (*B) = {batch_shape}, one number for each row of `{of}`; got shape "
+            f"{tuple(lengths.shape)}. {hint}"
         )
     if isinstance(lengths, Tracer) or lengths.size == 0 or not getattr(lengths, "is_fully_addressable", True):
         return
@@ -212,7 +218,7 @@ def check_lengths(lengths: Any, steps: int, batch_shape: tuple[int, ...]) -> Non
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > steps:
         raise ValueError(
-            f"`lengths` must lie in 0…T = {steps}; got values from {low} to {high}: pad `xs` to the longest row, or "
+            f"`lengths` must lie in 0…T = {steps}; got values from {low} to {high}: pad `{of}` to the longest row, or "
             "cut them with `jnp.clip`"
         )
 

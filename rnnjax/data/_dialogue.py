@@ -158,3 +158,5 @@ def _parsed(name: str, text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError as error:
         return Problem(Place(name, error.lineno), f"left out: not JSON here ({error.msg}, column {error.colno})")
+    except (ValueError, RecursionError) as error:  # a number of very many digits, brackets in very many brackets
+        return Problem(Place(name), f"left out: JSON that Python does not read ({error})")

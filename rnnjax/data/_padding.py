@@ -71,7 +71,11 @@ def pad(
     if length is not None and longest > length:
         raise ValueError(f"`length` is {length}, and sequence {int(lengths.argmax())} has {longest} steps: cut it")
     steps = -(-longest // multiple) * multiple if length is None else length
-    out = np.full((len(arrays), steps, *trailing.pop()), value, _dtype(sequences, filled))
+    dtype = _dtype(sequences, filled)
+    with np.errstate(invalid="ignore"):
+        if dtype.kind in "biu" and np.asarray(value).astype(dtype) != value:
+            raise ValueError(f"`value` must be one that {dtype}, the dtype of the sequences, can hold; got {value!r}")
+    out = np.full((len(arrays), steps, *trailing.pop()), value, dtype)
     for row, array in zip(out, arrays, strict=True):
         if array.size:
             row[: len(array)] = array

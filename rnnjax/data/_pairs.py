@@ -71,7 +71,10 @@ def read_json_lines(
 def _values(place: Any, line: str, fields: Sequence[str]) -> Found[tuple[Any, ...]]:
     try:
         value = json.loads(line)
-    except ValueError as error:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return Problem(place, "left out: half of a surrogate pair, which is no character")
+    except (ValueError, RecursionError) as error:
         return Problem(place, f"left out: not JSON ({error})")
     if not isinstance(value, dict):
         return Problem(place, f"left out: a JSON {type(value).__name__} and no object")

@@ -101,7 +101,7 @@ Found: TypeAlias = Problem | tuple[Place, T]
 
 
 def collected(source: object, found: Iterable[Found[T]]) -> Reading[T]:
-    """The reading of what a reader yields; ValueError if there is no item."""
+    """The reading of what a reader yields; ValueError if there is no item, with the first reason."""
     items: list[T] = []
     places: list[Place] = []
     problems: list[Problem] = []
@@ -112,7 +112,8 @@ def collected(source: object, found: Iterable[Found[T]]) -> Reading[T]:
             places.append(one[0])
             items.append(one[1])
     if not items:
-        reason = f"; the first problem is {problems[0]}" if problems else ""
+        fatal = [problem for problem in problems if problem.message.startswith("left out")]
+        reason = f"; the first problem is {fatal[0]}" if fatal else ""
         raise ValueError(f"nothing in {source} can be used{reason}")
     return Reading(items, places, problems)
 
@@ -123,11 +124,14 @@ def read_files(
     """What `read` finds in the names and contents of `files`; OSError if there is nothing at the path."""
 
     def found() -> Iterator[Found[T]]:
+        name = None
         for name, content in files(path, suffixes):
             if isinstance(content, bytes):
                 yield from read(name, content)
             else:
                 yield Problem(Place(name), f"left out: {content}")
+        if name is None:
+            yield Problem(Place(str(path)), f"left out: there is no {' or '.join(suffixes)} file in it")
 
     return collected(path, found())
 

@@ -25,7 +25,8 @@ def resample(
     y_n = c Σ_m x_m sinc(c (m − p_n)) cos²(π c (m − p_n) / 2 width) over |c (m − p_n)| ≤ width,
     p_n = n · from_rate / to_rate, c = rolloff · min(1, to_rate / from_rate)
 
-    It is the filter of `torchaudio.functional.resample`, with its parameters and its ⌈N · to_rate / from_rate⌉ samples.
+    It is the filter of `torchaudio.functional.resample`, with its parameters and its ⌈N · to_rate / from_rate⌉ samples;
+    between equal rates nothing is filtered.
 
     Args:
         signal: (*B, N), floating point.
@@ -54,6 +55,8 @@ def resample(
     cutoff = rolloff * min(1.0, den / num)
     valid = jnp.full(signal.shape[:-1], signal.shape[-1], jnp.int32) if lengths is None else lengths
     signal = before_end(signal, lengths, signal.ndim - 1)
+    if num == den:
+        return signal, valid
     y = _interpolated(signal, num, den, count, cutoff, width, math.ceil(width / cutoff))
     new = _scaled_up(valid, num, den)
     return before_end(y, new, y.ndim - 1), new

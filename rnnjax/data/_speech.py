@@ -67,6 +67,9 @@ def read_wavs(folder: PathLike, rate: int) -> Reading[Recording]:
                 yield from sound.problems
                 yield Place(str(path)), Recording(path.stem, sound.samples)
 
+        if not paths:
+            yield Problem(Place(str(folder)), "left out: there is no .wav file in it")
+
     return collected(folder, found())
 
 

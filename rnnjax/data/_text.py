@@ -3,23 +3,34 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Hashable, Sequence
+from functools import cache
 from typing import TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
-WORD = re.compile(r"\w+(?:['’]\w+)*|[^\w\s]")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, apostrophes within them, and each other sign on its own.
+    """The words of a text, apostrophes and combining marks within them, and each other sign on its own.
 
     >>> import rnnjax as rj
     >>> rj.data.words("Don't go, José!")
     ["Don't", 'go', ',', 'José', '!']
     """
-    return WORD.findall(text)
+    return _word().findall(text)
+
+
+@cache
+def _word() -> re.Pattern[str]:
+    """A word or a sign. Python's letters lack the marks that stand on them, which vowels of Indic scripts are, and the
+    joiners that shape them."""
+    places = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))
+    marks = "".join(chr(place) for place in places if unicodedata.category(chr(place)) in ("Mn", "Mc"))
+    marks = "\u200c\u200d" + re.escape(marks)
+    return re.compile(rf"\w[\w{marks}]*(?:['’]\w[\w{marks}]*)*|[^\w\s][{marks}]*")
 
 
 def split(
@@ -44,6 +55,7 @@ def split(
     names = list(range(len(items))) if by is None else [by(item) for item in items]
     groups = list(dict.fromkeys(names))
     borders = np.round(np.cumsum(shares) * len(groups)).astype(int)
+    borders[-1] = len(groups)  # whatever the shares' last digits say
     ranks = np.random.default_rng(seed).permutation(len(groups))
     part_of = {
         group: int(np.searchsorted(borders, rank, side="right")) for group, rank in zip(groups, ranks, strict=True)

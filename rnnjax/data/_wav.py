@@ -16,9 +16,11 @@ import scipy.signal
 from .._errors import check_size
 from ._reading import PathLike, Place, Problem
 
+UNKNOWN_SIZE = b"\xff\xff\xff\xff"
+
 
 class Sound(NamedTuple):
-    """A waveform, float32 (N,) between −1 and 1, its rate in samples a second, and what was mended on the way."""
+    """A waveform, float32 (N,), PCM between −1 and 1, its rate in samples a second, and what was mended on the way."""
 
     samples: np.ndarray
     rate: int
@@ -48,7 +50,8 @@ def read_wav(path: PathLike, rate: int | None = None) -> Sound:
             found, data = scipy.io.wavfile.read(io.BytesIO(_whole_frames(raw)))
         # SciPy's parser has no error of its own: a header that makes no sense ends in any of these
         except Exception as error:
-            raise ValueError(f"{path} is no wav file that can be read: {error}") from error
+            reason = error if isinstance(error, ValueError) else "its header makes no sense"
+            raise ValueError(f"{path} is no wav file that can be read: {reason}") from error
     if any("EOF" in str(warning.message) or "incomplete" in str(warning.message).lower() for warning in caught):
         problems.append(Problem(place, "cut short: the file ends before its header says; what is there is used"))
     if not data.size:
@@ -70,12 +73,19 @@ def read_wav(path: PathLike, rate: int | None = None) -> Sound:
 
 
 def _whole_frames(raw: bytes) -> bytes:
-    """A file that ends within a sample or before one of its channels, without that part; any other one as it is."""
+    """A file that ends within a sample or before one of its channels, without that part; one whose recorder did not
+    live to write sizes, with the largest ones; any other as it is."""
     order = ">" if raw[:4] == b"RIFX" else "<"
     at, frame = 12, 1
+    unfinished = raw[4:8] == bytes(4)
+    if unfinished:
+        raw = raw[:4] + UNKNOWN_SIZE + raw[8:]
     while at + 8 <= len(raw):
         kind, size = struct.unpack_from(f"{order}4sI", raw, at)
         at += 8
+        if unfinished and kind == b"data" and not size:
+            raw = raw[: at - 4] + UNKNOWN_SIZE + raw[at:]
+            size = len(raw)
         if kind == b"fmt " and at + 14 <= len(raw):
             (frame,) = struct.unpack_from(f"{order}H", raw, at + 12)
         if kind == b"data" and at + size > len(raw):

@@ -165,18 +165,22 @@ def _advance(task: _Task, search: _Search) -> _Search:
     vocabulary, t, end = logits.shape[-1], search.t, task.rule.end
     penalty = search.penalty if task.penalty is None else _penalties(task.penalty, carry, search.penalty)
     offset = search.live - log_normaliser(logits)[..., 0]
+    # candidates are compared by what lies between them: the digits of a long hypothesis' log P do not reach as far
+    base = offset.max(-1, keepdims=True)
+    base = jnp.where(base > -jnp.inf, base, 0)
     # at most K of the 2 K best end, so that K go on
     wanted = task.beams if end is None else min(2 * task.beams, task.beams * vocabulary)
-    values, index = best(task.rule.apply(logits, search.history, t), offset, wanted)
+    values, index = best(task.rule.apply(logits, search.history, t), offset - base, wanted)
     parent, token = index // vocabulary, index % vocabulary
     closed = search.closed
     if end is not None:
         top = slice(0, task.beams)
-        ending = jnp.where(token[..., top] == end, values[..., top], -jnp.inf)
+        ending = jnp.where(token[..., top] == end, values[..., top] + base, -jnp.inf)
         history = pick(search.history, parent[..., top]).at[..., t].set(end)
         closed = _close(closed, history, t + 1, ending, task.divisor[t], pick(penalty, parent[..., top]))
         values, going = largest(jnp.where(token == end, -jnp.inf, values), task.beams)
         parent, token = pick(parent, going), pick(token, going)
+    values = values + base
     reachable = values[..., :1] / task.most[jnp.minimum(t + 1, task.most.shape[0] - 1)]
     return _Search(
         t=t + 1,

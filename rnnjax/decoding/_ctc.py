@@ -47,7 +47,7 @@ def ctc_greedy(
         pad: what fills `tokens` after the end.
 
     Returns:
-        a `Labels`. A frame without a finite logit gives log-probability −∞.
+        a `Labels`. A frame without a finite logit holds no label and gives log-probability −∞.
 
     Raises:
         ValueError, TypeError: for shapes and dtypes that do not fit, and a blank out of range.
@@ -62,7 +62,8 @@ def ctc_greedy(
     ([1, 1, 2, 0, 0, 0], 3)
     """
     log_probs, valid = frames(logits, lengths, blank)
-    path = jnp.argmax(log_probs, axis=-1).astype(jnp.int32)
+    known = log_probs.max(-1) > -jnp.inf
+    path = jnp.where(known, jnp.argmax(log_probs, axis=-1), blank).astype(jnp.int32)
     path = jnp.concatenate([_previous(previous, blank, path.shape[1:])[None], path])
     last = at(jnp.moveaxis(path, 0, -1), valid.sum(0, dtype=jnp.int32))
     before, path = path[:-1], path[1:]
@@ -96,7 +97,8 @@ def frames(logits: Array, lengths: Array | None, blank: int) -> tuple[Array, Arr
         raise ValueError(f"`logits` must be (T, *B, V) with V ≥ 1; got shape {tuple(logits.shape)}")
     check_token("blank", blank, logits.shape[-1])
     steps, *batch = logits.shape[:-1]
-    check_lengths(lengths, steps, tuple(batch))
+    hint = f"Time comes first in `logits`, {tuple(logits.shape)}: batch-major ones need `swapaxes(0, 1)`"
+    check_lengths(lengths, steps, tuple(batch), "logits", hint)
     logits = possible(jnp.asarray(logits))
     valid = jnp.ones(logits.shape[:-1], bool)
     if lengths is not None:

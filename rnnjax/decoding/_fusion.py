@@ -122,8 +122,8 @@ def word_fusion(
 ) -> Fusion:
     """A language model over the words of a lexicon, each of which adds α log P(word | those before) + β where it ends.
 
-    Only words of the lexicon can be spelt, with one space between two. A word's score counts with the space behind it,
-    the last one's at the end.
+    Only words of the lexicon can be spelt, with one space between two; behind the last there may be one. A word's score
+    counts with the space behind it, without one at the end.
 
     Args:
         words: the labels of each word, none with a space. Word i is the model's token i; () is one that is never spelt.

@@ -92,6 +92,7 @@ def sample(
     top_k: int | None = None,
     top_p: float | Array | None = None,
     repetition_penalty: float | Array | None = None,
+    history: Array | None = None,
     end: int | None = None,
     min_length: int = 0,
     bans: Sequence[int] = (),
@@ -115,6 +116,8 @@ def sample(
         top_p: draw from the fewest most probable tokens with at least this probability, in (0, 1].
         repetition_penalty: what the logits of tokens that the row has already are divided by where positive, and
             multiplied by where negative.
+        history: tokens before the row's own, such as those of a prompt, that the penalty counts too, integers (*B, P),
+            negative for none.
         end: the token behind which a row has ended; None lets all rows run to `length`.
         min_length: tokens that a row must have before `end` may come.
         bans: tokens that never come.
@@ -144,6 +147,8 @@ def sample(
     """
     start = start_tokens(start)
     keys = row_keys(key, start.shape)
+    if history is not None:
+        history = _history(history, start.shape, repetition_penalty)
 
     def choose(logits: Array, t: Array, seen: Array | None) -> Array:
         if seen is not None:
@@ -158,7 +163,8 @@ def sample(
     def make(vocabulary: int) -> Rules:
         return rules(vocabulary, length, start.shape, end, min_length, bans, no_repeat, prefix)
 
-    return _decode(step, carry, start, length, make, choose, pad, remember=repetition_penalty is not None)
+    remember = repetition_penalty is not None
+    return _decode(step, carry, start, length, make, choose, pad, remember=remember, history=history)
 
 
 def _decode(
@@ -171,12 +177,16 @@ def _decode(
     pad: int,
     *,
     remember: bool,
+    history: Array | None = None,
 ) -> Decoded:
     batch_shape = start.shape
     check_carry(carry, batch_shape)
     carry, vocabulary, dtype = settle(step, jax.tree.map(jnp.asarray, carry), start)
     rule = make_rules(vocabulary)
     ids = jnp.arange(vocabulary, dtype=jnp.int32).reshape(*(1,) * len(batch_shape), vocabulary)
+    seen = jnp.zeros((*batch_shape, vocabulary), bool) if remember else None
+    if history is not None:
+        seen = (history[..., None] == ids[..., None, :]).any(-2)
 
     def body(rows: _Rows) -> _Rows:
         logits, carry = step(rows.carry, rows.token)
@@ -205,10 +215,18 @@ def _decode(
         lengths=jnp.zeros(batch_shape, jnp.int32),
         log_probs=jnp.zeros(batch_shape, dtype),
         ended=jnp.zeros(batch_shape, bool),
-        seen=jnp.zeros((*batch_shape, vocabulary), bool) if remember else None,
+        seen=seen,
     )
     last = lax.while_loop(lambda rows: (rows.t < length) & ~rows.ended.all(), body, first)
     return Decoded(last.tokens, last.lengths, last.log_probs, last.carry)
+
+
+def _history(history: Any, batch_shape: tuple[int, ...], penalty: Any) -> Array:
+    if not is_array(history) or not jnp.issubdtype(history.dtype, jnp.integer) or history.shape[:-1] != batch_shape:
+        raise ValueError(f"`history` must be integers (*B, P) with *B = {batch_shape}; got {describe(history)}")
+    if penalty is None:
+        raise ValueError("`history` is for the `repetition_penalty`, which is None")
+    return jnp.asarray(history).astype(jnp.int32)
 
 
 def row_keys(key: Any, batch_shape: tuple[int, ...]) -> Key:

@@ -39,11 +39,12 @@ def temperature(logits: Array, value: float | Array) -> Array:
     """
     logits = _logits(logits)
     tau = _number("temperature", value, logits)
-    _inside("temperature", value, 0, np.inf, "[0, ∞)")
+    _inside("temperature", value, 0, np.finfo(np.float32).max, "[0, ∞)")
     high = logits.max(-1, keepdims=True)
     below = logits - jnp.where(jnp.isfinite(high), high, 0)
     limit = jnp.where(below == 0, below, -jnp.inf)
-    return jnp.where(tau > 0, below / jnp.where(tau > 0, tau, 1), limit)
+    warm = jnp.where(below > -jnp.inf, below / jnp.where(tau > 0, tau, 1), -jnp.inf)  # where τ is traced it may be ∞
+    return jnp.where(tau > 0, warm, limit)
 
 
 def top_k(logits: Array, k: int) -> Array:
@@ -121,7 +122,7 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
     """
     logits = _logits(logits)
     theta = _number("repetition_penalty", penalty, logits)
-    _inside("repetition_penalty", penalty, np.finfo(np.float32).tiny, np.inf, "(0, ∞)")
+    _inside("repetition_penalty", penalty, np.finfo(np.float32).tiny, np.finfo(np.float32).max, "(0, ∞)")
     if not is_array(seen) or seen.dtype != jnp.bool_ or seen.shape != logits.shape:
         raise ValueError(f"`seen` must be booleans {tuple(logits.shape)}, as `logits`; got {describe(seen)}")
     return jnp.where(seen, jnp.where(logits > 0, logits / theta, logits * theta), logits)

@@ -156,6 +156,13 @@ def test_resampled_rows_are_the_rows_alone() -> None:
         np.testing.assert_array_equal(y[row, len(alone) :], 0)
 
 
+def test_equal_rates_change_nothing() -> None:
+    x, lengths = np.random.default_rng(0).normal(size=(2, 30)), np.array([30, 12])
+    y, new = data.resample(jnp.asarray(x), 8000, 8000, jnp.asarray(lengths))
+    np.testing.assert_array_equal(y, np.where(np.arange(30) < lengths[:, None], x, 0))
+    assert new.tolist() == [30, 12]
+
+
 def test_long_waveforms_keep_their_pitch() -> None:
     """Positions are exact in float32 too, late in a long waveform."""
     count, (old, new) = 600_000, (44100, 16000)

@@ -35,6 +35,8 @@ def test_pad_of_features_and_ids() -> None:
     (lambda: data.pad([[1, 2], [3]], length=1), "sequence 0 has 2 steps"),
     (lambda: data.pad([np.ones((2, 3)), np.ones((2, 4))]), "agree in all axes"),
     (lambda: data.pad([[1], [2**31]]), r"number 1 has 2147483648 … 2147483648: pass arrays"),
+    (lambda: data.pad([[1, 2], [1]], value=float("nan")), "`value` must be one that int32, the dtype of the sequences"),
+    (lambda: data.pad([np.ones(2, np.uint8)], value=-1), "`value` must be one that uint8"),
     (lambda: data.pad_pairs([[1]], [], start=1, end=2), "got 1 and 0"),
 ])  # fmt: skip
 def test_bad_sequences(run, message: str) -> None:

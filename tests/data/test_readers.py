@@ -120,6 +120,16 @@ def test_nothing_to_use_is_an_error(tmp_path: Path) -> None:
     path.write_text("")
     with pytest.raises(ValueError, match=r"can be used$"):
         data.read_lines(path)
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "pairs.csv").write_text("one,two\n")
+    with pytest.raises(ValueError, match=r"left out: there is no \.tsv or \.txt file in it"):
+        data.read_pairs(folder)
+    with pytest.raises(ValueError, match=r"left out: there is no \.wav file in it"):
+        data.read_wavs(folder, 8000)
+    data.write_wav(folder / "a.wav", [0.0] * 9, 8000)
+    with pytest.raises(ValueError, match=r"the first problem is .*a\.wav: left out: the name must be"):
+        data.read_fsdd(folder, 4000)
     with pytest.raises(FileNotFoundError):
         data.read_lines(tmp_path / "other.txt")
 
@@ -148,6 +158,21 @@ def test_json_lines_with_every_defect(tmp_path: Path) -> None:
     assert [line for _, line in told(reading)] == [2, 3, 4, 5, 6]
     assert 'nothing in "b"' in reading.problems[2].message
     assert "no object" in reading.problems[1].message
+
+
+def test_json_that_python_cannot_read_is_left_out(tmp_path: Path) -> None:
+    lines = ["[" * 200_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud83d"}', '{"a": "\\ud83c\\udf55"}']
+    (tmp_path / "rows.jsonl").write_text("\n".join(lines))
+    reading = data.read_json_lines(tmp_path / "rows.jsonl", ("a",))
+    assert reading.items == [("\U0001f355",)]
+    assert [line for _, line in told(reading)] == [1, 2, 3]
+    assert "surrogate" in reading.problems[2].message
+    for line in lines[:2]:
+        (tmp_path / "train_A.json").write_text(line)
+        (tmp_path / "train_B.json").write_text(json.dumps({"B": [{"data": [{"text": "go"}]}]}))
+        reading = data.read_snips(tmp_path)
+        assert [query.words for query in reading] == [("go",)]
+        assert told(reading) == [("train_A.json", None)]
 
 
 def test_documents_and_labels(tmp_path: Path) -> None:

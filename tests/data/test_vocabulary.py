@@ -50,6 +50,20 @@ def test_byte_pairs_round_trip(pieces: BytePairs, text: str) -> None:
     assert pieces.decode(pieces.encode(text, start=True, end=True)) == text
 
 
+@pytest.mark.parametrize(("text", "wanted"), [
+    ("हिन्दी में, जी", ["हिन्दी", "में", ",", "जी"]),
+    ("Jose\u0301 va", ["Jose\u0301", "va"]),
+    ("می\u200cروم.", ["می\u200cروم", "."]),
+    ("\u2764\ufe0f!", ["\u2764\ufe0f", "!"]),
+])  # fmt: skip
+def test_marks_belong_to_their_words(text: str, wanted: list[str]) -> None:
+    assert data.words(text) == wanted
+
+
+def test_shares_that_nearly_add_up() -> None:
+    assert sum(map(len, data.split(range(600_000), (0.5, 0.4999991)))) == 600_000
+
+
 def test_byte_pairs_are_learnt(pieces: BytePairs, tmp_path: Path) -> None:
     ids = pieces.encode("the mat", start=True, end=True)
     assert pieces.tokens(ids) == ["the", " mat"]

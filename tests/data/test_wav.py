@@ -85,6 +85,16 @@ def test_files_that_end_too_early(tmp_path: Path) -> None:
     assert "cut short" in sound.problems[0].message
 
 
+def test_sizes_that_the_recorder_did_not_write(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    whole = riff(packed([100, 200, 300, 400], 2), bits=16)
+    size = whole.index(b"data") + 4
+    path.write_bytes(whole[:4] + bytes(4) + whole[8:size] + bytes(4) + whole[size + 4 :])
+    sound = data.read_wav(path)
+    np.testing.assert_array_equal(sound.samples, np.float32([100, 200, 300, 400]) / 32768)
+    assert "cut short" in sound.problems[0].message
+
+
 @pytest.mark.parametrize(("channels", "size"), [(1, 2), (2, 2), (1, 3), (2, 3), (3, 4)])
 def test_files_that_end_within_a_sample(channels: int, size: int, tmp_path: Path) -> None:
     path, numbers = tmp_path / "a.wav", [256 * number for number in range(1, 12 * channels + 1)]

@@ -164,6 +164,15 @@ def test_one_beam_is_greedy(options: dict[str, Any]) -> None:
     np.testing.assert_allclose(found.scores[:, 0], wanted.log_probs, rtol=1e-12)
 
 
+def test_one_beam_is_greedy_however_long() -> None:
+    """Behind a thousand tokens the digits of log P are coarser than what lies between two candidates."""
+    model = Toy(64, 4, scale=0.001)
+    carry, start = model.carry(jnp.float32), jnp.asarray(model.start)
+    found = jax.jit(lambda carry: beam_search(model.step, carry, start, 1500, 1))(carry)
+    wanted = jax.jit(lambda carry: greedy(model.step, carry, start, 1500))(carry)
+    np.testing.assert_array_equal(found.tokens[:, 0], wanted.tokens)
+
+
 def test_one_beam_is_greedy_where_all_is_equal() -> None:
     model = Toy(7, 2, scale=0.0)
     for end in (0, 3):

@@ -295,6 +295,15 @@ def lm(**change: Any) -> Fusion:
     return characters(2, 0, None)._replace(**change)
 
 
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_a_frame_that_says_nothing_holds_no_label(value: float) -> None:
+    path = jnp.array([1, 1, 3, 2])
+    logits = (5 * jax.nn.one_hot(path, 5)).at[2].set(value)
+    found = ctc_greedy(logits, blank=4)
+    assert found.tokens.tolist() == [1, 2, 0, 0]
+    assert found.log_probs == -jnp.inf
+
+
 X = jnp.zeros((3, 2, 4))
 BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: ctc_greedy(X.astype(int)), TypeError, r"`logits` must be a floating-point array \(T, \*B, V\)"),
@@ -303,6 +312,7 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: ctc_greedy(X, jnp.array([4, 1])), ValueError, "`lengths` must lie in 0…T = 3"),
     (lambda: ctc_greedy(X, previous=jnp.array([1])), ValueError, r"`previous` must be integers \(\*B\) = \(2,\)"),
     (lambda: ctc_greedy(X, jnp.array([1])), ValueError, r"`lengths` must be \(\*B\) = \(2,\)"),
+    (lambda: ctc_greedy(X, jnp.array([1, 2, 3])), ValueError, r"each row of `logits`; got shape \(3,\)\. Time comes"),
     (lambda: ctc_prefix_beam(X, beams=0), ValueError, "`beams` must be at least 1"),
     (lambda: ctc_prefix_beam(X, beams=2, n_best=3), ValueError, "`n_best` must be at most `beams` = 2"),
     (lambda: ctc_prefix_beam(X[..., :3, :], lm=characters(3, 0, None)), ValueError, r"`lm` must score labels"),

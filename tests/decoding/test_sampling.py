@@ -108,6 +108,7 @@ def filtered(logits: np.ndarray, tokens: list[int], options: dict[str, Any]) -> 
         {"top_k": 3},
         {"top_p": 0.7},
         {"repetition_penalty": 3.0},
+        {"repetition_penalty": 3.0, "history": [0, -1, 2]},
         {"temperature": 2.0, "top_k": 4, "top_p": 0.9, "repetition_penalty": 0.5},
     ],
     ids=str,
@@ -117,12 +118,16 @@ def test_frequencies_are_the_exact_distribution(options: dict[str, Any]) -> None
     model = Toy(vocabulary, 1, seed=5, scale=1.0)
     carry = jax.tree.map(lambda leaf: jnp.repeat(leaf, draws, axis=0), model.carry())
     start = jnp.repeat(jnp.asarray(model.start), draws)
+    before = options.get("history", [])
+    if before:
+        options = {**options, "history": jnp.tile(jnp.asarray(before), (draws, 1))}
     call = jax.jit(lambda carry, start: sample(model.step, carry, start, 2, jax.random.key(7), **options).tokens)
     tokens = np.asarray(call(carry, start))
     counts = np.zeros((vocabulary, vocabulary))
     np.add.at(counts, (tokens[:, 0], tokens[:, 1]), 1)
-    first = filtered(model.logits(0, [])[-1], [], options)
-    second = [filtered(model.logits(0, [token])[-1], [token], options) for token in range(vocabulary)]
+    before = [token for token in before if token >= 0]
+    first = filtered(model.logits(0, [])[-1], before, options)
+    second = [filtered(model.logits(0, [token])[-1], [*before, token], options) for token in range(vocabulary)]
     expected = draws * first[:, None] * np.array(second)
     assert (counts[expected == 0] == 0).all()
     likely = expected > 5
@@ -281,7 +286,11 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"top_k": 0}, ValueError, "`top_k` must be at least 1"),
     ({"top_p": 0.0}, ValueError, "`top_p` must lie in"),
     ({"top_p": 1.5}, ValueError, "`top_p` must lie in"),
+    ({"temperature": np.inf}, ValueError, r"`temperature` must lie in \[0, ∞\); got inf"),
     ({"repetition_penalty": -1.0}, ValueError, "`repetition_penalty` must lie in"),
+    ({"repetition_penalty": np.inf}, ValueError, r"`repetition_penalty` must lie in \(0, ∞\); got inf"),
+    ({"history": jnp.zeros((B, 2), int)}, ValueError, "`history` is for the `repetition_penalty`"),
+    ({"history": [1], "repetition_penalty": 2.0}, ValueError, r"`history` must be integers \(\*B, P\) with \*B"),
 ]
 
 
