@@ -3,9 +3,8 @@
     python examples/dialogue.py [understand | respond] [--data PATH] [--epochs N] [--smoke] [--chat]
 
 `understand` finds the intent and the slots of a request: those of SNIPS, a folder. `respond` writes the system's turns
-of conversations: those of CamRest676, a file. Without `--data` they learn a made-up house whose devices do as they are
-told; figures on it show that the code works, not how good it is. Axes: B rows, T words of a request, C bytes of a word,
-K turns of a conversation, S words of a turn, V words that are known.
+of conversations: those of CamRest676, a file. Without `--data` they learn a made-up house, which shows that the code
+works. Axes: B rows, T words of a request, C bytes of a word, K turns of a conversation, S words of a turn, V words.
 """
 
 import argparse
@@ -25,6 +24,7 @@ import optax
 
 import rnnjax as rj
 from rnnjax.data import Vocabulary, pad, words
+from rnnjax.diagnostics import plots
 from rnnjax.training import accuracy, cross_entropy, perplexity
 
 try:
@@ -110,8 +110,7 @@ def read(lexicon: Lexicon, model: Any, said: list) -> list[tuple[str, list[str]]
 
 
 class Responder(NamedTuple):
-    """The network of `respond`, as above. All that it keeps of a conversation is the state of one cell, which reads a
-    vector for each turn, the system's and the user's."""
+    """The network of `respond`: what it keeps of a conversation is the state of a cell, which reads a vector a turn."""
 
     encoder: Any  # (S, *B) -> (S, *B, H)
     conversation: Any  # turns of both (2K, B, H) -> (2K, B, H)
@@ -126,9 +125,8 @@ class Responder(NamedTuple):
         return draw(cls(encoder, rj.RNN(rj.GRU(hidden)), decoder), (None, hidden, None), seed)
 
     def listen(self, params: Any, turns: dict, state: Any, reset: Any, key: Any = None) -> tuple[rj.Source, Any, Any]:
-        """Reads K turns, what the system said before and what users say now (B, K, S): memories of both (2S, K, B, H),
-        the decoder's states before the first word of answers (K, B, …), and the conversations' state (B, H). A reset
-        (B, K) begins the conversation of a row anew and leaves other rows alone."""
+        """Reads K turns, of the system and then of users (B, K, S): memories of both (2S, K, B, H), decoder's states
+        before answers (K, B, …), and the conversations' state (B, H). A reset (B, K) begins that of a row anew."""
         if reset is not None:
             turns = turns | {"before": jnp.where(reset[..., None], PAD, turns["before"])}
             reset = jnp.stack([reset.T, jnp.zeros_like(reset.T)], 1).reshape(-1, len(reset))  # (2K, B)
@@ -191,12 +189,14 @@ def baselines(own: list, learnt: np.ndarray, asked: list, targets: np.ndarray) -
 
 
 def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **options: Any) -> Any:
-    """Parameters of the best epoch, and network."""
+    """Parameters of the best epoch, and network; saves a picture of the loss."""
     batches = rj.training.buckets(data, args.batch, count=1 if args.smoke else 3, seed=args.seed)
     rate = optax.cosine_decay_schedule(2e-3, args.epochs * -(-len(data[2]) // args.batch), alpha=0.02)
     options |= {"optimizer": rj.training.optimizer(rate, clip_norm=5.0), "checkpoint_dir": args.checkpoints}
     options |= {"epochs": args.epochs, "seed": args.seed, "restore_best": True, "validation": held}
-    return rj.training.fit(model, batches, **options).model
+    fitted = rj.training.fit(model, batches, **options)
+    plots.learning_curve(fitted.history).figure.savefig(args.out, dpi=150)
+    return fitted.model
 
 
 def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[str], str]]:
@@ -212,9 +212,8 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[st
     intents, tags = {query.intent for query in queries}, {tag for query in queries for tag in query.tags}
     lexicon = Lexicon(known, sorted(intents), sorted(tags))
     model, data, held = Reader.of(lexicon, 128, args.seed), lexicon.batch(own), lexicon.batch(validation)
-    model = train(
-        model, data, held, args, loss=joint_loss, metrics=[tag_accuracy], monitor="val_tag_accuracy", mode="max"
-    )
+    aim = {"loss": joint_loss, "metrics": [tag_accuracy], "monitor": "val_tag_accuracy", "mode": "max"}
+    model = train(model, data, held, args, **aim)
     found = read(lexicon, model, [query.words for query in test])
     scores = rj.data.span_scores([query.tags for query in test], [tags for _, tags in found])
 
@@ -231,11 +230,9 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[st
 
 def respond(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[str], str]]:
     """Figures on the test conversations, and a function that goes on with one; the empty text begins another."""
-    dialogues = rj.data.house_dialogues(1500)
-    if args.data:
-        reading = rj.data.read_camrest(args.data)
-        print(reading.report())
-        dialogues = reading.items
+    reading = rj.data.read_camrest(args.data) if args.data else None
+    print(reading.report() if reading else "conversations with a house")
+    dialogues = reading.items if reading else rj.data.house_dialogues(1500)
     own, validation, test = rj.data.split(dialogues[:: args.every], (0.6, 0.2, 0.2), seed=args.seed)
     vocabulary = Vocabulary.words([plain(text) for d in own for turn in d.turns for text in turn[:2]], min_count=2)
     data, held, asked = (numbered(vocabulary, part) for part in (own, validation, test))
@@ -281,6 +278,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", help="a folder; a run that finds its own there goes on from them")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--chat", action="store_true", help="answer what is typed, at the end")
+    parser.add_argument("--out", default="dialogue.png", help="a file for the picture of the loss")
     parser.add_argument("--write", help="a JSON file for the figures")
     args = parser.parse_args()
     both = {"understand": (understand, "snips", 32, 14), "respond": (respond, "camrest", 16, 30)}

@@ -278,8 +278,7 @@ def main() -> None:
     sources, lengths = test.pairs.sources, test.pairs.source_lengths
     ids = rj.training.predict((params, search), sources, lengths=lengths, batch_size=args.batch)  # (N, U)
     spelled, joint = [spell(*row, vocabulary) for row in zip(ids, test.own, strict=True)], " " * (args.unit == "word")
-    own = rouge([joint.join(words) for words in spelled], references)
-    some = slice(0, None, -(-len(ids) // 8))
+    own, some = rouge([joint.join(words) for words in spelled], references), slice(0, None, -(-len(ids) // 8))
     heads = np.pad(ids[some, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.start)  # each behind those before it
     inputs = {"source": sources[some], "target": heads, "word": ids[some]}
     looked = rj.training.predict((params, network.look), inputs, lengths=lengths[some])

@@ -69,6 +69,35 @@ def gradient_flow(flow: GradientFlow | Mapping[str, Array], ax: Any = None) -> A
     return ax
 
 
+def learning_curve(history: Mapping[str, Sequence[float]], measure: str = "loss", ax: Any = None) -> Any:
+    """A measure over the epochs of a training, and that of validation if there is one.
+
+    Args:
+        history: that of `rnnjax.training.fit`.
+        measure: its name, without "val_".
+        ax: the Axes to draw on.
+
+    Raises:
+        ValueError: for a measure that the history does not have.
+
+    >>> from rnnjax.diagnostics import plots
+    >>> plots.learning_curve({"loss": [3.0, 2.0], "val_loss": [2.5, 2.75]}).get_ylabel()
+    'loss'
+    """
+    if measure not in history:
+        raise ValueError(f"`measure` must be one of {', '.join(history)}; got {measure!r}")
+    ax = _axes(ax)
+    for (name, label), style in zip(((measure, "training"), (f"val_{measure}", "validation")), _styles(), strict=False):
+        if name in history:
+            ax.plot(range(1, len(history[name]) + 1), history[name], label=label, **style)
+    ax.set_xlabel("epoch")
+    ax.xaxis.get_major_locator().set_params(integer=True)
+    ax.set_ylabel(_words(measure))
+    ax.grid(alpha=0.3)
+    ax.legend()
+    return ax
+
+
 def heat_map(
     values: Array,
     ax: Any = None,

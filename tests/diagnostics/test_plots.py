@@ -36,6 +36,17 @@ def test_axes_are_taken() -> None:
     assert plots.exponents({"a": jnp.ones(3)}, ax) is ax
 
 
+def test_learning_curve() -> None:
+    history = {"loss": [3.0, 2.0, 1.5], "val_loss": [2.5, 2.25, 2.75], "accuracy": [0.5, 0.6, 0.7]}
+    training, validation = plots.learning_curve(history).get_lines()
+    assert (training.get_label(), validation.get_label()) == ("training", "validation")
+    np.testing.assert_array_equal(training.get_xydata(), [(1, 3.0), (2, 2.0), (3, 1.5)])
+    np.testing.assert_array_equal(validation.get_ydata(), history["val_loss"])
+    assert len(plots.learning_curve(history, "accuracy").get_lines()) == 1
+    with pytest.raises(ValueError, match="`measure` must be one of loss, val_loss, accuracy; got 'f1'"):
+        plots.learning_curve(history, "f1")
+
+
 def test_heat_map() -> None:
     values = np.array([[0.0, -1.0, 3.0], [np.nan, 0.5, 1.0]])
     image = plots.heat_map(values, signed=True).get_images()[0]

@@ -233,8 +233,8 @@ def test_resets_everywhere_make_each_turn_a_conversation(responder, dialogue):
     assert abs(forgetful - run(params, turns)).max() > 1e-3
 
 
-def run_main(dialogue, monkeypatch, *arguments, said=""):
-    monkeypatch.setattr(sys, "argv", ["dialogue.py", *arguments])
+def run_main(dialogue, monkeypatch, folder, *arguments, said=""):
+    monkeypatch.setattr(sys, "argv", ["dialogue.py", "--out", str(folder / "loss.png"), *arguments])
     monkeypatch.setattr(sys, "stdin", io.StringIO(said))
     dialogue.main()
 
@@ -246,19 +246,27 @@ def test_the_example_runs_and_talks(dialogue, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(dialogue, "LONGEST", 12)
     file = tmp_path / "figures.json"
     said = "turn on the lamp in the hall\n\nnow the fan\n"
-    run_main(dialogue, monkeypatch, "respond", "--smoke", "--chat", "--write", str(file), said=said)
+    run_main(dialogue, monkeypatch, tmp_path, "respond", "--smoke", "--chat", "--write", str(file), said=said)
     out = capsys.readouterr().out
     assert "--- a new conversation" in out
     assert '"house_bleu"' in file.read_text()
+    assert (tmp_path / "loss.png").stat().st_size > 5000
     figures = {line.split()[1]: float(line.split()[2]) for line in out.splitlines() if line.startswith("figure:")}
     assert figures.keys() == {"house_perplexity", "house_bleu"}
     assert 1 < figures["house_perplexity"] < 40
 
 
 @pytest.mark.slow
-def test_the_house_is_understood(dialogue, monkeypatch, capsys):
+def test_the_house_is_understood(dialogue, monkeypatch, capsys, tmp_path):
     run_main(
-        dialogue, monkeypatch, "understand", "--epochs", "4", "--chat", said="set an alarm in the cellar at noon\n"
+        dialogue,
+        monkeypatch,
+        tmp_path,
+        "understand",
+        "--epochs",
+        "4",
+        "--chat",
+        said="set an alarm in the cellar at noon\n",
     )
     out = capsys.readouterr().out
     figures = {line.split()[1]: float(line.split()[2]) for line in out.splitlines() if line.startswith("figure:")}
@@ -269,8 +277,16 @@ def test_the_house_is_understood(dialogue, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_snips_and_camrest_run(dialogue, monkeypatch, capsys, data_path, tmp_path):
-    run_main(dialogue, monkeypatch, "understand", "--smoke", "--data", str(data_path("snips_nlu")))
-    run_main(dialogue, monkeypatch, "respond", "--smoke", "--data", str(data_path("camrest676") / "CamRest676.json.gz"))
+    run_main(dialogue, monkeypatch, tmp_path, "understand", "--smoke", "--data", str(data_path("snips_nlu")))
+    run_main(
+        dialogue,
+        monkeypatch,
+        tmp_path,
+        "respond",
+        "--smoke",
+        "--data",
+        str(data_path("camrest676") / "CamRest676.json.gz"),
+    )
     assert {"snips_intent", "snips_slot_f1", "camrest_perplexity", "camrest_bleu"} <= set(
         capsys.readouterr().out.split()
     )
