@@ -18,6 +18,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from ._errors import check_key, check_size, floating
 from ._linear import Affine, Numbers, plus, times
@@ -52,13 +53,22 @@ def _checked(init: Callable[..., Params]) -> Callable[..., Params]:
 
 
 def _with_batch_shape(initial_state: Callable[..., State]) -> Callable[..., State]:
-    """`initial_state` with a check of its batch shape, the same for every cell."""
+    """`initial_state` with a check of its batch shape, the same for every cell, and every leaf an array of its own:
+    who is handed a state may donate it."""
 
     @functools.wraps(initial_state)
     def checked(self: Cell, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         if not isinstance(batch_shape, (tuple, list)):
             raise TypeError(f"`batch_shape` must be a tuple of sizes, such as (32,) or (); got {batch_shape!r}")
-        return initial_state(self, params, tuple(batch_shape), dtype)
+        taken = {id(leaf) for leaf in jax.tree.leaves(params)}
+
+        def own(leaf: Any) -> Any:
+            if id(leaf) in taken and not isinstance(leaf, Tracer):
+                leaf = jnp.copy(leaf)
+            taken.add(id(leaf))
+            return leaf
+
+        return jax.tree.map(own, initial_state(self, params, tuple(batch_shape), dtype))
 
     return checked
 
@@ -129,10 +139,16 @@ class GatedCell(Cell):
     """A cell whose only product in the loop is `hidden(state) @ u + b`; `step` follows from `update`.
 
     `gx` is what `project` returned and `gh` the recurrent product, both as tuples with one array (*B, H) per gate.
-    A subclass writes `init`, `initial_state`, `input_weights` (or `project`), `recurrent` and `update`.
+    A subclass writes `init`, `initial_state`, `input_weights` (or `project`), `recurrent` and `update`. One that
+    overrides `step` alone is a plain cell, because `update` no longer says what a step is.
     """
 
     capability: Capability = "gated"
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "step" in vars(cls) and not {"update", "capability"} & vars(cls).keys():
+            cls.capability = "plain"
 
     def input_weights(self, params: Params) -> tuple[Array, Bias] | None:
         """The input weights w (I, G·H) and their bias, where `project` is `x @ w + b` and no more; else None."""
@@ -154,7 +170,7 @@ class GatedCell(Cell):
         """The next state, without any product of matrices."""
 
     def hidden(self, state: State, noise: Noise = None) -> Array:
-        """What is fed back, (*B, H): linear in the state. Leaves of the cell that are read here get no gradient."""
+        """What is fed back, (*B, H), linear in the state. Leaves of the cell that are read here get no gradient."""
         return state.h
 
     def update_vjp(self) -> tuple[Callable[..., Any], Callable[..., Any]] | None:
@@ -282,7 +298,7 @@ def update_vjp(cell: Any) -> tuple[Callable[..., Any], Callable[..., Any]] | Non
 
 def kernel(cell: Any) -> Kernel | None:
     """A cell's `kernel`, or None where it has none or a subclass has changed what the kernel stands for since."""
-    stands_for = ("step", "update", "update_vjp", "hidden", "emit", "project", "input_weights")
+    stands_for = ("step", "update", "update_vjp", "recurrent", "hidden", "emit", "project", "input_weights")
     known = cell.capability == "gated" and all(_in_step(cell, "kernel", method) for method in stands_for)
     return cell.kernel() if known else None
 
@@ -329,8 +345,9 @@ class Wrapper(Cell):
 
     @property
     def capability(self) -> Capability:  # type: ignore[override]
-        changes = type(self).finish is not Wrapper.finish
-        return "plain" if changes and self.cell.capability != "gated" else self.cell.capability
+        if self.cell.capability == "gated":
+            return "gated" if _in_step(self, "update", "step") else "plain"
+        return "plain" if type(self).finish is not Wrapper.finish else self.cell.capability
 
     @property
     def hidden_size(self) -> int:  # type: ignore[override]
@@ -366,7 +383,7 @@ class Wrapper(Cell):
         return self.cell.project(self.unwrap(params), x, *_inner(noise))
 
     def step(self, params: Params, state: State, z: Z, noise: Noise = None) -> State:
-        if self.capability == "gated":
+        if self.cell.capability == "gated":
             return GatedCell.step(self, params, state, z, noise)  # type: ignore[arg-type]
         new = self.cell.step(self.unwrap(params), state, z, *_inner(noise))
         return self.finish(params, state, new, _own(noise))

@@ -29,6 +29,11 @@ Gates: TypeAlias = tuple[jax.Array, ...]  # one array (*B, H) per gate
 Bias: TypeAlias = jax.Array | tuple[jax.Array | None, ...] | None  # (G·H), or (H) or None for each gate
 
 
+def featured(xs: Xs) -> Any:
+    """The leaf of inputs that has features, not only times: the first of those with the most axes."""
+    return max(jax.tree.leaves(xs), key=lambda leaf: leaf.ndim)
+
+
 def at_least_float32(dtype: DTypeLike) -> np.dtype:
     """The dtype, or float32 where that is wider. NumPy's promotion also holds when JAX's is strict."""
     return np.promote_types(dtype, np.float32)

@@ -95,9 +95,21 @@ def derivative_from_output(which: Activation) -> Callable[[Array], Array] | None
     return _FROM_OUTPUT.get(which) if isinstance(which, str) else None
 
 
+def _check(function: Callable[[Array], Array]) -> None:
+    """Raises TypeError unless the function takes traced arrays and keeps their shape."""
+    try:
+        out = jax.eval_shape(lambda x: function(x), jax.ShapeDtypeStruct((2,), jnp.float32))
+    except Exception as error:
+        raise TypeError(f"an activation must be a function of one JAX array; {function!r} stops at: {error}") from error
+    if getattr(out, "shape", None) != (2,):
+        raise TypeError(f"an activation must keep the shape of its array; {function!r} makes {out} of (2,)")
+
+
 def canonical(which: Activation) -> Activation:
     """The name of a named activation, else the function itself, so that equal choices compare equal."""
     function = activation(which)
+    if not isinstance(which, str):
+        _check(function)
     for name, named in _NAMED.items():
         if function is named:
             return name

@@ -200,6 +200,12 @@ CONSTRUCTORS: list[Row] = [
     (lambda: rj.Stack([]), ValueError, "`layers` must hold at least one layer; got none"),
     (lambda: rj.Stack([GRU, rj.GRU]), TypeError, "`layers[1]` must be a layer or a cell .. `GRU(8)`"),
     (lambda: rj.Bidirectional(GRU, merge="cat"), ValueError, "`merge` must be one of 'concat', .. got 'cat'"),
+    (
+        lambda: rj.Elman(H, activation=np.tanh),
+        TypeError,
+        "must be a function of one JAX array; <ufunc 'tanh'> stops at",
+    ),
+    (lambda: rj.Elman(H, activation=jnp.sum), TypeError, "an activation must keep the shape of its array"),
     (lambda: rj.Dense(0), ValueError, "`size` must be at least 1; got 0"),
     (lambda: rj.Dense(3, use_bias="no"), TypeError, "`use_bias` must be True or False; got 'no'"),
     (lambda: rj.RNN(GRU, reverse="no"), TypeError, "`reverse` must be True or False; got 'no'"),
@@ -246,6 +252,51 @@ def test_refused(run: Callable[[], Any], error: type[Exception], words: str) -> 
     assert type(caught.value) is error
     with pytest.raises(error, match=pattern):
         jax.eval_shape(run)
+
+
+class Undecorated(rj.LSTM):
+    """An LSTM without `rnnjax.struct`."""
+
+
+@rj.struct
+class AsksForValues(rj.LSTM):
+    """An LSTM whose `init` reads a number and draws with NumPy, which it cannot where it is only traced."""
+
+    tau: float = rj.node(default=2.0)
+
+    def init(self, key: Any, in_size: int, dtype: Any = jnp.float32) -> Any:
+        rng = np.random.default_rng(int(jax.random.key_data(key)[-1]))
+        params = super().init(key, in_size, dtype)
+        return params._replace(b=jnp.asarray(rng.normal(size=params.b.shape), dtype) if self.tau > 1 else params.b)
+
+
+def test_a_class_without_struct_is_told() -> None:
+    with pytest.raises(TypeError, match=r"`Undecorated` must be decorated with `rnnjax\.struct`"):
+        rj.unroll(Undecorated(H), params_of(LSTM), XS)
+
+
+def test_init_may_ask_for_values() -> None:
+    cell = AsksForValues(H)
+    params = cell.init(jax.random.key(3), I)
+    got = rj.unroll(cell, params, XS)[0]
+    np.testing.assert_array_equal(got, rj.unroll(rj.LSTM(H), params, XS)[0])
+
+
+def test_features_are_found_in_any_order() -> None:
+    """A dictionary's leaves come in the order of their names: here elapsed times before inputs."""
+
+    @rj.struct
+    class Timed(rj.GRU):
+        def project(self, params: Any, x: Any, noise: Any = None) -> Any:
+            return super().project(params, x["x"] * x["dt"][..., None])
+
+    cell = Timed(H)
+    params = cell.init(jax.random.key(0), I)
+    dt = jnp.linspace(0.5, 2.0, T * B, dtype=XS.dtype).reshape(T, B)
+    got = rj.unroll(cell, params, {"x": XS, "dt": dt}, lengths=jnp.full(B, T))[0]
+    np.testing.assert_allclose(got, rj.unroll(rj.GRU(H), params, XS * dt[..., None])[0], atol=1e-6)
+    with pytest.raises(ValueError, match=r"must all lead with \(T, \*B\)"):
+        rj.unroll(cell, params, {"x": XS, "dt": dt[:-1]})
 
 
 @pytest.mark.parametrize("name", ["mask", "reset", "lengths"])

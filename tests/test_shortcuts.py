@@ -39,6 +39,64 @@ class DoublingWrapper(rj.Wrapper):
         return super().project(params, 2 * x)
 
 
+@rj.struct
+class ClippedStep(rj.LSTM):
+    """An LSTM whose cell state stays small."""
+
+    def step(self, params: Any, state: Any, z: Any, noise: Any = None) -> Any:
+        new = super().step(params, state, z)
+        return new._replace(c=jnp.clip(new.c, -0.1, 0.1))
+
+
+@rj.struct
+class SlowStep(rj.Wrapper):
+    """The inner cell, which goes half of the way."""
+
+    def step(self, params: Any, state: Any, z: Any, noise: Any = None) -> Any:
+        return jax.tree.map(lambda old, new: (old + new) / 2, state, super().step(params, state, z))
+
+
+@rj.struct
+class TwoBiases(rj.GRU):
+    """A GRU with a recurrent bias for every gate."""
+
+    def recurrent(self, params: Any) -> Any:
+        ones = jnp.ones_like(params.b_n)
+        return params.u, (ones, 2 * ones, params.b_n)
+
+
+@rj.struct
+class OneBias(rj.LSTM):
+    """An LSTM with a recurrent bias."""
+
+    def recurrent(self, params: Any) -> Any:
+        return params.u, params.b / 2
+
+
+@rj.struct
+class SquashedOutput(rj.LSTM):
+    """An LSTM whose output is no part of its state."""
+
+    def emit(self, state: Any) -> Any:
+        return jnp.tanh(3 * state.c)
+
+
+@rj.struct
+class SquashedFeedback(rj.LSTM):
+    """An LSTM that feeds back what is no linear function of its state."""
+
+    def hidden(self, state: Any, noise: Any = None) -> Any:
+        return jnp.tanh(3 * state.h)
+
+
+@rj.struct
+class ScaledFeedback(rj.LSTM):
+    """An LSTM that feeds back more than it puts out."""
+
+    def hidden(self, state: Any, noise: Any = None) -> Any:
+        return 2 * state.h
+
+
 CHANGED = [DoubledInput(H), HalfStep(H), DoublingWrapper(rj.LSTM(H)), DoublingWrapper(rj.GRU(H))]
 
 
@@ -58,6 +116,72 @@ def test_changed_map_is_differentiated(cell: rj.Cell) -> None:
     pairs = zip(*(jax.tree.leaves(gradients(cell, name)) for name in ("fused", "scan")), strict=True)
     for got, wanted in pairs:
         np.testing.assert_allclose(got, wanted, atol=1e-12)
+
+
+def written_out(cell: Any, params: Any, xs: Any, state: Any = None) -> Any:
+    """The cell's own maps, step after step."""
+    state = cell.initial_state(params, (B,), xs.dtype) if state is None else state
+    ys = []
+    for x in xs:
+        (z,) = (jax.tree.map(lambda leaf: leaf[0], cell.project(params, x[None])),)
+        state = cell.step(params, state, z)
+        ys.append(cell.emit(state))
+    return jnp.stack(ys), state
+
+
+STEPS = [
+    ClippedStep(H),
+    SlowStep(rj.GRU(H)),
+    rj.LearnedInitialState(ClippedStep(H)),
+    TwoBiases(H),
+    OneBias(H),
+    rj.LearnedInitialState(TwoBiases(H)),
+    SquashedOutput(H),
+    SquashedFeedback(H),
+    rj.LearnedInitialState(SquashedFeedback(H)),
+    ScaledFeedback(H),
+]
+
+
+@pytest.mark.parametrize("cell", STEPS, ids=lambda cell: repr(cell).replace("hidden_size=", ""))
+def test_changed_step_is_what_runs(cell: Any) -> None:
+    """Whichever implementation is chosen: values and gradients are those of the cell's own step."""
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float64)
+
+    def loss(run: Any) -> Any:
+        def total(params: Any, xs: Any) -> Any:
+            ys, state = run(params, xs)
+            return (ys**2).sum() + sum(leaf.sum() for leaf in jax.tree.leaves(state))
+
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(params, xs)
+
+    wanted = loss(lambda params, xs: written_out(cell, params, xs))
+    got = loss(lambda params, xs: rj.unroll(cell, params, xs))
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-12)
+
+
+def test_wrapped_step_is_the_inner_one() -> None:
+    """A wrapper with nothing of its own runs the step of its inner cell, and not the update that it was made of."""
+    inner = ClippedStep(H)
+    cell = rj.LearnedInitialState(inner)
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float64)
+    wanted, _ = written_out(inner, params.cell, xs)
+    for implementation in (None, "scan"):
+        np.testing.assert_allclose(rj.unroll(cell, params, xs, implementation=implementation)[0], wanted, atol=1e-12)
+    with pytest.raises(TypeError, match="gated cell"):
+        rj.RecurrentDropout(inner)
+
+
+def test_changed_methods_are_named() -> None:
+    params, xs = rj.LSTM(H).init(jax.random.key(0), I), jnp.ones((T, B, I))
+    with pytest.raises(ValueError, match="`hidden` of SquashedFeedback is not linear"):
+        rj.unroll(SquashedFeedback(H), params, xs, implementation="fused")
+    with pytest.raises(ValueError, match="ClippedStep is not a gated cell"):
+        rj.unroll(ClippedStep(H), params, xs, implementation="fused")
+    assert "→ fused" in rj.explain(ScaledFeedback(H), params, xs)
 
 
 def test_inputs_are_doubled() -> None:

@@ -393,3 +393,27 @@ def test_active_units_are_a_smaller_cell(make: Any, gates: int, implementation: 
     wanted, _ = rj.unroll(small, type(params)(**cut), xs, implementation="scan")
     np.testing.assert_allclose(got[..., :3], wanted, atol=1e-12)
     np.testing.assert_array_equal(got[..., 3:], 0)
+
+
+def test_zoneout_of_a_state_of_any_form() -> None:
+    """The state of an LSTM as a dictionary is zoned out as its NamedTuple is."""
+
+    @rj.struct
+    class Loose(rj.Wrapper):
+        def initial_state(self, params: Any, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Any:
+            return super().initial_state(params, batch_shape, dtype)._asdict()
+
+        def step(self, params: Any, state: Any, z: Any, noise: Any = None) -> Any:
+            return self.cell.step(params, type(self.cell.initial_state(params))(**state), z)._asdict()
+
+        def emit(self, state: Any) -> Any:
+            return state["h"]
+
+    inner = rj.LSTM(SIZE)
+    params, xs = _problem(inner)
+    loose, known = (rj.Zoneout(cell, rate=0.3, cell_rate=0.6) for cell in (Loose(inner), inner))
+    _close(rj.unroll(loose, params, xs)[0], rj.unroll(known, params, xs)[0])
+    states = loose.noise(KEY, STEPS, (ROWS,))[1]
+    assert jax.tree.map(jnp.shape, states) == {"c": (STEPS, ROWS, SIZE), "h": (STEPS, ROWS, SIZE)}
+    held, _ = rj.unroll(rj.Zoneout(Loose(inner), rate=1.0), params, xs, key=KEY)
+    _close(held, jnp.zeros_like(held))

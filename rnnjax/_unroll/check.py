@@ -13,7 +13,7 @@ from jax.core import Tracer
 
 from .._cell import Cell
 from .._errors import check_flag, check_key, describe, is_array
-from .._types import Params, State, Xs
+from .._types import Params, State, Xs, featured
 from . import table
 from .place import explicit_spec
 
@@ -40,6 +40,8 @@ def arguments(
     if not isinstance(cell, Cell):
         hint = "; make an instance, such as `rnnjax.LSTM(128)`" if isinstance(cell, type) else ""
         raise TypeError(f"`cell` must be a cell; got {cell!r}{hint}")
+    if jax.tree.structure(cell) == jax.tree.structure(0):
+        raise TypeError(f"`{type(cell).__name__}` must be decorated with `rnnjax.struct`, as every class of a cell is")
     inputs(xs)
     steps, batch_shape = sizes(cell, xs)
     check_placement(xs, 1 + len(batch_shape))
@@ -108,9 +110,8 @@ def check_placement(xs: Xs, axes: int) -> None:
 
 
 def sizes(cell: Cell, xs: Xs) -> tuple[int, tuple[int, ...]]:
-    """T and the batch shape, from the first leaf of `xs`."""
-    leaves = jax.tree.leaves(xs)
-    first = leaves[0]
+    """T and the batch shape, from the leaf of `xs` that has features."""
+    leaves, first = jax.tree.leaves(xs), featured(xs)
     axes = 1 + cell.event_ndim
     if first.ndim < axes:
         event = "I" if cell.event_ndim == 1 else "*S, I"
@@ -119,10 +120,10 @@ def sizes(cell: Cell, xs: Xs) -> tuple[int, tuple[int, ...]]:
             "a time axis of length 1: `x[None]`"
         )
     lead = first.shape[: first.ndim - cell.event_ndim]
-    for leaf in leaves[1:]:
+    for leaf in leaves:
         if leaf.shape[: len(lead)] != lead:
             raise ValueError(
-                f"the leaves of `xs` must all lead with (T, *B) = {tuple(lead)}, as the first one does; got shape "
+                f"the leaves of `xs` must all lead with (T, *B) = {tuple(lead)}, as that with features does; got shape "
                 f"{tuple(leaf.shape)}"
             )
     return lead[0], tuple(lead[1:])
@@ -130,10 +131,12 @@ def sizes(cell: Cell, xs: Xs) -> tuple[int, tuple[int, ...]]:
 
 def parameters(cell: Cell, params: Params, xs: Xs) -> None:
     """Parameters have the structure and the shapes that `cell.init` gives for these inputs."""
-    in_size = jax.tree.leaves(xs)[0].shape[-1]
+    in_size = featured(xs).shape[-1]
     if in_size == 0:
         raise ValueError(f"`xs` must have at least one feature, on its last axis; got shape {_shapes(xs)}")
     expected = _expected_parameters(*_signature(cell), in_size)
+    if expected is None:
+        return
     wanted, got = jax.tree.structure(expected), jax.tree.structure(params)
     if wanted != got:
         raise TypeError(
@@ -154,24 +157,43 @@ def parameters(cell: Cell, params: Params, xs: Xs) -> None:
             raise TypeError(f"`params{path}` must be floating point; got {describe(have)}: {_CAST}")
 
 
-def _signature(cell: Cell) -> tuple[Any, tuple[Any, ...]]:
-    leaves, structure = jax.tree.flatten(cell)
+def _signature(tree: Any) -> tuple[Any, tuple[Any, ...]]:
+    leaves, structure = jax.tree.flatten(tree)
     return structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
 
 
+def _shaped(structure: Any, leaves: tuple[Any, ...]) -> Any:
+    """A tree like the one of that signature."""
+    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+
+
 @lru_cache(maxsize=1024)
-def _expected_parameters(structure: Any, leaves: tuple[Any, ...], in_size: int) -> Params:
-    cell = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
-    return jax.eval_shape(lambda cell, key: cell.init(key, in_size), cell, jax.eval_shape(lambda: jax.random.key(0)))
+def _expected_parameters(structure: Any, leaves: tuple[Any, ...], in_size: int) -> Params | None:
+    """What `init` returns, or None where it asks for values, which only a real key and a real cell have."""
+    cell, key = _shaped(structure, leaves), jax.eval_shape(lambda: jax.random.key(0))
+    try:
+        return jax.eval_shape(lambda cell, key: cell.init(key, in_size), cell, key)
+    except (
+        jax.errors.ConcretizationTypeError,
+        jax.errors.TracerArrayConversionError,
+        jax.errors.TracerIntegerConversionError,
+    ):
+        return None
 
 
-def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int, ...], context: Any) -> None:
-    """A state has the structure and the shapes of `cell.initial_state`."""
+@lru_cache(maxsize=1024)
+def _expected_state(cell: Any, params: Any, context: Any, batch_shape: tuple[int, ...]) -> State:
+    """What `initial_state` returns, from signatures."""
 
     def initial(cell: Cell, params: Params, context: Any) -> State:
         return cell.initial_state(cell.prepare(params, context=context), batch_shape)
 
-    expected = jax.eval_shape(initial, cell, params, context)
+    return jax.eval_shape(initial, _shaped(*cell), _shaped(*params), _shaped(*context))
+
+
+def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int, ...], context: Any) -> None:
+    """A state has the structure and the shapes of `cell.initial_state`."""
+    expected = _expected_state(_signature(cell), _signature(params), _signature(context), batch_shape)
     if jax.tree.structure(expected) != jax.tree.structure(state):
         raise TypeError(
             f"`state` must be {_outline(expected)}, as `cell.initial_state` makes it; got {_outline(state)}"

@@ -63,7 +63,9 @@ def unroll(
 
     Raises:
         ValueError: for shapes that do not fit, lengths out of range, an unknown `implementation` or `remat`.
-        TypeError: for integer inputs, a mask that is not boolean, something that is not a cell or a key.
+        TypeError: for integer inputs, a mask that is not boolean, something that is not a cell or a key; and for
+            forward mode (`jvp`, `jacfwd`, `hessian`) of a fast implementation, where JAX says "can't apply forward-mode
+            autodiff (jvp) to a custom_vjp function": `implementation="scan"` has both modes.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.GRU(hidden_size=4)

@@ -17,6 +17,8 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from .._cell import (
+    GatedCell,
+    Wrapper,
     dot,
     input_gates,
     input_weights,
@@ -31,7 +33,7 @@ from . import chunks
 from .call import Call, Dtypes, Flow, at_step, merge_noise
 from .chunks import Chunks
 from .lift import hold, where
-from .theta import Theta, some
+from .theta import Theta, linear, some
 
 name = "fused"
 reads_out = False
@@ -46,7 +48,27 @@ def supports(call: Call) -> str | None:
         return f"{type(call.cell).__name__} is not a gated cell: its step is more than one product and an update"
     if call.steps == 0:
         return "there are no time steps"
+    for method in _not_linear(call):
+        return (
+            f"`{method}` of {type(call.cell).__name__} is not linear, and its derivative is taken once for all states"
+        )
     return None
+
+
+def _not_linear(call: Call) -> list[str]:
+    """Which of the two methods that must be linear is another one than the default, and is not."""
+    noise = merge_noise(at_step(call.flow.noise), at_step(call.constant_noise))
+    maps: dict[str, Any] = {"emit": call.cell.emit, "hidden": lambda s: call.cell.hidden(s, *some(noise))}
+    return [name for name, f in maps.items() if not (_is_default(call.cell, name) or linear(f, call.state))]
+
+
+def _is_default(cell: Any, method: str) -> bool:
+    """Whether the method is that of all gated cells, also within wrappers."""
+    while isinstance(cell, Wrapper):
+        if getattr(type(cell), method) is not getattr(Wrapper, method) or type(cell).feed is not Wrapper.feed:
+            return False
+        cell = cell.cell
+    return getattr(type(cell), method) is getattr(GatedCell, method)
 
 
 def prefer(call: Call) -> str | None:

@@ -49,12 +49,20 @@ def choose(call: Call, name: Name) -> Implementation:
         ValueError: if the named implementation cannot run it, with the reason.
     """
     if name is None:
-        return next(entry for entry in TABLE if entry.supports(call) is None and entry.prefer(call) is None)
+        return next(entry for entry in TABLE if _cannot(entry, call) is None and entry.prefer(call) is None)
     entry = name if isinstance(name, Newton) else next(entry for entry in TABLE if entry.name == name)
-    reason = entry.supports(call)
+    reason = _cannot(entry, call)
     if reason is not None:
         raise ValueError(f"`implementation={name!r}` cannot run this call: {reason}. `implementation=None` chooses one")
     return entry
+
+
+def _cannot(entry: Implementation, call: Call) -> str | None:
+    """Why it cannot run the call, or None. Plans are made of numbers: of symbolic sizes, as `jax.export` has them, only
+    the reference makes none."""
+    if entry is not scan and not all(isinstance(size, int) for size in (call.steps, *call.batch_shape)):
+        return "sizes are symbolic"
+    return entry.supports(call)
 
 
 def explanation(call: Call, name: Name) -> str:
@@ -64,7 +72,8 @@ def explanation(call: Call, name: Name) -> str:
     for entry in TABLE:
         if entry.name == chosen.name:
             entry = chosen
-        cannot, would_not = entry.supports(call), entry.prefer(call)
+        cannot = _cannot(entry, call)
+        would_not = entry.prefer(call) if cannot is None else None
         if cannot is not None:
             verdict = f"cannot run it: {cannot}"
         elif entry is chosen:

@@ -80,6 +80,11 @@ def some(noise: Noise) -> tuple[Noise, ...]:
     return () if noise is None else (noise,)
 
 
+def linear(f: Any, at: Any) -> bool:
+    """Whether the derivative of `f` is the same wherever it is taken."""
+    return not _reads(lambda at, pulled: jax.vjp(f, at)[1](pulled), at, jax.eval_shape(f, at))
+
+
 def _reads(f: Any, *args: Any) -> list[int]:
     """Which leaves of the first argument `f` looks at."""
     jaxpr = jax.make_jaxpr(f)(*args).jaxpr

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -51,24 +53,23 @@ class Zoneout(Wrapper):
             settle_number(self, "cell_rate")
 
     def draw(self, key: Key, steps: int, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Noise:
-        state = abstract_state(self.cell, batch_shape)
+        leaves, structure = jax.tree_util.tree_flatten_with_path(abstract_state(self.cell, batch_shape))
         drawn = []
-        for field_key, field, leaf in zip(jax.random.split(key, len(state)), state._fields, state, strict=True):
+        for leaf_key, (path, leaf) in zip(jax.random.split(key, len(leaves)), leaves, strict=True):
             shape = (steps, *leaf.shape)
-            drawn.append(jax.random.bernoulli(field_key, self._rate(field, shape, dtype), shape))
-        return type(state)(*drawn)
+            drawn.append(jax.random.bernoulli(leaf_key, self._rate(path, shape, dtype), shape))
+        return jax.tree.unflatten(structure, drawn)
 
     def finish(self, params: Params, old: State, new: State, noise: Noise) -> State:
         if noise is not None:
             return jax.tree.map(jnp.where, noise, old, new)
-        fields = zip(new._fields, old, new, strict=True)
-        return type(new)(*(self._expect(field, before, after) for field, before, after in fields))
+        return jax.tree_util.tree_map_with_path(self._expect, old, new)
 
-    def _expect(self, field: str, old: Array, new: Array) -> Array:
-        rate = self._rate(field, new.shape, new.dtype)
+    def _expect(self, path: Any, old: Array, new: Array) -> Array:
+        rate = self._rate(path, new.shape, new.dtype)
         return rate * old + (1 - rate) * new
 
-    def _rate(self, field: str, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
-        if field == "h" or self.cell_rate is None:
+    def _rate(self, path: Any, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+        if self.cell_rate is None or jax.tree_util.keystr(path[:1], simple=True) == "h":
             return across("rate", self.rate, shape, dtype)
         return across("cell_rate", self.cell_rate, shape, dtype)

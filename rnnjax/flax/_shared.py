@@ -13,7 +13,7 @@ import numpy as np
 
 from .._cell import Cell
 from .._errors import check_flag, check_rate, check_size, describe, floating
-from .._types import Array, DTypeLike, Key, Params, State, Xs
+from .._types import Array, DTypeLike, Key, Params, State, Xs, featured
 from .._unroll.call import Remat
 from ..layers import RNN, Bidirectional, Dropout, First, Last, Layer, Stack
 
@@ -205,12 +205,12 @@ class Inputs(NamedTuple):
 
 def time_axis(layer: Layer, x: Xs, time_major: bool) -> int:
     """Where time is in the caller's layout."""
-    return 0 if time_major else jax.tree.leaves(x)[0].ndim - 1 - layer.event_ndim
+    return 0 if time_major else featured(x).ndim - 1 - layer.event_ndim
 
 
 def in_features_of(layer: Layer, x: Xs) -> Any:
     """Features of the inputs, None for integer ids."""
-    return jax.tree.leaves(x)[0].shape[-1] if layer.event_ndim else None
+    return featured(x).shape[-1] if layer.event_ndim else None
 
 
 def check_inputs(layer: Layer, inputs: Inputs, time_major: bool) -> None:
@@ -228,17 +228,17 @@ def _leading_axes(layer: Layer, x: Xs, order: str) -> tuple[int, ...]:
     for leaf in leaves or [None]:
         if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
             raise TypeError(f"`x` must be an array {form}; got {type(leaf).__name__}: convert it with `jnp.asarray`")
-    shape = tuple(leaves[0].shape)
+    shape = tuple(featured(x).shape)
     if len(shape) < 1 + layer.event_ndim:
         raise ValueError(
             f"`x` must be {form}, at least {1 + layer.event_ndim} axes; got shape {shape}. A single step needs a time "
             "axis of length 1"
         )
     lead = shape[: len(shape) - layer.event_ndim]
-    for leaf in leaves[1:]:
+    for leaf in leaves:
         if tuple(leaf.shape[: len(lead)]) != lead:
             raise ValueError(
-                f"the leaves of `x` must all lead with {order} = {lead}, as the first one does; got shape "
+                f"the leaves of `x` must all lead with {order} = {lead}, as that with features does; got shape "
                 f"{tuple(leaf.shape)}"
             )
     return lead
@@ -248,7 +248,8 @@ def _check_lengths(lengths: Any, batch_shape: tuple[int, ...]) -> None:
     if lengths is None:
         return
     if not hasattr(lengths, "dtype") or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}")
+        mend = "" if hasattr(lengths, "dtype") else ": convert it with `jnp.asarray`"
+        raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}{mend}")
     if tuple(lengths.shape) != batch_shape:
         raise ValueError(
             f"`lengths` must be (*B) = {batch_shape}, one number for each row; got shape {tuple(lengths.shape)}"
@@ -276,7 +277,7 @@ def check_features(layer: Layer, in_features: Any, x: Xs) -> None:
     if got != in_features and layer.event_ndim:
         raise ValueError(
             f"`x` must have in_features = {in_features} on its last axis; got {got}, in shape "
-            f"{tuple(jax.tree.leaves(x)[0].shape)}"
+            f"{tuple(featured(x).shape)}"
         )
 
 

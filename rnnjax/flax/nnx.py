@@ -114,7 +114,7 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
     ) -> Any:
         """The outputs of `unroll`, without the state."""
-        ys, _ = self.unroll(
+        ys, _ = self._unroll(
             x,
             state,
             lengths=lengths,
@@ -157,6 +157,29 @@ class Recurrent(nnx.Module):
         Raises:
             ValueError, TypeError: for inputs that do not fit, before anything runs.
         """
+        return self._unroll(
+            x,
+            state,
+            lengths=lengths,
+            mask=mask,
+            reset=reset,
+            context=context,
+            deterministic=deterministic,
+            rngs=rngs,
+        )
+
+    def _unroll(
+        self,
+        x: Xs,
+        state: State | None,
+        *,
+        lengths: Any,
+        mask: Any,
+        reset: Any,
+        context: Any,
+        deterministic: Any,
+        rngs: Any,
+    ) -> tuple[Any, State]:
         layer, inputs = self.functional, _shared.Inputs(x, lengths, mask, reset, context)
         _shared.check_inputs(layer, inputs, self.time_major)
         _shared.check_features(layer, self.in_features, x)

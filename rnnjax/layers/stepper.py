@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from functools import reduce
+
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from .._cell import Cell
 from .._types import Array, DTypeLike, Params, State, Xs
@@ -18,6 +20,10 @@ class Stepper:
         self._layer, self._params = layer, params
 
         def run(state: State, x: Xs) -> tuple[Array, State]:
+            # at compilation alone
+            wanted = jax.tree.structure(jax.eval_shape(lambda: layer.initial_state(params)))
+            if jax.tree.structure(state) != wanted:
+                raise TypeError(f"`step(x, state)`: `state` must be {wanted}; got {jax.tree.structure(state)}")
             ys, state = layer(params, jax.tree.map(lambda leaf: leaf[None], x), state)
             return ys[0], state
 
@@ -28,9 +34,11 @@ class Stepper:
         becomes the next one's, and JAX refuses to read it again."""
         return self._run(state, x)
 
-    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
-        """The state before the first step, each leaf an array of its own."""
-        return jax.tree.map(jnp.copy, self._layer.initial_state(self._params, batch_shape, dtype))
+    def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike | None = None) -> State:
+        """The state before the first step, by default in the dtype of the parameters, and at least in float32."""
+        if dtype is None:
+            dtype = reduce(np.promote_types, (a.dtype for a in jax.tree.leaves(self._params)), np.dtype(np.float32))
+        return self._layer.initial_state(self._params, batch_shape, dtype)
 
     def __repr__(self) -> str:
         return f"stepper({self._layer!r})"

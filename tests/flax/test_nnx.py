@@ -359,3 +359,10 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_messages(call: Callable[[], Any], kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         call()
+
+
+def test_a_table_of_the_module() -> None:
+    module = rnnx.LSTM(3, 4, num_layers=2, rngs=nnx.Rngs(0))
+    assert "float32[2,5,4]" in nnx.tabulate(
+        module, jnp.ones((2, 5, 3), jnp.float32), console_kwargs={"no_color": True, "force_terminal": False}
+    )

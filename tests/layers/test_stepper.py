@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from descriptors import CELLS
 
 import rnnjax as rj
 
@@ -40,6 +41,41 @@ def test_a_state_is_used_up_and_one_program_serves_all_steps() -> None:
         _, state = step(jnp.ones((2, 3), jnp.float32), state)
     assert step._run._cache_size() == 1
     assert all(leaf.is_deleted() for leaf in first)
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+def test_a_state_of_the_model_will_do(model: Any) -> None:
+    """It is used up as well, and takes no parameter with it."""
+    params = model.init(jax.random.key(0), 3)
+    step = rj.stepper(model, params)
+    wanted, _ = step(jnp.ones(3, jnp.float32), step.initial_state())
+    got, _ = step(jnp.ones(3, jnp.float32), model.initial_state(params))
+    np.testing.assert_array_equal(got, wanted)
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+
+
+def test_states_share_no_array() -> None:
+    for row in CELLS:
+        cell = row.subject
+        params = cell.prepare(cell.init(jax.random.key(0), row.in_size))
+        for batch_shape in ((), (2,)):
+            state = cell.initial_state(params, batch_shape)
+            arrays = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
+            others = {leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(params)}
+            assert len({*arrays} - others) == len(arrays), row.name
+
+
+def test_states_have_the_dtype_of_the_parameters() -> None:
+    cell = rj.LSTM(4)
+    for given, wanted in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
+        assert rj.stepper(cell, cell.init(jax.random.key(0), 3, given)).initial_state().h.dtype == wanted
+
+
+def test_inputs_come_first() -> None:
+    cell = rj.LSTM(4)
+    step = rj.stepper(cell, cell.init(jax.random.key(0), 3))
+    with pytest.raises(TypeError, match=r"`step\(x, state\)`: `state` must be"):
+        step(step.initial_state((2,)), jnp.ones((2, 3)))
 
 
 @pytest.mark.parametrize(
