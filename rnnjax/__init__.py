@@ -90,6 +90,7 @@ from .layers import ScaledDotScore as ScaledDotScore
 from .layers import SLSTMBlock as SLSTMBlock
 from .layers import Source as Source
 from .layers import Stack as Stack
+from .layers import Start as Start
 from .layers import Stateless as Stateless
 from .layers import VariationalDropout as VariationalDropout
 from .layers import alignments as alignments

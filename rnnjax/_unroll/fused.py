@@ -58,8 +58,9 @@ def supports(call: Call) -> str | None:
 def _not_linear(call: Call) -> list[str]:
     """Which of the two methods that must be linear is another one than the default, and is not."""
     noise = merge_noise(at_step(call.flow.noise), at_step(call.constant_noise))
-    maps: dict[str, Any] = {"emit": call.cell.emit, "hidden": lambda s: call.cell.hidden(s, *some(noise))}
-    return [name for name, f in maps.items() if not (_is_default(call.cell, name) or linear(f, call.state))]
+    cell: Any = call.cell
+    maps = {"emit": cell.emit, "hidden": lambda state: cell.hidden(state, *some(noise))}
+    return [name for name, f in maps.items() if not (_is_default(cell, name) or linear(f, call.state))]
 
 
 def _is_default(cell: Any, method: str) -> bool:

@@ -1,6 +1,7 @@
 """One subject a file. Layers made of layers are layers."""
 
 from ._layer import Layer as Layer
+from ._layer import Start as Start
 from ._layer import Stateless as Stateless
 from .attention import AdditiveScore as AdditiveScore
 from .attention import AdditiveScoreParams as AdditiveScoreParams

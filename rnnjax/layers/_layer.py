@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -112,7 +112,7 @@ class Stateless(Layer):
         key: Key | None = None,
         context: Any = None,
     ) -> tuple[Array, State]:
-        check_stream(self, state)
+        state, _ = begin(self, state)
         if state is not None and jax.tree.structure(state) != jax.tree.structure(()):
             raise TypeError(f"`state` must be () or None, because {self!r} has none; got {type(state).__name__}")
         x = one_array(xs)
@@ -124,13 +124,40 @@ class Stateless(Layer):
         return (zero_where_masked(valid, ys) if self.keeps_time else ys), ()
 
 
-def check_stream(layer: Layer, state: State | None) -> None:
-    """Raises if a state is passed to a layer that cannot continue from one."""
+class Start(NamedTuple):
+    """A state to start from, not one to continue from: `layer(params, xs, Start(state))`.
+
+    A layer that is not causal reads the whole sequence at once and takes no `state` of a piece before. What each of its
+    cells starts from may be given all the same: that of a reversed one is the state before the last step.
+
+    >>> import jax, jax.numpy as jnp, rnnjax as rj
+    >>> layer = rj.Bidirectional(rj.GRU(4))
+    >>> params = layer.init(jax.random.key(0), in_size=3)
+    >>> thought = jnp.ones((2, 4))  # of an encoder, say
+    >>> start = layer.initial_state(params, (2,))
+    >>> start = start._replace(backward=start.backward._replace(h=thought))
+    >>> ys, state = layer(params, jnp.ones((6, 2, 3)), rj.Start(start))
+    >>> ys.shape
+    (6, 2, 8)
+    """
+
+    state: State
+
+
+def begin(layer: Layer, state: State | None) -> tuple[State | None, Callable[[State], State]]:
+    """The state that a layer is called with, and what makes its parts' states of the same kind.
+
+    Raises:
+        ValueError: for a layer that cannot continue from one.
+    """
+    if isinstance(state, Start):
+        return state.state, Start
     if state is not None and not layer.causal:
         raise ValueError(
             f"{layer!r} is not causal: it reads the whole sequence at once and cannot continue from a `state`. Leave "
-            "`state` out and pass all steps in one call"
+            "`state` out and pass all steps in one call, or pass what its cells start from as `rnnjax.Start(state)`"
         )
+    return state, lambda part: part
 
 
 def one_array(xs: Any) -> Array:
@@ -162,7 +189,8 @@ def valid_steps(
 def check_entries(name: str, value: Any, layers: Sequence[Layer]) -> None:
     """Raises unless `value` is a plain tuple with one entry for each layer."""
     if type(value) is not tuple:
-        raise TypeError(f"`{name}` must be a tuple with one entry for each layer; got {type(value).__name__}")
+        mend = f": pass `tuple({name})`" if isinstance(value, list) else ""
+        raise TypeError(f"`{name}` must be a tuple with one entry for each layer; got {type(value).__name__}{mend}")
     if len(value) != len(layers):
         raise ValueError(
             f"`{name}` must have {len(layers)} entries, one for each layer of {', '.join(map(repr, layers))}; got "

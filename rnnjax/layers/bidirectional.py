@@ -12,7 +12,7 @@ import numpy as np
 from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
-from ._layer import Layer, check_stream, fold
+from ._layer import Layer, begin, fold
 from .rnn import RNN, as_layer
 
 _MERGES = ("concat", "sum", "mean", "product", None)
@@ -138,18 +138,22 @@ class Bidirectional(Layer):
         key: Key | None = None,
         context: Any = None,
     ) -> tuple[Any, BidirectionalState]:
-        check_stream(self, state)
+        state, like = begin(self, state)
         self._check_params(params)
+        if state is None:
+            state = BidirectionalState(None, None)
+        elif not isinstance(state, BidirectionalState):
+            raise TypeError(f"`state` must be a BidirectionalState(forward, backward); got {type(state).__name__}")
         self._check_inputs(xs)
         if key is not None:
             check_key("key", key)
 
-        def run(layer: Layer, own: Params, own_key: Key | None) -> tuple[Any, State]:
-            return layer(own, xs, lengths=lengths, mask=mask, reset=reset, key=own_key, context=context)
+        def run(layer: Layer, own: Params, before: State, own_key: Key | None) -> tuple[Any, State]:
+            return layer(own, xs, like(before), lengths=lengths, mask=mask, reset=reset, key=own_key, context=context)
 
         forward, backward = self._pair()
-        ys_forward, state_forward = run(forward, params.forward, fold(key, 0))
-        ys_backward, state_backward = run(backward, params.backward, fold(key, 1))
+        ys_forward, state_forward = run(forward, params.forward, state.forward, fold(key, 0))
+        ys_backward, state_backward = run(backward, params.backward, state.backward, fold(key, 1))
         return self._merge(ys_forward, ys_backward), BidirectionalState(state_forward, state_backward)
 
     def _merge(self, forward: Any, backward: Any) -> Any:

@@ -18,7 +18,7 @@ from .._unroll.lift import along, where, zero_where_masked
 from .._unroll.place import Placement
 from .._unroll.recurrence import flip
 from ..cells._common import settle_compute_dtype, times
-from ._layer import Layer, check_stream, one_array, valid_steps
+from ._layer import Layer, begin, one_array, valid_steps
 
 
 class CausalConvParams(NamedTuple):
@@ -103,7 +103,7 @@ class CausalConv(Layer):
         key: Key | None = None,
         context: Any = None,
     ) -> tuple[Array, State]:
-        check_stream(self, state)
+        state, _ = begin(self, state)
         x = one_array(xs)
         check.inputs(x)
         _, batch_shape = check.sizes(self, x)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll.call import Dtypes
-from ._layer import Layer, check_entries, check_stream, fold
+from ._layer import Layer, begin, check_entries, fold
 from .rnn import as_layer
 
 
@@ -106,12 +106,12 @@ class Gate(Layer):
         key: Key | None = None,
         context: Any = None,
     ) -> tuple[Array, GateState]:
-        check_stream(self, state)
+        state, like = begin(self, state)
         states = (None, None) if state is None else tuple(state)
         check_entries("params", tuple(params), self._pair)
         check_entries("state", states, self._pair)
         outs = [
-            layer(own, xs, before, lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context)
+            layer(own, xs, like(before), lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context)
             for i, (layer, own, before) in enumerate(zip(self._pair, params, states, strict=True))
         ]
         (ys, first), (gates, second) = outs

@@ -13,7 +13,7 @@ from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll import Newton, check, table, unroll
 from .._unroll.call import Remat
-from ._layer import Layer, check_stream
+from ._layer import Layer, begin
 
 
 @struct
@@ -86,7 +86,7 @@ class RNN(Layer):
         key: Key | None = None,
         context: Any = None,
     ) -> tuple[Array, State]:
-        check_stream(self, state)
+        state, _ = begin(self, state)
         return unroll(
             self.cell,
             params,

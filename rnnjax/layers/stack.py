@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
-from ._layer import Layer, check_entries, check_stream, fold
+from ._layer import Layer, begin, check_entries, fold
 from .rnn import as_layer
 
 
@@ -96,7 +96,7 @@ class Stack(Layer):
         key: Key | None = None,
         context: Any = None,
     ) -> tuple[Array, tuple[State, ...]]:
-        check_stream(self, state)
+        state, like = begin(self, state)
         check_entries("params", params, self.layers)
         states = (None,) * len(self.layers) if state is None else state
         check_entries("state", states, self.layers)
@@ -105,7 +105,7 @@ class Stack(Layer):
         last = []
         for i, (layer, own, before) in enumerate(zip(self.layers, params, states, strict=True)):
             xs, after = layer(
-                own, xs, before, lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context
+                own, xs, like(before), lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context
             )
             last.append(after)
             if not layer.keeps_time:

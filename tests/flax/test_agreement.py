@@ -120,6 +120,19 @@ def test_every_cell(row: Descriptor) -> None:
     same_program(mine, rlinen.RNN(row.subject), functional, x, {})
 
 
+def test_both_directions_start_from_a_state() -> None:
+    module = rnnx.LSTM(F, H, num_layers=2, bidirectional=True, rngs=nnx.Rngs(0), param_dtype=jnp.float64)
+    x = jax.random.normal(jax.random.key(1), (B, T, F), jnp.float64)
+    start = jax.tree.map(lambda leaf: leaf + 0.5, module.initial_state((B,), jnp.float64))
+    ys, state = module.unroll(x, rj.Start(start), lengths=jnp.array([4, 0, 2]))
+    wanted, last = module.functional(module.params, swap(x), rj.Start(start), lengths=jnp.array([4, 0, 2]))
+    np.testing.assert_allclose(ys, swap(wanted), atol=1e-12)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-12), state, last)
+    assert float(abs(ys[2, 1] - module(x, lengths=jnp.array([4, 0, 2]))[2, 1]).max()) > 1e-3
+    with pytest.raises(ValueError, match=r"pass what its cells start from as `rnnjax\.Start\(state\)`"):
+        module(x, start)
+
+
 def test_layer() -> None:
     """With an embedding, dropout and pooling."""
     layer = rj.Stack([rj.Embedding(5, 3), rj.Dropout(0.5), rj.Residual(rj.GRU(3)), rj.Mean(), rj.Dense(2)])

@@ -116,6 +116,31 @@ def test_joins_unequal_dtypes(draw):
     assert layer(params, jnp.asarray(draw(3, 1, 2), jnp.float32))[0].dtype == jnp.float32
 
 
+def test_starts_from_what_is_given(close, draw):
+    """Each direction begins with its own state: the backward one behind every row's last valid step."""
+    cell, xs = rj.LSTM(3), draw(4, 3, 2)
+    layer = rj.Stack([rj.Bidirectional(cell), rj.RNN(rj.GRU(2), reverse=True), rj.Last()])
+    params = layer.init(KEY, 2, F64)
+    start = jax.tree.map(lambda leaf: draw(*leaf.shape), layer.initial_state(params, (3,), F64))
+    ys, state = layer(params, xs, rj.Start(start), lengths=LENGTHS)
+    both = params[0]
+    f, last_f = rj.unroll(cell, both.forward, xs, start[0].forward, lengths=LENGTHS)
+    b, last_b = rj.unroll(cell, both.backward, flip(xs, LENGTHS), start[0].backward, lengths=LENGTHS)
+    middle = np.concatenate([f, flip(b, LENGTHS)], -1)
+    top, last = rj.unroll(rj.GRU(2), params[1], flip(middle, LENGTHS), start[1], lengths=LENGTHS)
+    close(ys, np.where(LENGTHS[:, None] > 0, flip(top, LENGTHS)[np.maximum(LENGTHS - 1, 0), np.arange(3)], 0))
+    close(state[:2], (rj.layers.BidirectionalState(last_f, last_b), last))
+    with pytest.raises(TypeError, match=r"`state` must be a BidirectionalState\(forward, backward\); got tuple"):
+        layer.layers[0](both, xs, rj.Start(tuple(start[0])))
+
+
+def test_a_start_of_a_causal_layer_is_its_state(close, draw):
+    layer, xs = rj.Stack([rj.GRU(3), rj.Residual(rj.LSTM(3)), rj.CausalConv(2)]), draw(4, 3, 2)
+    params = layer.init(KEY, 2, F64)
+    start = jax.tree.map(lambda leaf: draw(*leaf.shape), layer.initial_state(params, (3,), F64))
+    close(layer(params, xs, rj.Start(start)), layer(params, xs, start))
+
+
 def test_refuses_what_does_not_fit(draw):
     with pytest.raises(ValueError, match=r"`merge` must be one of 'concat', 'sum', 'mean', 'product', None; got 'max'"):
         rj.Bidirectional(rj.GRU(2), merge="max")

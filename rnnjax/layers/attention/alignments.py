@@ -10,7 +10,7 @@ from jax import lax
 from ..._cell import Cell
 from ..._types import Array, Params, State, Xs
 from ..._unroll.lift import zero_where_masked
-from .._layer import Layer, check_stream, valid_steps
+from .._layer import Layer, begin, valid_steps
 from ..rnn import as_layer
 from .score import Attended
 
@@ -49,7 +49,7 @@ def alignments(
     layer = as_layer("model", model)
     if not layer.causal:
         raise ValueError(f"{layer!r} is not causal: it cannot run step by step, which is how alignments are collected")
-    check_stream(layer, state)
+    state, _ = begin(layer, state)
     valid = valid_steps(layer, xs, lengths, mask, reset)
     _, state = layer(params, jax.tree.map(lambda leaf: leaf[:0], xs), state, context=context)
     _alignment(layer, state)
