@@ -290,7 +290,7 @@ MUTATIONS = (
     Mutation(
         "a kernel stands for a subclass with another update",
         "_cell.py",
-        'stands_for = ("step", "update", "update_vjp", "hidden", "emit", "project", "input_weights")',
+        'stands_for = ("step", "update", "update_vjp", "recurrent", "hidden", "emit", "project", "input_weights")',
         'stands_for = ("step",)',
         ("tests/kernels/test_kernels.py::test_a_subclass_that_changes_the_update_has_no_kernel",),
     ),
@@ -367,7 +367,7 @@ MUTATIONS = (
     Mutation(
         "a wrapper that changes steps still composes them",
         "_cell.py",
-        'return "plain" if changes and self.cell.capability != "gated" else self.cell.capability',
+        'return "plain" if type(self).finish is not Wrapper.finish else self.cell.capability',
         "return self.cell.capability",
         (
             "tests/test_associative.py::test_steps_that_changed_run_one_by_one"
@@ -758,6 +758,55 @@ MUTATIONS = (
         "cell.initial_state(params, batch_shape, dtypes.state)",
         "cell.initial_state(dtypes.cast(params), batch_shape, dtypes.state)",
         ("tests/test_wrappers.py::test_a_learned_matrix_is_not_rounded_to_the_compute_dtype",),
+    ),
+    Mutation(
+        "an overridden step leaves a cell gated",
+        "_cell.py",
+        'cls.capability = "plain"',
+        'cls.capability = "gated"',
+        ("tests/test_shortcuts.py::test_wrapped_step_is_the_inner_one",),
+    ),
+    Mutation(
+        "the kernel ignores an overridden recurrent",
+        "_cell.py",
+        '"update_vjp", "recurrent", "hidden"',
+        '"update_vjp", "hidden"',
+        ("tests/test_shortcuts.py::test_changed_step_is_what_runs",),
+    ),
+    Mutation(
+        "fused runs what is not linear",
+        "_unroll/theta.py",
+        "return not _reads(lambda at, pulled",
+        "return True or _reads(lambda at, pulled",
+        ("tests/test_shortcuts.py::test_changed_methods_are_named",),
+    ),
+    Mutation(
+        "states share an array",
+        "_cell.py",
+        "if id(leaf) in taken and not",
+        "if id(leaf) not in taken and not",
+        ("tests/layers/test_stepper.py::test_states_share_no_array",),
+    ),
+    Mutation(
+        "the backward layer starts from the forward state",
+        "layers/bidirectional.py",
+        "run(backward, params.backward, state.backward",
+        "run(backward, params.backward, state.forward",
+        ("tests/layers/test_bidirectional.py::test_starts_from_what_is_given",),
+    ),
+    Mutation(
+        "beams are compared by the whole of log P",
+        "decoding/_beam.py",
+        "base = jnp.where(base > -jnp.inf, base, 0)",
+        "base = jnp.zeros_like(base)",
+        ("tests/decoding/test_beam_search.py::test_one_beam_is_greedy_however_long",),
+    ),
+    Mutation(
+        "a prompt does not count as repetition",
+        "decoding/_sample.py",
+        "if history is not None:\n        seen =",
+        "if False:\n        seen =",
+        ("tests/decoding/test_sampling.py::test_frequencies_are_the_exact_distribution",),
     ),
 )
 
