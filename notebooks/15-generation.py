@@ -270,6 +270,6 @@ for unit, values in found.items():
     print(
         f"{unit + 's':<11} {values['perplexity']:.2f} perplexity, {values['bits_per_character']:.3f} bits per character"
     )
-assert found["character"]["bits_per_character"] < (2.2 if FULL else 6.6)
-assert found["word"]["perplexity"] < (90 if FULL else 2000)
+assert found["character"]["bits_per_character"] < (1.95 if FULL else 6.6)
+assert found["word"]["perplexity"] < (25 if FULL else 2000)
 assert nats["8 beams"].mean() < nats["temperature 1.0"].mean()
