@@ -265,3 +265,43 @@ def called(cell: rj.Cell, newton: Any) -> Callable[[], Any]:
 def test_bad_options_are_refused(make: Callable[[], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    ("cell", "steps", "dtype", "tolerance"),
+    [
+        (rj.LeakyElman(8, leak=0.005), 1000, jnp.bfloat16, 2e-2),
+        (rj.LeakyElman(8, leak=5e-6), 20_000, jnp.float32, 1e-4),
+        (rj.CoRNN(8, step_size=1e-3), 3000, jnp.float32, 1e-5),
+    ],
+    ids=["leaky-bfloat16", "leaky-float32", "co_rnn-float32"],
+)
+def test_slow_units_are_solved_for(cell: rj.Cell, steps: int, dtype: Any, tolerance: float) -> None:
+    """Where a unit hardly moves in a step, every step of a wrong answer is nearly right."""
+    params = jax.tree.map(lambda leaf: leaf.astype(dtype), cell.init(jax.random.key(0), 3, jnp.float32))
+    xs = jnp.ones((steps, 1, 3), dtype)
+    states = [rj.unroll(cell, params, xs, implementation=name)[1] for name in ("newton", "scan")]
+    for got, wanted in zip(*map(jax.tree.leaves, states), strict=True):
+        assert abs(wanted).max() > 0.02
+        np.testing.assert_allclose(got, wanted, atol=tolerance)
+    report = rj.newton_report(cell, params, xs)
+    assert report.converged
+    assert 1 <= report.iterations < 6
+
+
+def test_slow_units_have_gradients() -> None:
+    cell = rj.LeakyElman(8, leak=0.005)
+    params = cell.init(jax.random.key(0), 3, jnp.float32)
+    xs = jnp.ones((600, 1, 3), jnp.float32)
+
+    def gradient(dtype: Any, implementation: str) -> Any:
+        def loss(params: Any) -> Any:
+            low = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+            return (
+                rj.unroll(cell, low, xs.astype(dtype), implementation=implementation)[0].astype(jnp.float32) ** 2
+            ).sum()
+
+        return jax.jit(jax.grad(loss))(params)
+
+    for got, wanted in zip(gradient(jnp.bfloat16, "newton"), gradient(jnp.float32, "scan"), strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0.1, atol=0.02 * float(abs(wanted).max()))

@@ -160,7 +160,7 @@ def newton_report(
         implementation: a `rnnjax.Newton`; None is one with its defaults. The other arguments are those of `unroll`.
 
     Returns:
-        `NewtonReport(converged, iterations, residual)`, arrays of shape (), also within `jax.jit`.
+        `NewtonReport(converged, iterations, residual, correction)`, arrays of shape (), also within `jax.jit`.
 
     Raises:
         ValueError, TypeError: as `unroll`, and ValueError where Newton's method cannot run the call.

@@ -13,7 +13,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -33,14 +33,18 @@ _TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-12}
 class NewtonReport(NamedTuple):
     """What the iterations came to. With `remat`, of the piece of time that took the most.
 
-    converged: whether the residual fell to the tolerance everywhere; where it did not, the result is that of `scan`.
+    converged: whether the states came to the tolerance; where they did not, the result is that of `scan`.
     iterations: linear recurrences that were solved.
     residual: the largest |step(s_{t-1}) − s_t| / max(1, |s_t|) when they ended; not a number where they diverged.
+    correction: the largest last change, relative to max(1, |s_t|), and what is still to come where changes shrink
+        slowly. States are off by no more, which may be T times the residual: slow units add residuals up. Only where
+        every step is met to rounding it does not matter.
     """
 
     converged: Array
     iterations: Array
     residual: Array
+    correction: Array
 
 
 @dataclass(frozen=True)
@@ -61,8 +65,9 @@ class Newton:
         damping: 0, or the weight of |Δ|² in the least-squares problem that each iteration then solves, as in
             Levenberg's and Marquardt's method (ELK): steadier where plain iterations overshoot, and slower. It is
             multiplied with the largest residual, where that is below 1, so that the end is as fast as without.
-        tolerance: the largest residual to stop at, relative to max(1, |s_t|); None takes 1e-12, 1e-5 or 1e-2 where
-            products are in float64, float32 or a shorter format.
+        tolerance: what states may be off by, relative to max(1, |s_t|); None takes 1e-12, 1e-5 or 1e-2 where products
+            are in float64, float32 or a shorter format. Every step being met to rounding will do as well: the loop
+            itself is not closer.
         max_iterations: how many before the loop runs instead.
 
     Raises:
@@ -137,7 +142,8 @@ class Newton:
         emitted = chunks.Chunks(*(None if out is None else out[0] for out in outs))
         reports = [jax.tree.map(jnp.ravel, out[1]) for out in outs if out is not None]
         joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *reports)
-        report = NewtonReport(joined.converged.all(), joined.iterations.max(), _largest(joined.residual))
+        worst = _largest(joined.residual), _largest(joined.correction)
+        report = NewtonReport(joined.converged.all(), joined.iterations.max(), *worst)
         return chunks.join(emitted, call.reverse), state, report
 
 
@@ -214,7 +220,8 @@ def _states(plan: _Plan, weights: _Weights, along: _Along) -> tuple[Array, Newto
     def size(states: Array) -> Array:
         return jnp.maximum(1, jnp.abs(states))
 
-    states, report = _refine(plan, residual, correction, size, guess)
+    rate = "fast" if plan.jacobian.exact and not plan.newton.damping else "slow"
+    states, report = _refine(plan, residual, correction, size, guess, rate)
     return _unless(report.converged, partial(_loop, plan, weights, along), states), report
 
 
@@ -248,25 +255,54 @@ def _refine(
     correction: Callable[[Array, Array, Array], Array],
     size: Callable[[Array], Array],
     guess: Array,
+    rate: Literal["at once", "fast", "slow"],
 ) -> tuple[Array, NewtonReport]:
-    """x ← x + correction(x, r, e) with r = residual(x), until the largest error e = |r| / size(x) is the tolerance."""
+    """x ← x + correction(x, r, e) with r = residual(x) and e the largest |r| / size(x).
 
-    def error(x: Array, rest: Array) -> Array:
-        return _largest(jnp.abs(rest) / size(x))
+    What x is off by is told by the correction, which carries residuals on along time, not by the residual of a step.
+    The first correction is the last where the problem is linear and the Jacobian whole; of a whole Jacobian each bounds
+    those to come; else they shrink by a rate ρ, and those to come are ρ / (1 − ρ) times the last one. Corrections that
+    no longer shrink, while every step is met to rounding, are rounding themselves.
+    """
+    infinite = jnp.asarray(jnp.inf, guess.dtype)
 
-    def unfinished(carry: Any) -> Array:
-        _, _, worst, count = carry
-        return (worst > plan.tolerance) & jnp.isfinite(worst) & (count < plan.newton.max_iterations)
+    def relative(x: Array, values: Array) -> Array:
+        return _largest(jnp.abs(values) / size(x))
 
-    def iterate(carry: Any) -> Any:
-        x, rest, worst, count = carry
-        x = x + correction(x, rest, worst)
-        rest = residual(x)
-        return x, rest, error(x, rest), count + 1
+    def settled(now: _Iterate) -> Array:
+        rounded = (now.residual <= 8 * jnp.finfo(guess.dtype).eps) & (now.moved >= now.before / 2)
+        enough = (now.error <= plan.tolerance) | rounded | (rate == "at once")
+        return (now.count > 0) & (now.residual <= plan.tolerance) & enough
+
+    def unfinished(now: _Iterate) -> Array:
+        return ~settled(now) & jnp.isfinite(now.residual) & (now.count < plan.newton.max_iterations)
+
+    def iterate(now: _Iterate) -> _Iterate:
+        change = correction(now.x, now.rest, now.residual)
+        x = now.x + change
+        rest, moved = residual(x), relative(x, change)
+        shrinks = jnp.clip(moved / now.moved, 0, 0.99)
+        to_come = jnp.where(now.count > 0, jnp.maximum(1, shrinks / (1 - shrinks)), infinite)
+        error = moved * to_come if rate == "slow" else moved
+        return _Iterate(x, rest, relative(x, rest), moved, now.moved, error, now.count + 1)
 
     rest = residual(guess)
-    x, _, worst, count = lax.while_loop(unfinished, iterate, (guess, rest, error(guess, rest), jnp.int32(0)))
-    return x, NewtonReport(worst <= plan.tolerance, count, worst)
+    first = _Iterate(guess, rest, relative(guess, rest), infinite, infinite, infinite, jnp.int32(0))
+    last = lax.while_loop(unfinished, iterate, first)
+    return last.x, NewtonReport(settled(last), last.count, last.residual, last.error)
+
+
+class _Iterate(NamedTuple):
+    """Where the iterations are: x, what it leaves and the largest of that, sizes of the last two corrections, what x is
+    off by, and how many there were."""
+
+    x: Array
+    rest: Array
+    residual: Array
+    moved: Array
+    before: Array
+    error: Array
+    count: Array
 
 
 def _largest(errors: Array) -> Array:
@@ -342,7 +378,8 @@ def _adjoint(
         largest = jnp.maximum(jnp.abs(g).max(initial=0), jnp.abs(d).max(initial=jnp.finfo(d.dtype).tiny))
         return jnp.broadcast_to(largest, g.shape)
 
-    g, report = _refine(plan, lambda g: d - matvec(g), correction, size, jnp.zeros_like(d))
+    rate = "at once" if plan.jacobian.exact else "slow"
+    g, report = _refine(plan, lambda g: d - matvec(g), correction, size, jnp.zeros_like(d), rate)
     return _unless(converged & report.converged, partial(_adjoint_loop, plan, weights, along, old, d), g)
 
 
