@@ -88,6 +88,8 @@ class Cell(abc.ABC):
     capability: Capability = "plain"
     """What the implementations may rely on: "gated" cells have the methods of `GatedCell`, "associative" ones
     those of `AssociativeCell`, "chunked" ones those of `ChunkedCell`."""
+    elapsed: bool = False
+    """Whether inputs may be (x, dt), with the time (T, *B) since the last one: layers hand it on to such cells."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -360,6 +362,10 @@ class Wrapper(Cell):
     @property
     def compute_dtype(self) -> DTypeLike | None:  # type: ignore[override]
         return self.cell.compute_dtype
+
+    @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return self.cell.elapsed
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         return self.cell.init(key, in_size, dtype)

@@ -59,3 +59,41 @@ def test_backwards_with_shifted_times_is_the_series_turned_round(cell: rj.Cell) 
     want, _ = rj.unroll(cell, params, (x[::-1], turned))
     got, _ = rj.unroll(cell, params, (x, jnp.roll(dt, -1, axis=0)), reverse=True)
     np.testing.assert_allclose(got, want[::-1], rtol=1e-12)
+
+
+def slowed(params: Any) -> Any:
+    """Parameters of S5 in any tree, with steps three times as long: what dt = 3 does."""
+
+    def scale(path: Any, leaf: Any) -> Any:
+        return leaf + np.log(3) if jax.tree_util.keystr(path).endswith("log_step") else leaf
+
+    return jax.tree_util.tree_map_with_path(scale, params)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        rj.Stack([rj.S5(3), rj.S5(4)]),
+        rj.Stack([rj.Dense(4), rj.Block(rj.S5(3)), rj.Block(rj.S5(3), reverse=True), rj.Mean(), rj.Dense(2)]),
+        rj.Residual(rj.Stack([rj.LearnedInitialState(rj.S5(3)), rj.Dense(3)])),
+        rj.Gate(rj.S5(2), rj.Stack([rj.Dense(3), rj.S5(2)])),
+    ],
+    ids=["stack", "blocks", "residual", "gate"],
+)
+def test_layers_hand_elapsed_times_on(layer: rj.Layer) -> None:
+    params = layer.init(jax.random.key(0), 3, jnp.float64)
+    x = jax.random.normal(jax.random.key(1), (6, 2, 3), jnp.float64)
+    lengths = jnp.array([6, 4])
+    got, _ = layer(params, (x, jnp.full((6, 2), 3.0)), lengths=lengths)
+    wanted, _ = layer(slowed(params), x, lengths=lengths)
+    np.testing.assert_allclose(got, wanted, atol=1e-12)
+    assert abs(got - layer(params, x, lengths=lengths)[0]).max() > 1e-4
+
+
+def test_who_reads_no_elapsed_times_says_so() -> None:
+    x = jnp.ones((6, 2, 3)), jnp.ones((6, 2))
+    with pytest.raises(TypeError, match="It reads no elapsed times"):
+        rj.unroll(rj.LRU(3), params_of(rj.LRU(3)), x)
+    layer = rj.Stack([rj.Dense(3), rj.Bidirectional(rj.S5(3))])
+    with pytest.raises(ValueError, match="cannot be read in both directions"):
+        layer(layer.init(jax.random.key(0), 3), x)

@@ -78,6 +78,21 @@ def test_exponential_gates_of_vectors_give_no_nan(bias: float) -> None:
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(pull(cell, given, xs, "scan")))
 
 
+def test_slstm_reads_nothing_where_nothing_was_written() -> None:
+    """A state of zeros, and input gates that stay shut: 0 / 0 is 0, forwards and backwards."""
+    cell = rj.SLSTM(4, heads=2)
+    params = cell.init(jax.random.key(0), 3, jnp.float32)
+    params = params._replace(b=params.b.at[:4].set(-200))
+    state = jax.tree.map(jnp.zeros_like, cell.initial_state(params, ()))
+
+    def total(params: Any) -> Any:
+        return rj.unroll(cell, params, jnp.ones((5, 3), jnp.float32), state)[0].sum()
+
+    value, gradient = jax.value_and_grad(total)(params)
+    assert value == 0
+    assert all(jnp.isfinite(leaf).all() for leaf in gradient)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_long_sequences_in_float32(cell: Any) -> None:

@@ -92,7 +92,7 @@ def check_structure(cell: Cell, params: Params, xs: Xs, context: Any) -> None:
     except (TypeError, AttributeError, KeyError, IndexError) as error:
         raise TypeError(
             f"`xs` must be what {cell!r} reads, one array (T, *B, I) for most cells; got {describe(xs)} of "
-            f"{_shapes(xs)}, at which it stops: {error}"
+            f"{_shapes(xs)}, at which it stops: {error}{'' if cell.elapsed else '. It reads no elapsed times'}"
         ) from error
 
 

@@ -72,6 +72,8 @@ class CfC(Cell):
     backbone_size: int = 128
     compute_dtype: DTypeLike | None = None
 
+    elapsed = True
+
     def __post_init__(self) -> None:
         settle(self)
         check_size("backbone_size", self.backbone_size)

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from .. import initializers
 from .._cell import ChunkedCell, Marks, affine, dot
 from .._errors import check_size
-from .._struct import struct
+from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise
-from ._common import check_positive, settle
+from ._common import across, check_positive, settle, settle_number
 from ._memory import check_heads, head_inputs, initial_memory, inside, key_size, latest, merge_heads, split_heads
 
 
@@ -69,7 +69,7 @@ class GLA(ChunkedCell):
         heads: N, a divisor of H.
         key_size: D, features of each key; None takes half of V as the paper does, rounded up.
         rank: R, the rank of the decays' weights.
-        temperature: τ, which keeps decays close to 1.
+        temperature: τ, which keeps decays close to 1; a leaf.
         compute_dtype: dtype of the products with weights and of the outputs; None takes the promotion of inputs and
             parameters.
 
@@ -92,7 +92,7 @@ class GLA(ChunkedCell):
     heads: int = 1
     key_size: int | None = None
     rank: int = 16
-    temperature: float = 16.0
+    temperature: float | Array = node(default=16.0)
     compute_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
@@ -100,6 +100,7 @@ class GLA(ChunkedCell):
         check_heads(self)
         check_size("rank", self.rank)
         check_positive("temperature", self.temperature)
+        settle_number(self, "temperature")
 
     @property
     def keys(self) -> int:
@@ -124,7 +125,8 @@ class GLA(ChunkedCell):
     def project(self, params: GLAParams, x: Array, noise: Noise = None) -> GLAInputs:
         keys = self.heads * self.keys
         q, k, v = (split_heads(part, self.heads) for part in jnp.split(dot(x, params.w), (keys, 2 * keys), axis=-1))
-        log_a = jax.nn.log_sigmoid(affine(dot(x, params.w_down), params.w_up, params.b)) / self.temperature
+        log_a = jax.nn.log_sigmoid(affine(dot(x, params.w_down), params.w_up, params.b))
+        log_a = log_a / across("temperature", self.temperature, log_a.shape, log_a.dtype)
         return GLAInputs(q / self.keys**0.5, k, v, split_heads(log_a, self.heads))
 
     def step(self, params: GLAParams, state: GLAState, z: GLAInputs, noise: Noise = None) -> GLAState:

@@ -89,6 +89,8 @@ class LTC(Cell):
     unfolds: int = 6
     compute_dtype: DTypeLike | None = None
 
+    elapsed = True
+
     def __post_init__(self) -> None:
         settle(self)
         check_size("unfolds", self.unfolds)

@@ -82,6 +82,8 @@ class S5(DiagonalCell):
     min_step: float = 0.001
     max_step: float = 0.1
     compute_dtype: DTypeLike | None = None
+
+    elapsed = True
     numbers = "complex"
 
     def __post_init__(self) -> None:

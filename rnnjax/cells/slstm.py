@@ -51,7 +51,8 @@ class SLSTM(Cell):
 
     Gates lie on the last axis in the order i, f, z, o. There are N heads of D = H/N units, one after another. h does
     not depend on m, which only keeps exp in range; n is at least 1 behind the first step. State: `SLSTMState(h, c, n,
-    m)`, zero at first, but m so low that the first step forgets it; in at least float32. The output is h.
+    m)`, zero at first, but m so low that the first step forgets c and n, which a `LearnedInitialState` so does not
+    learn; in at least float32. The output is h.
 
     Args:
         hidden_size: H.
@@ -109,7 +110,9 @@ class SLSTM(Cell):
         i, f = jnp.exp(i - m), jnp.exp(f - m)
         c = f * state.c + i * jnp.tanh(new)
         n = f * state.n + i
-        return SLSTMState(jax.nn.sigmoid(o) * c / n, c, n, m)
+        # n is 0 where nothing was written yet: behind a state of zeros, while every input gate is shut
+        read = jnp.where(n > 0, c / jnp.where(n > 0, n, 1), 0)
+        return SLSTMState(jax.nn.sigmoid(o) * read, c, n, m)
 
 
 _NOTHING = -1e30

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._cell import with_elapsed
 from .._errors import check_key
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll import check, lift
@@ -30,6 +31,8 @@ class Layer(abc.ABC):
     """Whether inputs must have a time axis, so that the layer cannot follow one that drops it."""
     event_ndim: int = 1
     """Trailing axes of one input: 1, after a convolutional cell 1 + its spatial axes, 0 for integer ids."""
+    elapsed: bool = False
+    """Whether a cell in it reads elapsed times, so that inputs may be (x, dt)."""
 
     @abc.abstractmethod
     def init(self, key: Key, in_size: Any, dtype: DTypeLike = jnp.float32) -> Params:
@@ -158,6 +161,16 @@ def begin(layer: Layer, state: State | None) -> tuple[State | None, Callable[[St
             "`state` out and pass all steps in one call, or pass what its cells start from as `rnnjax.Start(state)`"
         )
     return state, lambda part: part
+
+
+def split_elapsed(layer: Layer, xs: Xs) -> tuple[Xs, Array | None]:
+    """Inputs, and the elapsed times beside them if there are any and a cell in the layer reads them."""
+    return with_elapsed(xs) if layer.elapsed else (xs, None)
+
+
+def beside(layer: Layer, xs: Xs, dt: Array | None) -> Xs:
+    """Inputs of a part: with the elapsed times if it reads them."""
+    return (xs, dt) if dt is not None and layer.elapsed else xs
 
 
 def one_array(xs: Any) -> Array:

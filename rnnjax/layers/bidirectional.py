@@ -95,6 +95,10 @@ class Bidirectional(Layer):
     def event_ndim(self) -> int:  # type: ignore[override]
         return self.forward.event_ndim
 
+    @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return any(layer.elapsed for layer in self._pair())
+
     def _pair(self) -> tuple[Layer, Layer]:
         return self.forward, (self.forward if self.backward is None else self.backward).reversed()
 

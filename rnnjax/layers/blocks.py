@@ -14,7 +14,7 @@ from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from ..activations import Activation, activation, canonical
 from ..cells import RGLRU, MinGRU
-from ._layer import Layer, Stateless, one_array
+from ._layer import Layer, Stateless, beside, one_array, split_elapsed
 from .causal_conv import CausalConv
 from .dense import Dense
 from .dropout import Dropout
@@ -89,9 +89,12 @@ class Composed(Layer):
         key: Key | None = None,
         context: Any = None,
     ) -> tuple[Array, State]:
+        xs, dt = split_elapsed(self, xs)
         x = one_array(xs)
         layer = self._directed(x.shape[-1] if x.ndim else 1)
-        return layer(params, x, state, lengths=lengths, mask=mask, reset=reset, key=key, context=context)
+        return layer(
+            params, beside(layer, x, dt), state, lengths=lengths, mask=mask, reset=reset, key=key, context=context
+        )
 
     def reversed(self) -> Layer:
         return dataclasses.replace(self, reverse=not self.reverse)  # type: ignore[type-var]
@@ -131,6 +134,10 @@ class Block(Composed):
     conv: int | None = None
     dropout: float = node(default=0.0)
     reverse: bool = False
+
+    @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return self.core.elapsed
 
     def __post_init__(self) -> None:
         set_field(self, "core", as_layer("core", self.core))

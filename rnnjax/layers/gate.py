@@ -10,7 +10,7 @@ from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll.call import Dtypes
-from ._layer import Layer, begin, check_entries, fold
+from ._layer import Layer, begin, beside, check_entries, fold, split_elapsed
 from .rnn import as_layer
 
 
@@ -65,6 +65,10 @@ class Gate(Layer):
                 raise ValueError(f"`{name}` must keep the time axis; got {getattr(self, name)!r}")
 
     @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return any(layer.elapsed for layer in self._pair)
+
+    @property
     def _pair(self) -> tuple[Layer, Layer]:
         return self.layer, self.gate
 
@@ -107,11 +111,21 @@ class Gate(Layer):
         context: Any = None,
     ) -> tuple[Array, GateState]:
         state, like = begin(self, state)
+        xs, dt = split_elapsed(self, xs)
         states = (None, None) if state is None else tuple(state)
         check_entries("params", tuple(params), self._pair)
         check_entries("state", states, self._pair)
         outs = [
-            layer(own, xs, like(before), lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context)
+            layer(
+                own,
+                beside(layer, xs, dt),
+                like(before),
+                lengths=lengths,
+                mask=mask,
+                reset=reset,
+                key=fold(key, i),
+                context=context,
+            )
             for i, (layer, own, before) in enumerate(zip(self._pair, params, states, strict=True))
         ]
         (ys, first), (gates, second) = outs

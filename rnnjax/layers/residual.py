@@ -11,7 +11,7 @@ from .._errors import describe
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll.lift import zero_where_masked
-from ._layer import Layer, one_array, valid_steps
+from ._layer import Layer, beside, one_array, split_elapsed, valid_steps
 from .rnn import as_layer
 
 
@@ -60,6 +60,10 @@ class Residual(Layer):
     def event_ndim(self) -> int:  # type: ignore[override]
         return self.layer.event_ndim
 
+    @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return self.layer.elapsed
+
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         self.out_size(in_size)
         return self.layer.init(key, in_size, dtype)
@@ -85,8 +89,10 @@ class Residual(Layer):
         key: Key | None = None,
         context: Any = None,
     ) -> tuple[Array, State]:
+        xs, dt = split_elapsed(self, xs)
         x = one_array(xs)
-        ys, state = self.layer(params, x, state, lengths=lengths, mask=mask, reset=reset, key=key, context=context)
+        inputs = beside(self.layer, x, dt)
+        ys, state = self.layer(params, inputs, state, lengths=lengths, mask=mask, reset=reset, key=key, context=context)
         if getattr(ys, "shape", None) != x.shape:
             raise ValueError(f"{self!r} adds `xs` {tuple(x.shape)} to outputs of another shape; got {describe(ys)}")
         return self.joined(zero_where_masked(valid_steps(self, x, lengths, mask), x).astype(ys.dtype), ys), state

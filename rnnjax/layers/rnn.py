@@ -64,6 +64,10 @@ class RNN(Layer):
     def event_ndim(self) -> int:  # type: ignore[override]
         return self.cell.event_ndim
 
+    @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return self.cell.elapsed
+
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         check_size("in_size", in_size)
         return self.cell.init(key, in_size, dtype)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
-from ._layer import Layer, begin, check_entries, fold
+from ._layer import Layer, begin, beside, check_entries, fold, split_elapsed
 from .rnn import as_layer
 
 
@@ -67,6 +67,10 @@ class Stack(Layer):
     def event_ndim(self) -> int:  # type: ignore[override]
         return self.layers[0].event_ndim
 
+    @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return any(layer.elapsed for layer in self.layers)
+
     def init(self, key: Key, in_size: int | None = None, dtype: DTypeLike = jnp.float32) -> tuple[Params, ...]:
         check_key("key", key)
         parts = enumerate(self.parts(in_size))
@@ -103,13 +107,21 @@ class Stack(Layer):
         if key is not None:
             check_key("key", key)
         last = []
+        xs, dt = split_elapsed(self, xs)
         for i, (layer, own, before) in enumerate(zip(self.layers, params, states, strict=True)):
             xs, after = layer(
-                own, xs, like(before), lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context
+                own,
+                beside(layer, xs, dt),
+                like(before),
+                lengths=lengths,
+                mask=mask,
+                reset=reset,
+                key=fold(key, i),
+                context=context,
             )
             last.append(after)
             if not layer.keeps_time:
-                lengths = mask = reset = None
+                lengths = mask = reset = dt = None
         return xs, tuple(last)
 
     def reversed(self) -> Stack:

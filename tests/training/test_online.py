@@ -237,6 +237,40 @@ def test_uoro_is_right_in_the_mean(cell: rj.Cell) -> None:
         assert (error < 0.1 * np.abs(want).max()).all()
 
 
+def test_a_head_is_learnt_with_the_cell() -> None:
+    """Over two pieces, with the gradient of back-propagation through all of it."""
+    cell = rj.LRU(3)
+    params, xs, _ = problem(cell, 8)
+    targets = jax.random.normal(jax.random.key(4), (*xs.shape[:2], 1), xs.dtype)
+    head = {"w": jax.random.normal(jax.random.key(3), (xs.shape[-1], 1), xs.dtype), "b": jnp.ones((), xs.dtype)}
+
+    def loss_of(y: Any, target: Any, head: Any) -> Any:
+        return ((y @ head["w"] + head["b"] - target) ** 2).sum()
+
+    def whole(params: Any, head: Any) -> Any:
+        return loss_of(rj.unroll(cell, params, xs)[0], targets, head)
+
+    run = jax.jit(online.online_gradient(online.RTRL(), cell, loss_of))
+    first = run(params, None, xs[:5], targets[:5], head=head)
+    second = run(params, first.carry, xs[5:], targets[5:], head=head)
+    wanted = jax.grad(whole, argnums=(0, 1))(params, head)
+    agree(jax.tree.map(jnp.add, (first.grads, first.head), (second.grads, second.head)), wanted)
+
+
+def test_uoro_in_pieces_with_one_key_is_the_whole() -> None:
+    cell = rj.GRU(3)
+    params, xs, targets = problem(cell, 6)
+    run = jax.jit(online.online_gradient(online.UORO(), cell, loss))
+    key = jax.random.key(2)
+    whole = run(params, None, xs, targets, key=key)
+    grads, carry = jax.tree.map(jnp.zeros_like, params), None
+    for t in range(6):
+        piece = run(params, carry, xs[t : t + 1], targets[t : t + 1], key=key)
+        grads, carry = jax.tree.map(jnp.add, grads, piece.grads), piece.carry
+    agree(grads, whole.grads)
+    assert carry.steps == 6
+
+
 @pytest.mark.slow
 def test_cosines_rank_the_methods() -> None:
     cell = rj.GRU(3)

@@ -19,23 +19,26 @@ from ..._unroll.jacobians import Parts, flatten, unflatten
 from ..._unroll.lift import where
 from ._row import Method, Row, add, zeros_like
 
-Loss = Callable[[Array, Any], Array]
+Loss = Callable[..., Array]
 
 
 class OnlineCarry(NamedTuple):
-    """What goes on from one piece of a stream to the next: the cell's state, and the trace of its past that the method
-    keeps for each row, leaves (*B, …)."""
+    """What goes on from one piece of a stream to the next: the cell's state, the trace of its past that the method
+    keeps for each row, leaves (*B, …), and how many steps there were, which noise depends on."""
 
     state: State
     trace: Any
+    steps: Array
 
 
 class OnlineGradient(NamedTuple):
-    """The sum of the losses of all steps, its gradient by the parameters, and what to pass in with the next piece."""
+    """The sum of the losses of all steps, its gradient by the parameters, what to pass in with the next piece, and the
+    gradient by the parameters of a head, if there is one."""
 
     loss: Array
     grads: Params
     carry: OnlineCarry
+    head: Any = None
 
 
 def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., OnlineGradient]:
@@ -48,17 +51,19 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
     Args:
         method: `RTRL()`, `DenseRTRL()`, `SnAp1()`, `UORO()` or `EProp()`.
         cell: a cell. It runs without noise.
-        loss: a function of the outputs (*B, O) and the targets of one step, which returns their loss, shape ().
+        loss: a function of the outputs (*B, O) and the targets of one step, which returns their loss, shape (). Where
+            there is a head, its parameters are the third argument.
 
     Returns:
-        A function (params, carry, xs, targets, *, reset=None, key=None) that returns an `OnlineGradient`.
+        A function (params, carry, xs, targets, *, head=None, reset=None, key=None) that returns an `OnlineGradient`.
 
             params: of the cell.
             carry: None at the start of a stream, then that of the piece before.
             xs: (T, *B, I), floating point, or a pytree of such.
             targets: a pytree whose leaves lead with T.
+            head: parameters of what `loss` makes of the outputs before it compares them, in any tree.
             reset: booleans (T, *B). True begins a new sequence before that step, with the initial state and no past.
-            key: for `UORO`, which draws signs.
+            key: for `UORO`, which draws signs; the same one for all pieces will do.
 
         It can be compiled by `jax.jit`, and raises ValueError where the method does not fit the cell, or lacks a key.
 
@@ -85,6 +90,7 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         xs: Xs,
         targets: Any,
         *,
+        head: Any = None,
         reset: Array | None = None,
         key: Key | None = None,
     ) -> OnlineGradient:
@@ -101,7 +107,7 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         row = Row.of(cell, exact, dtypes)
         method.check(row, jax.tree.leaves(xs)[0].shape[-1])
         xs = dtypes.inputs(xs, 1 + len(batch_shape))
-        found = _run(method, row, loss, exact, carry, xs, targets, reset, key, steps, batch_shape)
+        found = _run(method, row, loss, exact, head, carry, xs, targets, reset, key, steps, batch_shape)
         return found._replace(grads=jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), found.grads, params))
 
     return run
@@ -112,6 +118,7 @@ def _run(
     row: Row,
     loss: Loss,
     params: Params,
+    head: Any,
     carry: OnlineCarry | None,
     xs: Xs,
     targets: Any,
@@ -132,32 +139,38 @@ def _run(
 
     if key is None:
         fresh = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (*batch_shape, *leaf.shape)), start(None))
-    else:  # no step has this number
-        fresh = rows(start, 0)(_keys(jax.random.fold_in(key, steps), batch_shape))
+    else:
+        first_key, key = jax.random.split(key)
+        fresh = rows(start, 0)(_keys(first_key, batch_shape))
     first = fresh if carry is None else _settled(parts, carry, fresh)
+    count = jnp.zeros((), jnp.int32) if carry is None else carry.steps
     advance = rows(partial(method.advance, row), None, 0, 0, 0, None if key is None else 0)
     gradient = rows(partial(method.gradient, row), None, 0, 0)
 
-    def of_moment(params: Params, state: Array, x: Xs, target: Any) -> Array:
-        value = loss(rows(row.read, None, 0, 0)(params, state, x), target)
+    def of_moment(params: Params, state: Array, head: Any, x: Xs, target: Any) -> Array:
+        value = loss(rows(row.read, None, 0, 0)(params, state, x), target, *(() if head is None else (head,)))
         if jnp.shape(value) != ():
             raise ValueError(f"`loss` must return one number for a step; got shape {jnp.shape(value)}: sum it up")
         return value
 
     def body(running: Any, inputs: Any) -> tuple[Any, None]:
-        state, trace, total, grads = running
+        state, trace, total, grads, d_head = running
         x, target, reset_t, t = inputs
         state, trace = where(reset_t, fresh, (state, trace))
         keys = None if key is None else _keys(jax.random.fold_in(key, t), batch_shape)
         state, trace = advance(params, trace, state, x, keys)
-        value, (direct, d_state) = jax.value_and_grad(of_moment, argnums=(0, 1))(params, state, x, target)
+        moment = jax.value_and_grad(of_moment, argnums=(0, 1, 2))(params, state, head, x, target)
+        value, (direct, d_state, of_head) = moment
         owed = gradient(params, trace, d_state)
         owed = jax.tree.map(lambda leaf: leaf.sum(tuple(range(len(batch_shape)))), owed)
-        return (state, trace, total + value.astype(total.dtype), add(grads, add(direct, owed))), None
+        total = total + value.astype(total.dtype)
+        return (state, trace, total, add(grads, add(direct, owed)), add(d_head, of_head)), None
 
-    before = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params))
-    (state, trace, total, grads), _ = lax.scan(body, before, (xs, targets, reset, jnp.arange(steps)))
-    return OnlineGradient(total, grads, OnlineCarry(unflatten(parts, row.like, state), trace))
+    before = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params), zeros_like(head))
+    times = count + jnp.arange(steps, dtype=jnp.int32)
+    (state, trace, total, grads, d_head), _ = lax.scan(body, before, (xs, targets, reset, times))
+    carry = OnlineCarry(unflatten(parts, row.like, state), trace, count + steps)
+    return OnlineGradient(total, grads, carry, d_head)
 
 
 def _settled(parts: Parts, carry: Any, fresh: Any) -> Any:
