@@ -74,7 +74,7 @@ def slowed(params: Any) -> Any:
     "layer",
     [
         rj.Stack([rj.S5(3), rj.S5(4)]),
-        rj.Stack([rj.Dense(4), rj.Block(rj.S5(3)), rj.Block(rj.S5(3), reverse=True), rj.Mean(), rj.Dense(2)]),
+        rj.Stack([rj.Dense(4), rj.Block(rj.S5(3), conv=2), rj.Block(rj.S5(3)), rj.Mean(), rj.Dense(2)]).reversed(),
         rj.Residual(rj.Stack([rj.LearnedInitialState(rj.S5(3)), rj.Dense(3)])),
         rj.Gate(rj.S5(2), rj.Stack([rj.Dense(3), rj.S5(2)])),
     ],
@@ -96,4 +96,7 @@ def test_who_reads_no_elapsed_times_says_so() -> None:
         rj.unroll(rj.LRU(3), params_of(rj.LRU(3)), x)
     layer = rj.Stack([rj.Dense(3), rj.Bidirectional(rj.S5(3))])
     with pytest.raises(ValueError, match="cannot be read in both directions"):
+        layer(layer.init(jax.random.key(0), 3), x)
+    layer = rj.Stack([rj.S5(3), rj.RNN(rj.S5(3), reverse=True)])
+    with pytest.raises(ValueError, match=r"elapsed times .* cannot be read in both directions"):
         layer(layer.init(jax.random.key(0), 3), x)

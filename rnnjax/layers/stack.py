@@ -108,6 +108,12 @@ class Stack(Layer):
             check_key("key", key)
         last = []
         xs, dt = split_elapsed(self, xs)
+        if dt is not None and len({layer.causal for layer in self.layers if layer.elapsed}) == 2:
+            raise ValueError(
+                f"elapsed times (T, *B) cannot be read in both directions, as by {self!r}: backwards, the time since "
+                "the last step is that of the step behind. Call its parts, those that run backwards on "
+                "`(x, jnp.roll(dt, -1, axis=0))`"
+            )
         for i, (layer, own, before) in enumerate(zip(self.layers, params, states, strict=True)):
             xs, after = layer(
                 own,
