@@ -115,15 +115,9 @@ class Stack(Layer):
                 "`(x, jnp.roll(dt, -1, axis=0))`"
             )
         for i, (layer, own, before) in enumerate(zip(self.layers, params, states, strict=True)):
+            inputs, before = beside(layer, xs, dt), like(before)
             xs, after = layer(
-                own,
-                beside(layer, xs, dt),
-                like(before),
-                lengths=lengths,
-                mask=mask,
-                reset=reset,
-                key=fold(key, i),
-                context=context,
+                own, inputs, before, lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context
             )
             last.append(after)
             if not layer.keeps_time:
