@@ -808,6 +808,27 @@ MUTATIONS = (
         "if False:\n        seen =",
         ("tests/decoding/test_sampling.py::test_frequencies_are_the_exact_distribution",),
     ),
+    Mutation(
+        "newton ends by the residual of a step",
+        "_unroll/newton.py",
+        'rounded | (rate == "at once")',
+        "True",
+        ("tests/test_newton.py::test_slow_units_are_solved_for",),
+    ),
+    Mutation(
+        "layers drop elapsed times",
+        "layers/_layer.py",
+        "return (xs, dt) if dt is not None and layer.elapsed else xs",
+        "return xs",
+        ("tests/test_elapsed.py::test_layers_hand_elapsed_times_on",),
+    ),
+    Mutation(
+        "uoro draws the same signs in every piece",
+        "training/online/_gradient.py",
+        "times = count + jnp",
+        "times = jnp",
+        ("tests/training/test_online.py::test_uoro_in_pieces_with_one_key_is_the_whole",),
+    ),
 )
 
 

@@ -167,7 +167,7 @@ def test_pieces_of_time_are_solved_one_after_another() -> None:
     )
     assert not whole.converged
     assert pieces.converged
-    assert pieces.iterations <= 7
+    assert pieces.iterations <= 8  # 7 end at the last step of a piece whatever the cell is, and one more sees it
     run = partial(pull, cell, params, xs, None, {})
     got, want = run(implementation="newton", remat=7), run(implementation="scan")
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):

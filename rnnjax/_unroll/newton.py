@@ -264,13 +264,13 @@ def _refine(
     those to come; else they shrink by a rate ρ, and those to come are ρ / (1 − ρ) times the last one. Corrections that
     no longer shrink, while every step is met to rounding, are rounding themselves.
     """
-    infinite = jnp.asarray(jnp.inf, guess.dtype)
+    infinite, rounding = jnp.asarray(jnp.inf, guess.dtype), 8 * jnp.finfo(guess.dtype).eps
 
     def relative(x: Array, values: Array) -> Array:
         return _largest(jnp.abs(values) / size(x))
 
     def settled(now: _Iterate) -> Array:
-        rounded = (now.residual <= 8 * jnp.finfo(guess.dtype).eps) & (now.moved >= now.before / 2)
+        rounded = (now.residual <= rounding) & (now.moved >= now.before / 2) & (now.moved <= len(guess) * rounding)
         enough = (now.error <= plan.tolerance) | rounded | (rate == "at once")
         return (now.count > 0) & (now.residual <= plan.tolerance) & enough
 
