@@ -220,14 +220,14 @@ def test_the_twin_of_the_benchmark_computes_the_same(translation, untrained, mon
 
     def loss(params, batch):
         inputs, targets, lengths, weights = jax.tree.map(jnp.asarray, batch)
-        total = translation.loss(model(params, inputs, lengths=lengths), targets, mask=weights)
+        total = translation.loss(model(params, inputs, lengths=lengths), targets, mask=weights, smoothing=0.1)
         return total.value, total.count
 
     seen = 0
     for batch in batches():
         (ours, count), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(params, batch)
         twin.zero_grad()
-        total, steps = benchmark.loss_of(twin, batch)
+        total, steps = benchmark.loss_of(twin, batch, 0.1)
         (total / steps).backward()
         seen += steps
         assert int(count) == steps
