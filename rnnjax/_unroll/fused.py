@@ -48,10 +48,10 @@ def supports(call: Call) -> str | None:
         return f"{type(call.cell).__name__} is not a gated cell: its step is more than one product and an update"
     if call.steps == 0:
         return "there are no time steps"
-    for method in _not_linear(call):
-        return (
-            f"`{method}` of {type(call.cell).__name__} is not linear, and its derivative is taken once for all states"
-        )
+    changed = _not_linear(call)
+    if changed:
+        name = f"`{changed[0]}` of {type(call.cell).__name__}"
+        return f"{name} is not linear, and its derivative is taken once for all states"
     return None
 
 

@@ -114,17 +114,7 @@ class Recurrent(nnx.Module):
         rngs: nnx.Rngs | nnx.RngStream | jax.Array | None = None,
     ) -> Any:
         """The outputs of `unroll`, without the state."""
-        ys, _ = self._unroll(
-            x,
-            state,
-            lengths=lengths,
-            mask=mask,
-            reset=reset,
-            context=context,
-            deterministic=deterministic,
-            rngs=rngs,
-        )
-        return ys
+        return self._run(_shared.Inputs(x, lengths, mask, reset, context), state, deterministic, rngs)[0]
 
     def unroll(
         self,
@@ -157,32 +147,18 @@ class Recurrent(nnx.Module):
         Raises:
             ValueError, TypeError: for inputs that do not fit, before anything runs.
         """
-        return self._unroll(
-            x,
-            state,
-            lengths=lengths,
-            mask=mask,
-            reset=reset,
-            context=context,
-            deterministic=deterministic,
-            rngs=rngs,
-        )
+        return self._run(_shared.Inputs(x, lengths, mask, reset, context), state, deterministic, rngs)
 
-    def _unroll(
+    def _run(
         self,
-        x: Xs,
+        inputs: _shared.Inputs,
         state: State | None,
-        *,
-        lengths: Any,
-        mask: Any,
-        reset: Any,
-        context: Any,
-        deterministic: Any,
-        rngs: Any,
+        deterministic: bool | None,
+        rngs: nnx.Rngs | nnx.RngStream | jax.Array | None,
     ) -> tuple[Any, State]:
-        layer, inputs = self.functional, _shared.Inputs(x, lengths, mask, reset, context)
+        layer = self.functional
         _shared.check_inputs(layer, inputs, self.time_major)
-        _shared.check_features(layer, self.in_features, x)
+        _shared.check_features(layer, self.in_features, inputs.x)
         return _shared.run(
             layer,
             self.params,
