@@ -829,6 +829,13 @@ MUTATIONS = (
         "times = jnp",
         ("tests/training/test_online.py::test_uoro_in_pieces_with_one_key_is_the_whole",),
     ),
+    Mutation(
+        "online learning moves on at masked steps",
+        "training/online/_gradient.py",
+        "hold(valid, advance(params, before[1], before[0], x, keys), before)",
+        "advance(params, before[1], before[0], x, keys)",
+        ("tests/training/test_online.py::test_masked_steps_are_passed_over[rows]",),
+    ),
 )
 
 

@@ -35,9 +35,9 @@ def problem(cell: rj.Cell, steps: int, dtype: Any = jnp.float64, features: int =
     return params, xs, jax.random.normal(jax.random.key(2), (steps, B, cell.out_size(features)), dtype)
 
 
-def through_time(cell: rj.Cell, params: Any, xs: Any, targets: Any, reset: Any = None) -> tuple[Any, Any]:
+def through_time(cell: rj.Cell, params: Any, xs: Any, targets: Any, **flags: Any) -> tuple[Any, Any]:
     def whole(params: Any) -> Any:
-        return loss(rj.unroll(cell, params, xs, reset=reset, implementation="scan")[0], targets)
+        return loss(rj.unroll(cell, params, xs, implementation="scan", **flags)[0], targets)
 
     return jax.jit(jax.value_and_grad(whole))(params)
 
@@ -79,8 +79,23 @@ def test_exact_methods_are_back_propagation(method: Any, cell: rj.Cell) -> None:
     run = jax.jit(online.online_gradient(method, cell, loss))
     first = run(params, None, xs[:11], targets[:11], reset=reset[:11])
     then = run(params, first.carry, xs[11:], targets[11:], reset=reset[11:])
-    agree(jax.tree.map(jnp.add, first[:2], then[:2]), through_time(cell, params, xs, targets, reset))
+    agree(jax.tree.map(jnp.add, first[:2], then[:2]), through_time(cell, params, xs, targets, reset=reset))
     agree(then.carry.state, jax.jit(partial(rj.unroll, cell))(params, xs, reset=reset)[1])
+
+
+@pytest.mark.parametrize(
+    ("method", "cell"), [(online.DenseRTRL(), rj.LSTM(3)), (online.RTRL(), rj.MinGRU(3))], ids=["dense", "rows"]
+)
+def test_masked_steps_are_passed_over(method: Any, cell: rj.Cell) -> None:
+    params, xs, targets = problem(cell, 12)
+    flags = {"mask": jax.random.bernoulli(jax.random.key(3), 0.6, xs.shape[:2]), "lengths": jnp.array([12, 7])}
+    flags["reset"] = jax.random.bernoulli(jax.random.key(4), 0.2, xs.shape[:2])
+    valid = flags["mask"] & (jnp.arange(12)[:, None] < flags["lengths"][None])
+    found = jax.jit(online.online_gradient(method, cell, loss))(
+        params, None, jnp.where(valid[..., None], xs, jnp.nan), targets, **flags
+    )
+    agree(found[:2], through_time(cell, params, xs, targets, **flags))
+    agree(found.carry.state, jax.jit(partial(rj.unroll, cell))(params, xs, **flags)[1])
 
 
 def test_an_lru_remembers_a_thousand_steps() -> None:

@@ -16,7 +16,7 @@ from ..._types import Array, Key, Params, State, Xs
 from ..._unroll import check, unroll
 from ..._unroll.call import Dtypes
 from ..._unroll.jacobians import Parts, flatten, unflatten
-from ..._unroll.lift import where
+from ..._unroll.lift import hold, valid_steps, where, zero_where_masked
 from ._row import Method, Row, add, zeros_like
 
 Loss = Callable[..., Array]
@@ -55,13 +55,16 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
             there is a head, its parameters are the third argument.
 
     Returns:
-        A function (params, carry, xs, targets, *, head=None, reset=None, key=None) that returns an `OnlineGradient`.
+        A function (params, carry, xs, targets, *, head=None, lengths=None, mask=None, reset=None, key=None) that
+        returns an `OnlineGradient`.
 
             params: of the cell.
             carry: None at the start of a stream, then that of the piece before.
             xs: (T, *B, I), floating point, or a pytree of such.
             targets: a pytree whose leaves lead with T.
             head: parameters of what `loss` makes of the outputs before it compares them, in any tree.
+            lengths, mask: integers (*B), the valid steps of each row in this piece, and booleans (T, *B). At the other
+                steps the state and its past stay as they are, and `loss` is given outputs of zero, as of `unroll`.
             reset: booleans (T, *B). True begins a new sequence before that step, with the initial state and no past.
             key: for `UORO`, which draws signs; the same one for all pieces will do.
 
@@ -91,6 +94,8 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         targets: Any,
         *,
         head: Any = None,
+        lengths: Array | None = None,
+        mask: Array | None = None,
         reset: Array | None = None,
         key: Key | None = None,
     ) -> OnlineGradient:
@@ -98,6 +103,8 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         steps, batch_shape = check.sizes(cell, xs)
         check.parameters(cell, params, xs)
         check.check_structure(cell, params, xs, None)
+        check.check_lengths(lengths, steps, batch_shape)
+        check.check_flags("mask", mask, steps, batch_shape, xs)
         check.check_flags("reset", reset, steps, batch_shape, xs)
         _check_key(method, key)
         _check_targets(targets, steps)
@@ -106,8 +113,9 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtypes.state), params)
         row = Row.of(cell, exact, dtypes)
         method.check(row, jax.tree.leaves(xs)[0].shape[-1])
-        xs = dtypes.inputs(xs, 1 + len(batch_shape))
-        found = _run(method, row, loss, exact, head, carry, xs, targets, reset, key, steps, batch_shape)
+        mask = valid_steps(lengths, mask, steps)
+        xs = zero_where_masked(mask, dtypes.inputs(xs, 1 + len(batch_shape)))
+        found = _run(method, row, loss, exact, head, carry, xs, targets, mask, reset, key, steps, batch_shape)
         return found._replace(grads=jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), found.grads, params))
 
     return run
@@ -122,6 +130,7 @@ def _run(
     carry: OnlineCarry | None,
     xs: Xs,
     targets: Any,
+    mask: Array | None,
     reset: Array | None,
     key: Key | None,
     steps: int,
@@ -147,28 +156,29 @@ def _run(
     advance = rows(partial(method.advance, row), None, 0, 0, 0, None if key is None else 0)
     gradient = rows(partial(method.gradient, row), None, 0, 0)
 
-    def of_moment(params: Params, state: Array, head: Any, x: Xs, target: Any) -> Array:
-        value = loss(rows(row.read, None, 0, 0)(params, state, x), target, *(() if head is None else (head,)))
+    def of_moment(params: Params, state: Array, head: Any, x: Xs, target: Any, valid: Array | None) -> Array:
+        y = zero_where_masked(valid, rows(row.read, None, 0, 0)(params, state, x))
+        value = loss(y, target, *(() if head is None else (head,)))
         if jnp.shape(value) != ():
             raise ValueError(f"`loss` must return one number for a step; got shape {jnp.shape(value)}: sum it up")
         return value
 
     def body(running: Any, inputs: Any) -> tuple[Any, None]:
         state, trace, total, grads, d_head = running
-        x, target, reset_t, t = inputs
-        state, trace = where(reset_t, fresh, (state, trace))
+        x, target, valid, reset_t, t = inputs
+        before = where(reset_t, fresh, (state, trace))
         keys = None if key is None else _keys(jax.random.fold_in(key, t), batch_shape)
-        state, trace = advance(params, trace, state, x, keys)
-        moment = jax.value_and_grad(of_moment, argnums=(0, 1, 2))(params, state, head, x, target)
+        state, trace = hold(valid, advance(params, before[1], before[0], x, keys), before)
+        moment = jax.value_and_grad(of_moment, argnums=(0, 1, 2))(params, state, head, x, target, valid)
         value, (direct, d_state, of_head) = moment
         owed = gradient(params, trace, d_state)
         owed = jax.tree.map(lambda leaf: leaf.sum(tuple(range(len(batch_shape)))), owed)
         total = total + value.astype(total.dtype)
         return (state, trace, total, add(grads, add(direct, owed)), add(d_head, of_head)), None
 
-    before = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params), zeros_like(head))
+    begin = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params), zeros_like(head))
     times = count + jnp.arange(steps, dtype=jnp.int32)
-    (state, trace, total, grads, d_head), _ = lax.scan(body, before, (xs, targets, reset, times))
+    (state, trace, total, grads, d_head), _ = lax.scan(body, begin, (xs, targets, mask, reset, times))
     carry = OnlineCarry(unflatten(parts, row.like, state), trace, count + steps)
     return OnlineGradient(total, grads, carry, d_head)
 
@@ -214,6 +224,8 @@ def gradient_cosine(
     xs: Xs,
     targets: Any,
     *,
+    lengths: Array | None = None,
+    mask: Array | None = None,
     reset: Array | None = None,
     key: Key | None = None,
 ) -> Array:
@@ -233,10 +245,11 @@ def gradient_cosine(
     >>> bool(online.gradient_cosine(online.SnAp1(), cell, loss, params, xs, ys) > 0.9)
     True
     """
-    found = online_gradient(method, cell, loss)(params, None, xs, targets, reset=reset, key=key).grads
+    flags = {"lengths": lengths, "mask": mask, "reset": reset}
+    found = online_gradient(method, cell, loss)(params, None, xs, targets, **flags, key=key).grads
 
     def whole(params: Params) -> Array:
-        ys, _ = unroll(cell, params, xs, reset=reset)
+        ys, _ = unroll(cell, params, xs, **flags)
         return jax.vmap(loss)(ys, targets).sum()
 
     want = jax.grad(whole)(params)
