@@ -60,6 +60,11 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/psmnist.json")
     options = parser.parse_args()
     epochs, every = (1, 100) if options.quick else (options.epochs, 1)
+    shapes = jax.eval_shape(lambda key: network().init(key, in_size=1), jax.random.key(0))
+    weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
+    print(f"{weights:,} weights of at most {MOST_WEIGHTS:,}; goal {GOAL}")
+    if weights > MOST_WEIGHTS:
+        raise SystemExit("the network is larger than the figure allows")
 
     order = np.random.default_rng(options.seed).permutation(784)
     x, y = mnist("train", order)
@@ -88,8 +93,6 @@ def main() -> None:
         progress=False,
     )
     found = rj.training.evaluate(fitted.model, mnist("t10k", order), metrics=[accuracy])
-    weights = sum(leaf.size for leaf in jax.tree.leaves(fitted.params))
-    print(f"{weights:,} weights of at most {MOST_WEIGHTS:,}; goal {GOAL}")
     name = "psmnist_quick_accuracy" if options.quick else "psmnist_accuracy"
     if options.write and not options.quick:
         RESULTS.mkdir(exist_ok=True)
