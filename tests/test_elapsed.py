@@ -100,3 +100,16 @@ def test_who_reads_no_elapsed_times_says_so() -> None:
     layer = rj.Stack([rj.S5(3), rj.RNN(rj.S5(3), reverse=True)])
     with pytest.raises(ValueError, match=r"elapsed times .* cannot be read in both directions"):
         layer(layer.init(jax.random.key(0), 3), x)
+
+
+def test_the_derivative_of_an_ltc_keeps_no_conductances() -> None:
+    """Kept, they are (B, H, H) for each of the solver's steps."""
+    rows, hidden, unfolds = 2, 32, 6
+    cell = rj.LTC(hidden, unfolds=unfolds)
+    pull = jax.jit(jax.grad(lambda params, xs: jnp.sum(rj.unroll(cell, params, xs)[0])))
+
+    def temporary(steps: int) -> int:
+        xs = jax.ShapeDtypeStruct((steps, rows, 3), jnp.float32)
+        return pull.lower(jax.eval_shape(lambda: params_of(cell)), xs).compile().memory_analysis().temp_size_in_bytes
+
+    assert temporary(200) - temporary(100) < 100 * rows * hidden * 4 * 12 * unfolds

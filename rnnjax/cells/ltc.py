@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -138,9 +139,13 @@ class LTC(Cell):
         return LTCState(h)
 
 
-def _synapses(a: Array, w: Array, mu: Array, sigma: Array, e: Array) -> tuple[Array, Array]:
+def _conduct(a: Array, w: Array, mu: Array, sigma: Array, e: Array) -> tuple[Array, Array]:
     """Current into units at potential 0, and conductance, (…, H) each, of the synapses behind a (…, I)."""
     shape = (*a.shape, w.shape[-1])
     w, mu, sigma, e = (jnp.broadcast_to(part.astype(a.dtype), shape) for part in (w, mu, sigma, e))
     conductance = jax.nn.softplus(w) * jax.nn.sigmoid(sigma * (a[..., None] - mu))
     return (conductance * e).sum(-2), conductance.sum(-2)
+
+
+# the derivative forms the conductances again: they are (*B, I, H) for each of the solver's steps
+_synapses: Callable[..., tuple[Array, Array]] = jax.checkpoint(_conduct, prevent_cse=False)
