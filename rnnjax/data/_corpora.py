@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pydoc_data.topics
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, NamedTuple
 
 from ._reading import Found, PathLike, Place, Problem, Reading, filled_lines, lines, read_files
@@ -80,7 +80,7 @@ def read_sentence_polarity(path: PathLike) -> Reading[Labelled]:
     """
 
     def read(name: str, raw: bytes) -> Iterator[Found[Labelled]]:
-        return _labelled(filled_lines(name, raw), "negative" if ".neg" in name.lower() else "positive")
+        return _labelled(filled_lines(name, raw), "negative" if ".neg" in PurePath(name).name.lower() else "positive")
 
     return read_files(path, (".neg", ".pos"), read)
 

@@ -58,7 +58,7 @@ def pad(
     if not arrays:
         raise ValueError("`sequences` must hold at least one sequence; got none")
     check_size("multiple", multiple)
-    bare = [number for number, array in enumerate(arrays) if array.ndim == 0 or array.dtype == object]
+    bare = [number for number, array in enumerate(arrays) if array.ndim == 0 or array.dtype.kind in "OSU"]
     if bare:
         raise TypeError(f"`sequences` must be arrays or lists of numbers; number {bare[0]} is no such thing")
     # an empty list says nothing about its dtype

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import numbers
 from typing import Any
 
 import jax
@@ -90,9 +91,10 @@ def change_speed(
     signal, lengths = checked(signal, lengths)
     rows, samples = signal.shape[:-1], signal.shape[-1]
     check_size("width", width)
-    if not is_array(speed):
-        if isinstance(speed, bool) or not isinstance(speed, (int, float)):
+    if isinstance(speed, numbers.Real) or not is_array(speed):
+        if isinstance(speed, bool) or not isinstance(speed, numbers.Real):
             raise TypeError(f"`speed` must be a number or an array; got {speed!r}")
+        speed = float(speed)
         bounds = (speed, speed) if bounds is None else bounds
         if not bounds[0] <= speed <= bounds[1]:
             raise ValueError(f"`speed` must lie within `bounds`, {bounds}; got {speed}")

@@ -104,10 +104,14 @@ def _floats(data: Any) -> np.ndarray:
 
 
 def write_wav(path: PathLike, samples: Any, rate: int) -> None:
-    """Writes samples (N,) between −1 and 1, clipped to that, as PCM of 16 bits."""
+    """Writes samples (N,), floating point between −1 and 1 and clipped to that, as PCM of 16 bits."""
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise ValueError(f"`samples` must be one channel, (N,); got {samples.shape}")
+    if samples.dtype.kind in "biu":
+        raise TypeError(f"`samples` must be floating point; got {samples.dtype}: divide PCM of 16 bits by 32768")
+    if not np.isfinite(samples).all():
+        raise ValueError("`samples` must be finite; got inf or NaN")
     check_size("rate", rate)
     numbers = np.clip(np.round(samples.astype(np.float64) * 32768), -32768, 32767).astype(np.int16)
     scipy.io.wavfile.write(Path(path), rate, numbers)

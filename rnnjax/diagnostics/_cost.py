@@ -20,6 +20,7 @@ from ._attribution import at_embedding
 from ._contenders import Task
 from ._flops import flops
 from ._gradient_flow import REMEMBERED, kept_share
+from ._probe import in_size, opened
 
 ROUNDS, LEAST_SECONDS, DIRECTIONS = 5, 0.02, 16
 
@@ -50,21 +51,23 @@ def cost(layer: Stack, params: Params, batch: Batch, loss: Measure) -> Cost:
     gradient = jax.jit(jax.grad(total)).lower(params, batch).compile()
     analysis = gradient.memory_analysis()
     steps, one = batch.inputs.shape[1], batch.inputs[0]
+    counted = by_steps(layer, in_size(layer, one))
     return Cost(
-        flops=flops(lambda x: by_steps(layer)(params, x)[0], one) / steps,
+        flops=flops(lambda x: counted(params, x)[0], one) / steps,
         memory=None if analysis is None else analysis.temp_size_in_bytes,
         forward=lambda: forward(params, batch),
         gradient=lambda: gradient(params, batch),
     )
 
 
-def by_steps(layer: Any) -> Any:
-    """The same layer, whose operations can be counted: its recurrences run in JAX alone, one step after another."""
+def by_steps(layer: Any, size: Any) -> Any:
+    """The same layer for inputs of `size` features, whose operations can be counted: its recurrences run in JAX alone,
+    one step after another."""
 
     def plain(part: Any) -> Any:
         return dataclasses.replace(part, implementation="scan") if isinstance(part, RNN) else part
 
-    return jax.tree.map(plain, layer, is_leaf=lambda part: isinstance(part, RNN))
+    return jax.tree.map(plain, opened(layer, size), is_leaf=lambda part: isinstance(part, RNN))
 
 
 def seconds(programs: Sequence[Callable[[], Any]]) -> list[float]:

@@ -60,11 +60,12 @@ def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None, different
     steps, batch_shape = check.sizes(cell, xs)
     rows = math.prod(batch_shape)
     dtypes = Dtypes.of(cell.compute_dtype, xs, params)
-    params = dtypes.cast(cell.prepare(params))
-    xs = jax.tree.map(lambda x: x.astype(dtypes.compute).reshape(steps, rows, *x.shape[1 + len(batch_shape) :]), xs)
+    prepared = cell.prepare(params)
+    params, lead = dtypes.cast(prepared), 1 + len(batch_shape)
+    xs = jax.tree.map(lambda x: x.reshape(steps, rows, *x.shape[lead:]), dtypes.inputs(xs, lead))
     if state is None:
-        state = cell.initial_state(params, batch_shape, dtypes.state)
-    shapes = jax.eval_shape(lambda: cell.initial_state(params, (), dtypes.state))
+        state = cell.initial_state(prepared, batch_shape, dtypes.state)
+    shapes = jax.eval_shape(lambda: cell.initial_state(prepared, (), dtypes.state))
 
     def step(flat: Array, z: Z) -> Array:
         return flatten(cell.step(params, unflatten(flat, shapes), z), 1)[0].astype(flat.dtype)

@@ -15,7 +15,7 @@ from .._types import Array, Key, Params, State, Xs
 from .._unroll.lift import valid_steps
 from ..layers import Layer
 from ..layers.rnn import as_layer
-from ._probe import probed, sites, zero_perturbations
+from ._probe import leading, probed, sites, zero_perturbations
 
 VANISHED, EXPLODED, REMEMBERED = 1e-3, 1e3, 1e-2
 """The share of the gradient below which it has vanished, above which it has exploded, and that a memory must keep."""
@@ -77,37 +77,34 @@ def gradient_flow(
     {'0': (6, 5), '1': (6, 5)}
     """
     layer = as_layer("model", model)
-    found = sites(layer)
+    found = sites(layer, xs)
     if not found:
         raise ValueError(f"`model` must have at least one recurrent layer, `rnnjax.RNN`; got {layer!r}")
 
     def total(epsilons: dict[str, State]) -> Array:
-        ys, _ = probed(layer, epsilons)(params, xs, lengths=lengths, mask=mask, reset=reset, key=key, context=context)
+        ys, _ = probed(layer, epsilons, xs)(
+            params, xs, lengths=lengths, mask=mask, reset=reset, key=key, context=context
+        )
         value = loss(ys)
         if jnp.shape(value) != ():
             raise ValueError(f"`loss` must return a scalar; got an array of shape {jnp.shape(value)}")
         return value
 
-    value, gradients = jax.value_and_grad(total)(zero_perturbations(layer, params, xs))
-    event_ndim = {name: site.layer.event_ndim for name, site in found.items()}
-    norms = {name: _norms(gradient, event_ndim[name]) for name, gradient in gradients.items()}
+    value, gradients = jax.value_and_grad(total)(zero_perturbations(layer, params, xs, context))
+    lead = leading(layer, xs)
+    norms = {name: _norms(gradient, len(lead)) for name, gradient in gradients.items()}
     reverse = {name: jnp.asarray(site.reverse) for name, site in found.items()}
-    valid = valid_steps(lengths, mask, jax.tree.leaves(xs)[0].shape[0])
+    valid = valid_steps(lengths, mask, lead[0])
     return GradientFlow(value, norms, gradients, reverse, valid)
 
 
-def _norms(gradient: State, event_ndim: int) -> Array:
-    """(T, *B), scaled by the largest number so that squares of tiny gradients do not become zero."""
-
-    def over_event(reduce: Callable[..., Array], leaf: Array) -> Array:
-        return reduce(leaf, axis=tuple(range(leaf.ndim - event_ndim, leaf.ndim)))
-
-    leaves = jax.tree.leaves(gradient)
-    top = jnp.stack([over_event(jnp.max, jnp.abs(leaf)) for leaf in leaves]).max(0)
+def _norms(gradient: State, lead: int) -> Array:
+    """(T, *B), so many axes, scaled by the largest number so that squares of tiny gradients do not become zero."""
+    leaves = [leaf.reshape(*leaf.shape[:lead], math.prod(leaf.shape[lead:])) for leaf in jax.tree.leaves(gradient)]
+    every = jnp.concatenate(leaves, axis=-1)
+    top = jnp.abs(every).max(-1)
     scale = jnp.where(top > 0, top, 1)
-    axes = tuple(range(-event_ndim, 0))
-    squares = [over_event(jnp.sum, (leaf / jnp.expand_dims(scale, axes)) ** 2) for leaf in leaves]
-    return scale * jnp.sqrt(sum(squares[1:], squares[0]))
+    return scale * jnp.sqrt(((every / scale[..., None]) ** 2).sum(-1))
 
 
 def kept_share(norms: Array, reverse: bool | Array = False, mask: Array | None = None) -> Array:

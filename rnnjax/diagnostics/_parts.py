@@ -64,7 +64,7 @@ def _arrays(batch: Batch, task: Task) -> list[tuple[str, np.ndarray, np.ndarray]
         array = np.asarray(getattr(batch, name))
         valid = np.ones(array.shape, bool)
         if timed and batch.lengths is not None:
-            inside = np.arange(task.steps) < np.asarray(batch.lengths)[:, None]
+            inside = np.arange(array.shape[1]) < np.asarray(batch.lengths)[:, None]
             valid &= inside.reshape(*inside.shape, *(1,) * (array.ndim - 2))
         found.append((name, array, valid))
     return found

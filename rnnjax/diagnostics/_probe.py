@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -12,15 +13,17 @@ import numpy as np
 
 from .._cell import Wrapper
 from .._struct import node, struct
-from .._types import Array, DTypeLike, Key, Noise, Params, State, Xs, Z
+from .._types import Array, DTypeLike, Key, Noise, Params, State, Xs, Z, featured
 from .._unroll import unroll
 from .._unroll.call import Dtypes
 from ..layers import RNN, Bidirectional, Layer
+from ..layers.blocks import Composed
 
 
 @struct
 class Perturbed(Wrapper):
-    """A cell whose inputs are pairs (x, ε), and ε is added to the state after each step."""
+    """A cell whose inputs are pairs (x, ε), and ε is added to the state after each step: its leaves are (T, *B, n), the
+    n numbers of a row in one axis."""
 
     @property
     def capability(self) -> str:  # type: ignore[override]
@@ -34,7 +37,7 @@ class Perturbed(Wrapper):
 
     def step(self, params: Params, state: State, z: Z, noise: Noise = None) -> State:
         new = self.cell.step(params, state, z[0], *_given(noise))
-        return jax.tree.map(lambda a, e: a + e.astype(a.dtype), new, z[1])
+        return jax.tree.map(lambda a, e: a + e.reshape(a.shape).astype(a.dtype), new, z[1])
 
     def readout(self, params: Params, emitted: Any, x: Xs) -> Array:
         return self.cell.readout(params, emitted, x[0])
@@ -59,6 +62,10 @@ class Probed(Layer):
     def event_ndim(self) -> int:  # type: ignore[override]
         return self.layer.event_ndim
 
+    @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return self.layer.elapsed
+
     def init(self, key: Key, in_size: Any, dtype: DTypeLike = jnp.float32) -> Params:
         return self.layer.init(key, in_size, dtype)
 
@@ -82,7 +89,12 @@ class Probed(Layer):
     ) -> tuple[Array, State]:
         rnn = self.layer
         compute = Dtypes.of(rnn.cell.compute_dtype, xs, params).compute
-        epsilon = jax.tree.map(lambda leaf: leaf.astype(compute), self.epsilon)
+        lead = leading(self, xs)
+
+        def in_one_axis(leaf: Array) -> Array:
+            return leaf.astype(compute).reshape(*leaf.shape[: len(lead)], math.prod(leaf.shape[len(lead) :]))
+
+        epsilon = jax.tree.map(in_one_axis, self.epsilon)
         return unroll(
             Perturbed(rnn.cell),
             params,
@@ -101,39 +113,91 @@ class Probed(Layer):
         return dataclasses.replace(self, layer=self.layer.reversed())
 
 
+def leading(model: Layer, xs: Xs) -> tuple[int, ...]:
+    """(T, *B) of a model's inputs."""
+    shape = featured(xs).shape
+    return shape[: len(shape) - model.event_ndim]
+
+
+def in_size(model: Layer, xs: Xs) -> int | None:
+    """Features of a model's inputs; None for ids."""
+    return featured(xs).shape[-1] if model.event_ndim else None
+
+
+def opened(model: Any, size: Any) -> Any:
+    """The model for inputs of `size` features, with all of its layers in sight: blocks are the layers that they make,
+    and each `Bidirectional` names both of its own. It takes the same parameters."""
+    if isinstance(model, Composed):
+        ((_, body, _),) = model.parts(size)
+        return opened(body, size)
+    if isinstance(model, Bidirectional):
+        backward = model.forward if model.backward is None else model.backward
+        return dataclasses.replace(model, forward=opened(model.forward, size), backward=opened(backward, size))
+    leaves, structure = jax.tree.flatten(model, is_leaf=lambda part: part is not model and isinstance(part, Layer))
+    parts = iter(_parts(model, leaves, size))
+    leaves = [opened(*next(parts)) if isinstance(leaf, Layer) else leaf for leaf in leaves]
+    return jax.tree.unflatten(structure, leaves)
+
+
+def _parts(model: Layer, leaves: list[Any], size: Any) -> list[tuple[Layer, Any]]:
+    """The layers among a layer's leaves, with the features of their inputs; 1 where the layer does not say."""
+    inner = [leaf for leaf in leaves if isinstance(leaf, Layer)]
+    sizes = [part_size for _, _, part_size in model.parts(size)] if inner else []
+    return list(zip(inner, sizes if len(sizes) == len(inner) else [1] * len(inner), strict=True))
+
+
 class Site(NamedTuple):
-    """An `RNN` within a model, and whether it runs backwards there."""
+    """An `RNN` within a model, the features of its inputs, and whether it runs backwards there."""
 
     layer: RNN
+    in_size: Any
     reverse: bool
 
 
-def sites(model: Layer) -> dict[str, Site]:
+def sites(model: Layer, xs: Xs) -> dict[str, Site]:
     """The recurrent layers of a model by their place in it: "0" or "1.forward" in a stack, "rnn" where it is alone."""
-    found = jax.tree_util.tree_flatten_with_path(_both_directions(model), is_leaf=_is_rnn)[0]
-    return {_name(path): Site(part, part.reverse ^ _turns(path)) for path, part in found if _is_rnn(part)}
+    size = in_size(model, xs)
+    whole = opened(model, size)
+    found = jax.tree_util.tree_flatten_with_path(whole, is_leaf=_is_rnn)[0]
+    layers = [(path, part) for path, part in found if _is_rnn(part)]
+    return {
+        _name(path): Site(part, features, part.reverse ^ _turns(path))
+        for (path, part), features in zip(layers, _features(whole, size), strict=True)
+    }
 
 
-def zero_perturbations(model: Layer, params: Params, xs: Xs) -> dict[str, State]:
+def _features(model: Any, size: Any) -> list[Any]:
+    """Features of the inputs of each `RNN` in an opened model."""
+    if _is_rnn(model):
+        return [size]
+    leaves = jax.tree.leaves(model, is_leaf=lambda part: part is not model and isinstance(part, Layer))
+    return [found for part, part_size in _parts(model, leaves, size) for found in _features(part, part_size)]
+
+
+def zero_perturbations(model: Layer, params: Params, xs: Xs, context: Any) -> dict[str, State]:
     """Zeros for every state that the model's recurrent layers pass through, leaves (T, *B, …), by the layers' names."""
-    lead = jax.tree.leaves(xs)[0].shape
-    lead = lead[: len(lead) - model.event_ndim]
+    steps, *batch = leading(model, xs)
     dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(params)), np.dtype(np.float32))
 
-    def zeros(rnn: RNN) -> State:
-        shapes = jax.eval_shape(lambda: rnn.cell.initial_state(rnn.cell.init(jax.random.key(0), 1), lead))
-        return jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, dtype), shapes)
+    def zeros(site: Site) -> State:
+        cell = site.layer.cell
 
-    return {name: zeros(site.layer) for name, site in sites(model).items()}
+        def first() -> State:
+            own = cell.init(jax.random.key(0), site.in_size)
+            return cell.initial_state(cell.prepare(own, context=context), tuple(batch))
+
+        return jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), dtype), jax.eval_shape(first))
+
+    return {name: zeros(site) for name, site in sites(model, xs).items()}
 
 
-def probed(model: Layer, epsilons: dict[str, State]) -> Layer:
+def probed(model: Layer, epsilons: dict[str, State], xs: Xs) -> Layer:
     """The model with perturbations added to its states. It takes the same parameters."""
 
     def probe(path: Any, part: Any) -> Any:
         return Probed(part, epsilons[_name(path)]) if _is_rnn(part) else part
 
-    return jax.tree_util.tree_map_with_path(probe, _both_directions(model), is_leaf=_is_rnn)
+    return jax.tree_util.tree_map_with_path(probe, opened(model, in_size(model, xs)), is_leaf=_is_rnn)
 
 
 def _is_rnn(part: Any) -> bool:
@@ -147,15 +211,3 @@ def _name(path: Any) -> str:
 def _turns(path: Any) -> bool:
     """Whether an odd number of `Bidirectional`s around a layer turn it."""
     return sum(getattr(entry, "name", None) == "backward" for entry in path) % 2 == 1
-
-
-def _both_directions(model: Any) -> Any:
-    """The model with its `Bidirectional`s naming both of their layers, which so can be told apart."""
-
-    def name_both(part: Any) -> Any:
-        if not isinstance(part, Bidirectional):
-            return part
-        backward = part.forward if part.backward is None else part.backward
-        return dataclasses.replace(part, forward=_both_directions(part.forward), backward=_both_directions(backward))
-
-    return jax.tree.map(name_both, model, is_leaf=lambda part: isinstance(part, Bidirectional))

@@ -136,7 +136,9 @@ def _abstract(structure: Any, leaves: tuple[Any, ...]) -> Any:
 @lru_cache(maxsize=256)
 def _expected(structure: Any, leaves: tuple[Any, ...], in_features: Any) -> Params:
     key = jax.eval_shape(lambda: jax.random.key(0))
-    return jax.eval_shape(lambda layer, key: layer.init(key, in_features), _abstract(structure, leaves), key)
+    params = jax.eval_shape(lambda layer, key: layer.init(key, in_features), _abstract(structure, leaves), key)
+    # without the mesh under which this was asked for first
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
 
 def structure(layer: Layer, in_features: Any = None) -> Any:

@@ -83,6 +83,11 @@ class Recurrent(nn.Module, kw_only=True):
         self, batch_shape: tuple[int, ...] = (), in_features: int | None = None, dtype: DTypeLike = jnp.float32
     ) -> State:
         """The state before the first step: `module.apply(variables, (16,), method="initial_state")`."""
+        if not self.has_variable("params", "weights"):
+            raise ValueError(
+                "`initial_state` reads this module's parameters, which its first call makes: in `init` call the module "
+                "with `state=None`, which starts from the same state"
+            )
         params = self.to_params(self.variables, in_features)
         return self.functional.initial_state(params, batch_shape, dtype)
 

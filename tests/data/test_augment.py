@@ -163,6 +163,12 @@ def test_equal_rates_change_nothing() -> None:
     assert new.tolist() == [30, 12]
 
 
+def test_a_speed_may_be_a_numpy_number() -> None:
+    x = jnp.asarray(np.random.default_rng(0).normal(size=50))
+    for got, want in zip(data.change_speed(x, np.float64(1.1)), data.change_speed(x, 1.1), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_long_waveforms_keep_their_pitch() -> None:
     """Positions are exact in float32 too, late in a long waveform."""
     count, (old, new) = 600_000, (44100, 16000)

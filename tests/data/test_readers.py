@@ -185,9 +185,11 @@ def test_documents_and_labels(tmp_path: Path) -> None:
     documents = data.read_documents(tmp_path)
     assert documents.items == [("Czech", "Novák\n"), ("French", "Dubois\n Lefèvre \n\n")]
     assert documents.places[0] == Place(str(tmp_path / "Czech.txt"))
-    (tmp_path / "rt-polarity.neg").write_text("bad . \nworse .\n")
-    (tmp_path / "rt-polarity.pos").write_text("good .\n")
-    polarity = data.read_sentence_polarity(tmp_path)
+    folder = tmp_path / "all.negative.and.positive"
+    folder.mkdir()
+    (folder / "rt-polarity.neg").write_text("bad . \nworse .\n")
+    (folder / "rt-polarity.pos").write_text("good .\n")
+    polarity = data.read_sentence_polarity(folder)
     assert polarity.items == [("bad .", "negative"), ("worse .", "negative"), ("good .", "positive")]
 
 

@@ -75,6 +75,10 @@ def test_written_files_are_read_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(data.read_wav(tmp_path / "b.wav").samples, np.float32([32767 / 32768, -1]))
     with pytest.raises(ValueError, match="one channel"):
         data.write_wav(tmp_path / "c.wav", np.ones((3, 2)), 8000)
+    with pytest.raises(TypeError, match="floating point; got int16: divide PCM of 16 bits by 32768"):
+        data.write_wav(tmp_path / "c.wav", np.ones(3, np.int16), 8000)
+    with pytest.raises(ValueError, match="finite"):
+        data.write_wav(tmp_path / "c.wav", np.array([0.0, np.nan]), 8000)
 
 
 def test_files_that_end_too_early(tmp_path: Path) -> None:

@@ -75,12 +75,22 @@ def test_intervals_are_those_of_scipy() -> None:
     assert np.isnan(of_difference(a, np.array([1.0, np.nan]), 0.9).low)
 
 
+def test_parts_may_have_other_lengths() -> None:
+    longer = Batch(np.ones((4, 2 * T, I), np.float32), np.zeros(4, np.int32), np.array([2 * T, 3, T, 1]))
+    check_finite([Batch(X[:4], Y[:4], np.full(4, T)), longer], TASK)
+    longer.inputs[1, 3:] = np.nan
+    check_finite([longer], TASK)
+    longer.inputs[0, T + 1] = np.nan
+    with pytest.raises(ValueError, match=r"inputs must be finite; got nan at \(0, 7, 0\)"):
+        check_finite([longer], TASK)
+
+
 def test_flops_by_hand() -> None:
     """Products, sums and loops of an Elman network: two products, two sums and an activation a step."""
     x, w = jnp.ones((3, 4)), jnp.ones((4, 5))
     assert flops(lambda x, w: jax.jit(jnp.tanh)(x @ w).sum(), x, w) == 2 * 3 * 4 * 5 + 3 * 5 + 3 * 5
     assert flops(lambda x: jax.lax.fori_loop(0, 7, lambda _, x: 2 * x, x), x) == 7 * 12
-    layer = by_steps(rj.Stack([rj.Elman(8), rj.Last()]))
+    layer = by_steps(rj.Stack([rj.Elman(8), rj.Last()]), I)
     params = layer.init(jax.random.key(0), I)
     found = flops(lambda x: layer(params, x)[0], jnp.ones((T, I)))
     assert abs(found - T * (2 * I * 8 + 2 * 8 * 8 + 3 * 8)) <= T * 8

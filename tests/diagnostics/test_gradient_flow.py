@@ -318,3 +318,55 @@ def test_monitor(tmp_path: Any) -> None:
     assert len(lines) == 3
     with pytest.raises(TypeError, match="layer of rnnjax"):
         rj.diagnostics.gradient_monitor(lambda x: x, (x, y))  # type: ignore[arg-type]
+
+
+ODD = {
+    "matrix memory": (rj.MLSTM(H, heads=2), I, None),
+    "as many features": (rj.SRU(H), H, None),
+    "attention": (rj.BahdanauAttention(rj.GRU(H), rj.AdditiveScore(3), 2), I, jnp.ones((5, B, 2))),
+}
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_the_gradient_is_that_of_the_rest_of_the_sequence(name: str) -> None:
+    """By a state that is passed in behind step 2."""
+    cell, size, context = ODD[name]
+    params, x = random_params(cell, size, 8), jnp.asarray(np.random.default_rng(9).standard_normal((T, B, size)))
+
+    def wanted(params: Any, x: Any) -> Any:
+        _, state = rj.unroll(cell, params, x[:3], context=context)
+        return jax.grad(lambda state: (rj.unroll(cell, params, x[3:], state, context=context)[0][-1] ** 2).sum())(state)
+
+    flow = jax.jit(lambda p, x: gradient_flow(cell, p, x, lambda ys: (ys[-1] ** 2).sum(), context=context))(params, x)
+    assert flow.norms["rnn"].shape == (T, B)
+    want = jax.jit(wanted)(params, x)
+    for got, leaf in zip(jax.tree.leaves(flow.gradients["rnn"]), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(got[2], leaf, rtol=1e-10, atol=1e-12)
+    assert any(np.any(leaf) for leaf in jax.tree.leaves(want))
+
+
+def test_elapsed_times_reach_every_layer() -> None:
+    model = rj.Stack([rj.S5(3), rj.Residual(rj.S5(3))])
+    params, x = random_params(model, I, 10), jnp.asarray(np.random.default_rng(11).standard_normal((T, B, I)))
+    xs = x, jnp.full((T, B), 3.0)
+    flow = gradient_flow(model, params, xs, lambda ys: (ys**2).sum())
+    assert list(flow.norms) == ["0", "1.layer"]
+    np.testing.assert_allclose(flow.loss, (model(params, xs)[0] ** 2).sum(), rtol=1e-12)
+
+
+def test_blocks_are_measured_in_their_direction() -> None:
+    """A model that runs backwards, read at the first step, is the same on the sequence turned round."""
+    flows = []
+    x = jnp.asarray(np.random.default_rng(12).standard_normal((T, B, H)))
+    for reverse in (False, True):
+        model = rj.Stack([rj.Block(rj.Elman(H), reverse=reverse), rj.MinGRUBlock(reverse=reverse)])
+        params = random_params(model, H, 13)
+        loss = lambda ys, reverse=reverse: (ys[0 if reverse else -1] ** 2).sum()  # noqa: E731
+        flows.append(gradient_flow(model, params, x[::-1] if reverse else x, loss))
+    forwards, backwards = flows
+    assert len(forwards.norms) == 2
+    assert forwards.norms.keys() == backwards.norms.keys()
+    for name, norms in forwards.norms.items():
+        assert (bool(forwards.reverse[name]), bool(backwards.reverse[name])) == (False, True)
+        np.testing.assert_allclose(backwards.norms[name][::-1], norms, rtol=1e-9, atol=1e-12)
+    assert verdict(forwards) == verdict(backwards)

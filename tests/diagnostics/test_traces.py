@@ -57,6 +57,16 @@ def test_gru() -> None:
         np.testing.assert_allclose(found[name], gate, rtol=1e-10)
 
 
+def test_states_keep_elapsed_times_exact() -> None:
+    """1.003 is 1 in bfloat16."""
+    cell = rj.S5(H, compute_dtype="bfloat16")
+    params, xs = cell.init(jax.random.key(0), I), (jnp.zeros((300, I)), jnp.full((300,), 1.003, jnp.float32))
+    start = jax.tree.map(jnp.ones_like, cell.initial_state(params))
+    visited, last = states(cell, params, xs, start), rj.unroll(cell, params, xs, start)[1]
+    for leaf, wanted in zip(jax.tree.leaves(visited), jax.tree.leaves(last), strict=True):
+        np.testing.assert_allclose(leaf[-1], wanted, rtol=1e-4, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("cell", "names"),
     [
@@ -81,9 +91,20 @@ def test_cells_whose_gates_are_not_heard(cell: Any) -> None:
         gates(cell, params, jnp.asarray(x))
 
 
-def test_forget_gate_of_coupled_lstm_and_mgu() -> None:
+def test_gates_of_the_first_step() -> None:
     """At the first step their gates are σ(x w + b), in the order of the docstrings."""
-    for cell, name, index in ((rj.CoupledLSTM(H), "f", 0), (rj.CoupledLSTM(H), "o", 2), (rj.MGU(H), "f", 0)):
+    for cell, name, index in (
+        (rj.CoupledLSTM(H), "f", 0),
+        (rj.CoupledLSTM(H), "o", 2),
+        (rj.MGU(H), "f", 0),
+        (rj.PeepholeLSTM(H), "i", 0),
+        (rj.PeepholeLSTM(H), "f", 1),
+        (rj.ProjectionLSTM(H, 2), "i", 0),
+        (rj.ProjectionLSTM(H, 2), "f", 1),
+        (rj.ProjectionLSTM(H, 2), "o", 3),
+        (rj.ResetBeforeGRU(H), "r", 0),
+        (rj.ResetBeforeGRU(H), "z", 1),
+    ):
         params, x = random_of(cell, 3)
         gate = sigmoid(x[0] @ cut(params.w, index) + cut(params.b, index))
         np.testing.assert_allclose(gates(cell, params, jnp.asarray(x))[name][0], gate, rtol=1e-10)

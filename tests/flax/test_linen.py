@@ -111,6 +111,17 @@ def test_round_trip_of_parameters() -> None:
         rlinen.GRU(H, 1).to_params(variables)
 
 
+def test_initial_state_needs_parameters() -> None:
+    class Decoder(nn.Module):
+        @nn.compact
+        def __call__(self, x: Any) -> Any:
+            rnn = rlinen.GRU(H)
+            return rnn.unroll(x, rnn.initial_state(x.shape[:1]))[0]
+
+    with pytest.raises(ValueError, match="reads this module's parameters, which its first call makes"):
+        Decoder().init(jax.random.key(0), X)
+
+
 def test_streaming_and_initial_state() -> None:
     module = rlinen.Layer(rj.LearnedInitialState(rj.Elman(H)))
     variables = start(module)

@@ -223,6 +223,13 @@ def test_explicit_mesh() -> None:
     close(ys, wanted)
 
 
+def test_one_explicit_mesh_after_another() -> None:
+    for steps, name in ((4, "a"), (5, "b")):
+        with jax.set_mesh(jax.make_mesh((1,), (name,), axis_types=(AxisType.Explicit,))):
+            module = rnnx.GRU(F, H, dropout=0.1, num_layers=2, rngs=nnx.Rngs(0))
+            assert module(jnp.ones((B, steps, F))).shape == (B, steps, H)
+
+
 @pytest.mark.parametrize("kind", [rnnx.LSTM, rnnx.GRU, rnnx.Elman], ids=lambda kind: kind.__name__)
 def test_bfloat16(kind: type[rnnx.Recurrent]) -> None:
     module = kind(F, H, param_dtype=jnp.bfloat16, compute_dtype="bfloat16", rngs=nnx.Rngs(0))
