@@ -90,6 +90,11 @@ def split_rows(batch: Batch, share: float) -> tuple[Batch, Batch]:
     if not 0 < share < 1:
         raise ValueError(f"`validation_split` must lie in (0, 1); got {share}")
     cut = rows_of(batch) - round(rows_of(batch) * share)
+    if not 0 < cut < rows_of(batch):
+        raise ValueError(
+            f"`validation_split` must leave rows on both sides; {share} of {rows_of(batch)} rows are "
+            f"{rows_of(batch) - cut}"
+        )
     return take(batch, slice(None, cut)), take(batch, slice(cut, None))
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import operator
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from . import _runs
 from ._batches import Batch, as_batch, fill_up, first_of, is_arrays, rows_of, split_rows, take
 from ._checkpoint import Checkpoints, filled
 from ._checks import checks
-from ._measure import measures, rises, values
+from ._measure import measures, own_name, rises, values
 from ._model import adapt
 from ._parallel import Parallel, divided
 from ._precision import computed_in
@@ -130,7 +131,8 @@ def fit(
         restore_best: whether the parameters of the best epoch are returned, rather than those of the last.
         callbacks: functions of an `Epoch`, called after every epoch; one that returns True ends the training, also for
             its checkpoints. One with an attribute `every` and a method `during(step, params)` is also called within
-            epochs, once every so many updates, for which compiled loops are no longer than that.
+            epochs, each time that at least so many updates have passed, and at their ends. Compiled loops are no longer
+            than that.
         log: functions of the step and the values of an epoch, such as `csv_logger("run.csv")`. A run that goes on from
             a checkpoint writes the epochs since then again.
         checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
@@ -156,6 +158,8 @@ def fit(
     check_size("checkpoint_every", checkpoint_every)
     if patience is not None:
         check_size("patience", patience)
+    # NumPy's integers cannot be written into a checkpoint
+    batch_size, accumulate, seed = int(batch_size), int(accumulate), operator.index(seed)
     used = measures(loss, metrics)
     monitor = monitor or ("loss" if validation is None and validation_split is None else "val_loss")
     if monitor.startswith("val_") and validation is None and validation_split is None:
@@ -189,7 +193,9 @@ def fit(
         adapted = windowed(adapted, truncate)
     step = make_step(adapted, used, chain, accumulate, parallel)
     watchers: list[Any] = [callback for callback in callbacks if hasattr(callback, "during")]
-    every = min((watcher.every for watcher in watchers), default=None)
+    for watcher in watchers:
+        check_size("every", watcher.every)
+    every = min((int(watcher.every) for watcher in watchers), default=None)
     check = checks(used, plain, first, batch_size, truncate)
     if arrays is None:
         run = _runs.StreamRun(step, first, data, parallel, check)
@@ -208,7 +214,8 @@ def fit(
     record, zeros = _Record.new(state, judge), run.zeros(state)
     record = record._replace(totals=zeros())
     described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
-    described |= {"every": every, "monitor": None, "mode": None}
+    described |= {"every": None if arrays is None else every, "monitor": None, "mode": None}
+    described |= {"loss": own_name(used[0].function), "metrics": [measure.name for measure in used[1:]]}
     if judge.watches:
         described |= {"monitor": monitor, "mode": "max" if rising else "min"}
     described |= {"rows": None if arrays is None else rows_of(arrays), "window": truncate and list(truncate)}
@@ -226,18 +233,26 @@ def fit(
             if not done:
                 state, totals = run.begin(state), zeros()
             before = int(state.step) - run.steps(done) if watchers else 0
+            called = [before + run.steps(done)] * len(watchers)
             for part in run.parts(state, epoch, done, totals):
                 state, totals, done, share = part
                 bar.part(epoch, share)
-                for watcher in watchers:
-                    watcher.during(before + run.steps(done), state.params)
+                for at, watcher in enumerate(watchers):
+                    if before + run.steps(done) - called[at] >= watcher.every:
+                        called[at] = before + run.steps(done)
+                        watcher.during(called[at], state.params)
                 if saver is not None and saver.stopping:
                     saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
                     saver.stop()
                     break
             if saver is not None and saver.stopping:
                 break
+            for at, watcher in enumerate(watchers):
+                if called[at] < before + run.steps(done):
+                    watcher.during(before + run.steps(done), state.params)
             logs = values(used, totals)
+            if not float(totals[0].count):  # every step was left out
+                logs = dict.fromkeys(logs, math.nan)
             if validate is not None:
                 logs |= values(used, validate(state.params, state.rest), "val_")
             skipped = skipped_steps(state.optimizer)
@@ -246,14 +261,16 @@ def fit(
             if skipped:
                 logs["skipped_steps"] = skipped
             for name, value in logs.items():
-                history.setdefault(name, [0.0] * epoch).append(value)
+                column = history.setdefault(name, [])
+                missing = 0.0 if name == "skipped_steps" else math.nan  # of epochs without, before a run went on
+                column += [missing] * (epoch - len(column)) + [value]
             event = Epoch(epoch, int(state.step), logs, state, time.perf_counter() - began)
             for logger in loggers:
                 logger(event.step, columns)
             stop = [callback(event) for callback in callbacks]
             bar.epoch(epoch, logs)
             judge.see(logs, state)
-            judge.ended |= any(map(_is_true, stop))
+            judge.stopped |= any(map(_is_true, stop))
             epoch, done = epoch + 1, 0
             last = epoch == epochs or judge.ended
             if saver is not None and (last or saver.stopping or epoch % checkpoint_every == 0):
@@ -276,11 +293,16 @@ class _Judge:
     def __init__(self, monitor: str, rising: bool, patience: int | None, restore: bool) -> None:
         self.monitor, self.rising, self.patience, self.restore = monitor, rising, patience, restore
         self.watches = patience is not None or restore
-        self.best, self.waited, self.ended = math.inf, 0, False
+        self.best, self.waited, self.stopped = math.inf, 0, False
         self.kept: Any = None
 
+    @property
+    def ended(self) -> bool:
+        """A callback has said so, or the epochs without improvement have reached the patience."""
+        return self.stopped or (self.patience is not None and self.waited >= self.patience)
+
     def see(self, logs: Mapping[str, float], state: TrainState) -> None:
-        """Takes note of an epoch; `ended` once the epochs without improvement have reached the patience."""
+        """Takes note of an epoch."""
         if not self.watches:
             return
         if self.monitor not in logs:
@@ -292,12 +314,11 @@ class _Judge:
                 self.kept = jax.tree.map(jnp.copy, (state.params, state.rest))
             return
         self.waited += 1
-        self.ended = self.patience is not None and self.waited >= self.patience
 
     def recall(self, record: _Record) -> None:
         """Goes on from what a checkpoint says."""
-        _, _, self.waited, ended = (int(number) for number in record.place)
-        self.best, self.ended = float(record.best), bool(ended)
+        _, _, self.waited, stopped = (int(number) for number in record.place)
+        self.best, self.stopped = float(record.best), bool(stopped)
         if self.restore and np.isfinite(self.best):
             self.kept = record.kept
 
@@ -307,7 +328,8 @@ class _Judge:
 
 
 class _Record(NamedTuple):
-    """What a checkpoint holds. place: the epoch, loops done in it, epochs without improvement, whether it has ended."""
+    """What a checkpoint holds. place: the epoch, loops done in it, epochs without improvement, whether a
+    callback has ended it."""
 
     state: TrainState
     totals: Any
@@ -325,7 +347,7 @@ class _Record(NamedTuple):
     def of(cls, state: TrainState, totals: Any, history: Any, judge: _Judge, epoch: int, done: int) -> _Record:
         """At some place of some epoch."""
         kept = (state.params, state.rest) if judge.restore and judge.kept is None else judge.kept
-        place = np.array([epoch, done, judge.waited, judge.ended], np.int64)
+        place = np.array([epoch, done, judge.waited, judge.stopped], np.int64)
         curves = {name: np.array(curve) for name, curve in history.items()}
         return cls(state, totals, kept, place, np.array(judge.best), curves)
 

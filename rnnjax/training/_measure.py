@@ -50,7 +50,7 @@ class Measure(NamedTuple):
             if what not in NAMES:
                 raise ValueError(f"`{role}` must be a function or one of {', '.join(NAMES)}; got {what!r}")
             what = NAMES[what]
-        name, function = what if isinstance(what, tuple) and len(what) == 2 else (_name(what), what)
+        name, function = what if isinstance(what, tuple) and len(what) == 2 else (own_name(what), what)
         if not isinstance(name, str) or not callable(function):
             raise TypeError(
                 f"`{role}` must be a name, a function of (outputs, targets), or a pair of both; got {what!r}"
@@ -69,8 +69,15 @@ class Measure(NamedTuple):
                     "or make the number of rows a multiple of the batch size"
                 )
             arguments["mask"] = batch.weights
-        if batch.lengths is not None and keeps_time(outputs, batch) and self.accepted.takes("lengths"):
-            arguments["lengths"] = batch.lengths
+        if batch.lengths is not None and self.accepted.takes("lengths"):
+            number_a_step = _number_a_step(outputs, batch)
+            if number_a_step and getattr(self.function, "func", self.function) in NAMES.values():
+                raise ValueError(
+                    f"outputs and targets {tuple(outputs.shape)} may be a number for each step, which `lengths` cuts "
+                    "off, or features of a row: pass them as (B, T, 1), or a loss of your own that takes `lengths`"
+                )
+            if keeps_time(outputs, batch) or number_a_step:
+                arguments["lengths"] = batch.lengths
         total = self.function(outputs, batch.targets, **arguments)
         if isinstance(total, Total):
             return total
@@ -101,7 +108,8 @@ class Measure(NamedTuple):
         return 0.0, 1.0 if function in SHARES else math.inf
 
 
-def _name(function: Any) -> Any:
+def own_name(function: Any) -> Any:
+    """The name of a loss or metric by itself."""
     inner = getattr(function, "func", function)
     return getattr(inner, "__name__", type(inner).__name__)
 
@@ -155,9 +163,18 @@ def badness(value: float, rising: bool) -> float:
 
 
 def keeps_time(outputs: Any, batch: Batch) -> bool:
-    """Whether outputs may have a value for each step of the inputs: (B, T, …), or anything but an array."""
-    steps = {leaf.shape[1] for leaf in jax.tree.leaves(batch.inputs) if leaf.ndim > 1}
-    return not hasattr(outputs, "ndim") or (outputs.ndim >= 3 and outputs.shape[1] in steps)
+    """Whether outputs may have features for each step of the inputs: (B, T, …), or anything but an array."""
+    return not hasattr(outputs, "ndim") or (outputs.ndim >= 3 and outputs.shape[1] in _steps(batch))
+
+
+def _number_a_step(outputs: Any, batch: Batch) -> bool:
+    """Whether outputs and targets may be one number for each step, (B, T)."""
+    shape = getattr(outputs, "shape", ())
+    return len(shape) == 2 and shape[1] in _steps(batch) and getattr(batch.targets, "shape", None) == shape
+
+
+def _steps(batch: Batch) -> set[int]:
+    return {leaf.shape[1] for leaf in jax.tree.leaves(batch.inputs) if leaf.ndim > 1}
 
 
 def values(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, float]:

@@ -58,7 +58,7 @@ class Parallel:
             return jax.device_put(batch)
         local = max(len(self.mesh.local_devices), 1)
         batch = fill_up(batch, -(-rows_of(batch) // local) * local)
-        if batch.weights is None:  # where one process has weights, all must
+        if batch.weights is None and jax.process_count() > 1:  # where one has weights, all must
             batch = batch._replace(weights=np.ones(rows_of(batch), np.float32))
         sharding = NamedSharding(self.mesh, self.rows)
         return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)

@@ -189,7 +189,7 @@ def evaluation(
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
     if truncate is None:
-        size = min(batch_size, -(-rows_of(arrays) // parallel.devices) * parallel.devices)
+        size = -(-min(batch_size, rows_of(arrays)) // parallel.devices) * parallel.devices
         placed = parallel.put(stacked(arrays, size), parallel.steps)
         over_arrays = summed(_of_arrays(model.apply, used), whole, whole, parallel.steps)
         return lambda params, rest: over_arrays(params, rest, placed)

@@ -12,6 +12,7 @@ import optax
 
 from .._struct import node, struct
 from .._types import Array, Key
+from .._unroll.lift import over, where
 from ._batches import Batch, rows_of
 from ._measure import Measure, is_loss
 from ._model import Model
@@ -58,7 +59,7 @@ def make_step(
     update = optax.with_extra_args_support(optimizer).update
 
     def loss(params: Any, rest: Any, batch: Batch, key: Key) -> tuple[Array, Any]:
-        outputs, rest = model.apply(params, rest, batch, key, True)
+        outputs, rest = model.apply(params, rest, _without_spoilt_rows(batch), key, True)
         totals = tuple(measure(outputs, batch) for measure in measures)
         return is_loss(totals[0]).total, (totals, rest)
 
@@ -92,10 +93,31 @@ def make_step(
         with jax.numpy_dtype_promotion("standard"):
             change, inner = update(gradient, state.optimizer, state.params, value=mean.value)
         params = optax.apply_updates(state.params, change)
-        rest = _sane(rest, state.rest, has_skipped(state.optimizer, inner), parallel)
+        skipped = has_skipped(state.optimizer, inner)
+        rest, totals = _sane(rest, state.rest, skipped, parallel), _counted(totals, skipped)
         return TrainState(params, rest, inner, state.step + 1, state.key), totals
 
     return step
+
+
+def _without_spoilt_rows(batch: Batch) -> Batch:
+    """Zeros for inputs that are not finite in rows at weight 0, which would reach the gradient by 0 · NaN."""
+    if batch.weights is None:
+        return batch
+    counts = (batch.weights != 0).any(axis=tuple(range(1, batch.weights.ndim)))
+
+    def mended(leaf: Array) -> Array:
+        finite = jnp.isfinite(leaf) if jnp.issubdtype(leaf.dtype, jnp.inexact) else jnp.ones(leaf.shape, bool)
+        return jnp.where(over(counts, leaf) | finite, leaf, jnp.zeros_like(leaf))
+
+    return batch._replace(inputs=jax.tree.map(mended, batch.inputs))
+
+
+def _counted(totals: Any, skipped: Array) -> Any:
+    """Totals of a step; nothing where it was left out and they are not finite, which would spoil those of the epoch."""
+    finite = [jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(totals)]
+    counts = ~skipped | functools.reduce(jnp.logical_and, finite)
+    return where(counts, totals, jax.tree.map(jnp.zeros_like, totals))
 
 
 def _sane(new: Any, old: Any, skipped: Array, parallel: Parallel) -> Any:

@@ -130,7 +130,11 @@ def sweep(
     rising = rises(used, monitor, mode)
     if taken := [name for name in configs[0] if name in (*names, "epochs")]:
         raise ValueError(f"`space` must not name {', '.join(taken)}, which the table has: choose another name")
-    cuts = sorted({int(epoch) for epoch in halve_after if 0 < epoch < epochs})
+    for epoch in halve_after:
+        check_size("halve_after", epoch)
+        if epoch >= epochs:
+            raise ValueError(f"`halve_after` must lie before the last of {epochs} epochs; got {epoch}")
+    cuts = sorted({int(epoch) for epoch in halve_after})
 
     values = {name: _numbers([config[name] for config in configs]) for name in configs[0]}
     held = None if validation is None else as_batch(validation)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.core import Tracer
 
 from .._errors import check_not_negative, check_positive, is_array
 from .._types import Array, Params
@@ -52,7 +53,7 @@ def optimizer(
         clip_adaptive: bound of the ratio of gradient to weights, unit by unit.
         weight_decay: decoupled decay of every array with two axes or more; biases and gains are spared, and so are the
             potentials and slopes of `LTC`.
-        recurrent_decay: that of the recurrent weights `u`; None takes `weight_decay`.
+        recurrent_decay: that of the recurrent weights `u`, of vectors among them too; None takes `weight_decay`.
         schedule: a function of the step that multiplies the learning rate, such as
             `optax.cosine_decay_schedule(1.0, 1000)`.
         skip_nonfinite: whether a step whose gradient is not finite is left out, as `skip_if_nonfinite` does.
@@ -80,7 +81,14 @@ def optimizer(
     if isinstance(algorithm, str) and algorithm in ALGORITHMS:
         algorithm = ALGORITHMS[algorithm]()
     elif not isinstance(algorithm, optax.GradientTransformation):
-        raise ValueError(f"`algorithm` must be one of {', '.join(ALGORITHMS)}, or made by Optax; got {algorithm!r}")
+        raise ValueError(
+            f"`algorithm` must be one of {', '.join(ALGORITHMS)}, or one of Optax's `scale_by_…`; got {algorithm!r}"
+        )
+    elif _descends(algorithm):
+        raise ValueError(
+            "`algorithm` must leave the step to `learning_rate`, as `optax.scale_by_adam()` does; got one that takes a "
+            "step itself, as `optax.adam(…)` does, and would be turned round"
+        )
     parts = [make(bound) for _, bound, make in clippings if bound is not None]
     parts.append(algorithm)
     if recurrent_decay is None:
@@ -93,6 +101,15 @@ def optimizer(
     parts.append(optax.scale_by_learning_rate(learning_rate))
     chain = optax.chain(*parts)
     return skip_if_nonfinite(chain) if skip_nonfinite else chain
+
+
+def _descends(algorithm: optax.GradientTransformation) -> bool:
+    """Whether it turns a gradient round."""
+    param, gradient = jnp.zeros((1, 1)), jnp.ones((1, 1))
+    with jax.numpy_dtype_promotion("standard"):
+        update = optax.with_extra_args_support(algorithm).update
+        change, _ = update(gradient, algorithm.init(param), param, value=jnp.zeros(()))
+    return not isinstance(change, Tracer) and bool(np.all(np.asarray(change) < 0))
 
 
 def _decay(rate: Any, which: Callable[[Params], Any]) -> list[optax.GradientTransformation]:

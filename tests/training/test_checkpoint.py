@@ -13,6 +13,7 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
 
 import rnnjax as rj
@@ -69,6 +70,25 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     again = fit(LAYER, (X, Y), epochs=6, callbacks=[killer(5)], **options)  # finished: no epoch runs
     assert_same(again, whole)
     assert len([path for path in (tmp_path / "run").iterdir() if path.is_dir()]) <= 2
+
+
+def test_what_may_change_between_two_parts_of_a_run(tmp_path: Path) -> None:
+    options = {"batch_size": 8, "progress": False, "checkpoint_dir": tmp_path / "run", "seed": np.int64(3)}
+    fit(LAYER, (X, Y), epochs=2, **options)
+    later = fit(LAYER, (X, Y), epochs=3, validation=(X, Y), **options)
+    assert np.isnan(later.history["val_loss"][:2]).all()
+    assert np.isfinite(later.history["val_loss"][2])
+    with pytest.raises(ValueError, match="with metrics = "):
+        fit(LAYER, (X, Y), epochs=4, metrics=["accuracy"], **options)
+    with pytest.raises(ValueError, match="with loss = "):
+        fit(LAYER, (X, Y), epochs=4, loss=lambda outputs, targets, mask=None: outputs.mean(), **options)
+
+
+def test_more_patience_goes_on(tmp_path: Path) -> None:
+    options = OPTIONS | {"checkpoint_dir": tmp_path / "run", "optimizer": optax.sgd(0.0)}  # nothing improves
+    assert len(fit(LAYER, (X, Y), epochs=9, patience=2, **options).history["loss"]) == 3
+    assert len(fit(LAYER, (X, Y), epochs=9, patience=2, **options).history["loss"]) == 3
+    assert len(fit(LAYER, (X, Y), epochs=9, patience=4, **options).history["loss"]) == 5
 
 
 @pytest.mark.slow

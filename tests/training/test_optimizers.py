@@ -150,3 +150,11 @@ def test_numbers_may_be_mapped_over() -> None:
 def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         optimizer(**arguments)
+
+
+def test_an_algorithm_that_takes_the_step_itself_is_refused() -> None:
+    for algorithm in (optax.adam(1e-3), optax.sgd(1.0), optax.adamw(1e-2)):
+        with pytest.raises(ValueError, match="must leave the step to `learning_rate`"):
+            optimizer(0.1, algorithm=algorithm)
+    for algorithm in (optax.scale_by_adam(), optax.scale_by_lion(), optax.identity(), optax.scale_by_rss()):
+        optimizer(0.1, algorithm=algorithm)

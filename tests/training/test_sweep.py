@@ -167,3 +167,13 @@ def test_bad_input(case: str) -> None:
     call, error, message = BAD[case]
     with pytest.raises(error, match=message):
         call()
+
+
+def test_parts_without_rows_and_epochs_that_are_not_there() -> None:
+    space = {"learning_rate": [0.1, 0.01]}
+    for share in (0.01, 0.99):
+        with pytest.raises(ValueError, match="must leave rows on both sides"):
+            sweep(make, space, (X, Y), validation_split=share)
+    for after, error in (([5], ValueError), ([0], ValueError), ([2.7], TypeError)):
+        with pytest.raises(error, match="`halve_after`"):
+            sweep(make, space, (X, Y), epochs=5, halve_after=after)
