@@ -143,7 +143,10 @@ def _from_linen(variables: Any, module: Any) -> Model:
     if "params" not in variables:
         raise ValueError(f"the variables of a linen module must hold 'params'; got {sorted(variables)}")
     rest = {name: value for name, value in variables.items() if name != "params"}
+    return _remembered(_of_linen, module)._replace(params=variables["params"], rest=rest)
 
+
+def _of_linen(module: Any) -> Model:
     def run(params: Any, rest: Any, key: Key, train: bool, method: str, *inputs: Any, **marks: Any) -> tuple[Any, Any]:
         noise = {"train": train, "training": train, "deterministic": not train}
         arguments = _chosen(module, accepted(getattr(module, method)), marks, noise)
@@ -168,7 +171,7 @@ def _from_linen(variables: Any, module: Any) -> Model:
     def publish(params: Any, rest: Any) -> Any:
         return {"params": params, **rest}, module
 
-    return Model(variables["params"], rest, apply, stream, initial_state, publish)
+    return Model(None, (), apply, stream, initial_state, publish)
 
 
 def _from_nnx(module: Any) -> Model:
@@ -180,6 +183,20 @@ def _from_nnx(module: Any) -> Model:
     train_graph, params, rest = nnx.split(training, nnx.Param, ...)
     eval_graph, _, _ = nnx.split(evaluation, nnx.Param, ...)
 
+    def publish(params: Any, rest: Any) -> Any:
+        nnx.update(module, params, rest)
+        return module
+
+    model = _remembered(_of_graphs, (type(module), train_graph, eval_graph))
+    return model._replace(params=params, rest=rest, publish=publish)
+
+
+def _of_graphs(known: tuple[Any, Any, Any]) -> Model:
+    """What follows from a module's class and its graphs, in training and out of it; `publish` does not."""
+    from flax import nnx
+
+    kind, train_graph, eval_graph = known
+
     def alive(params: Any, rest: Any, train: bool) -> Any:
         # rebuilt, because variables can only be written in the trace that made them
         params, rest = jax.tree.map(lambda leaf: leaf, (params, rest))
@@ -190,7 +207,7 @@ def _from_nnx(module: Any) -> Model:
 
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
         live = alive(params, rest, train)
-        outputs = live(batch.inputs, **_chosen(module, accepted(module.__call__), _marks(batch), {}))
+        outputs = live(batch.inputs, **_chosen(live, accepted(kind.__call__), _marks(batch), {}))
         return outputs, rest_of(live, rest, train)
 
     def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
@@ -202,11 +219,7 @@ def _from_nnx(module: Any) -> Model:
     def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
         return alive(params, rest, False).initial_state((rows_of(Batch(inputs, None)),))
 
-    def publish(params: Any, rest: Any) -> Any:
-        nnx.update(module, params, rest)
-        return module
-
-    return Model(params, rest, apply, stream, initial_state, publish)
+    return Model(None, (), apply, stream, initial_state, lambda params, rest: None)
 
 
 class Accepted(NamedTuple):

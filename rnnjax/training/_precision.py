@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,6 +31,12 @@ def computed_in(model: Model, dtype: Any) -> Model:
     if dtype == jnp.float16:
         raise ValueError("`compute_dtype` float16 loses small gradients without a scaled loss: use `jnp.bfloat16`")
 
+    apply, stream = _cast(model.apply, model.stream, dtype)
+    return model._replace(apply=apply, stream=stream)
+
+
+@functools.lru_cache(maxsize=16)  # so that JAX finds again what it has compiled of them
+def _cast(run: Callable[..., Any], run_stream: Callable[..., Any], dtype: Any) -> tuple[Any, Any]:
     def low(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if _floating(leaf) else leaf, tree)
 
@@ -37,15 +45,15 @@ def computed_in(model: Model, dtype: Any) -> Model:
         return jax.tree.map(lambda leaf: leaf.astype(widest) if _floating(leaf) else leaf, outputs)
 
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
-        outputs, changed = model.apply(low(params), rest, batch._replace(inputs=low(batch.inputs)), key, train)
+        outputs, changed = run(low(params), rest, batch._replace(inputs=low(batch.inputs)), key, train)
         return high(outputs), _like(rest, changed)
 
     def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
         cast = streamed._replace(inputs=low(streamed.inputs))
-        outputs, state, changed = model.stream(low(params), rest, cast, key, train)
+        outputs, state, changed = run_stream(low(params), rest, cast, key, train)
         return high(outputs), _like(streamed.state, state), _like(rest, changed)
 
-    return model._replace(apply=apply, stream=stream)
+    return apply, stream
 
 
 def _floating(leaf: Any) -> bool:

@@ -268,6 +268,20 @@ def test_prediction_compiles_once(model: Any) -> None:
     assert np.abs(first - again).max() > 0.1
 
 
+@pytest.mark.parametrize("kind", ["nnx", "linen", "layer"])
+def test_prediction_compiles_once_for_every_kind_and_in_any_dtype(kind: str) -> None:
+    options: dict[str, Any] = {"batch_size": B, "compute_dtype": jnp.bfloat16 if kind == "layer" else None}
+    first = training.predict(MODELS[kind](), X, **options)
+    events: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
+    model = MODELS[kind]()
+    del events[:]  # of making it
+    again = training.predict(model, X, **options)
+    jax.monitoring.clear_event_listeners()
+    assert not [event for event in events if event.endswith("backend_compile_duration")]
+    np.testing.assert_array_equal(first, again)
+
+
 def test_evaluation_sees_a_metric_that_has_changed() -> None:
     class Level:
         value = 1.0
