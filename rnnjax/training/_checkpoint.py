@@ -26,7 +26,7 @@ class Checkpoints:
     """The checkpoints of one run in one directory, as flat dictionaries of named arrays.
 
     `described` says what the run depends on beside the arrays; a checkpoint that says otherwise is refused. While the
-    object is entered, SIGTERM is noted in `stopping` instead of ending the process.
+    object is entered, SIGTERM is noted instead of ending the process.
     """
 
     def __init__(self, directory: str | os.PathLike[str], described: Mapping[str, Any]) -> None:
@@ -34,7 +34,7 @@ class Checkpoints:
 
         self.directory = Path(directory).resolve()
         self.described = {"format": FORMAT, **described}
-        self.stopping = False
+        self._told = False
         self._before: Any = None
         self.directory.mkdir(parents=True, exist_ok=True)
         self._open = ocp.training.Checkpointer(
@@ -54,7 +54,18 @@ class Checkpoints:
             signal.signal(signal.SIGTERM, self._before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.stopping = True
+        self._told = True
+
+    @property
+    def stops_within(self) -> bool:
+        """Whether to stop within an epoch: told to, and alone. Several processes would not stop at one place."""
+        return self._told and jax.process_count() == 1
+
+    def stops_after(self) -> bool:
+        """Whether to stop after an epoch: some process was told. All must ask."""
+        if jax.process_count() == 1:
+            return self._told
+        return bool(multihost_utils.process_allgather(np.array(self._told)).any())
 
     def stop(self) -> None:
         """Ends the process as SIGTERM would have; returns where the caller's own handler does."""

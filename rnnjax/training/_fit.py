@@ -138,7 +138,8 @@ def fit(
         checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
             there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted; an iterable
             must then hold the same batches in every epoch of that number. At SIGTERM a checkpoint is written before the
-            process ends; where a handler of your own keeps it alive, `fit` returns what it has.
+            process ends; where a handler of your own keeps it alive, `fit` returns what it has. Several processes end
+            together, after the epoch in which one of them is told to.
         checkpoint_every: epochs from one checkpoint to the next.
         progress: whether a bar is shown.
 
@@ -234,6 +235,7 @@ def fit(
                 state, totals = run.begin(state), zeros()
             before = int(state.step) - run.steps(done) if watchers else 0
             called = [before + run.steps(done)] * len(watchers)
+            stopped = False
             for part in run.parts(state, epoch, done, totals):
                 state, totals, done, share = part
                 bar.part(epoch, share)
@@ -241,11 +243,12 @@ def fit(
                     if before + run.steps(done) - called[at] >= watcher.every:
                         called[at] = before + run.steps(done)
                         watcher.during(called[at], state.params)
-                if saver is not None and saver.stopping:
+                if saver is not None and saver.stops_within:
                     saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
                     saver.stop()
+                    stopped = True
                     break
-            if saver is not None and saver.stopping:
+            if stopped:
                 break
             for at, watcher in enumerate(watchers):
                 if called[at] < before + run.steps(done):
@@ -273,9 +276,10 @@ def fit(
             judge.stopped |= any(map(_is_true, stop))
             epoch, done = epoch + 1, 0
             last = epoch == epochs or judge.ended
-            if saver is not None and (last or saver.stopping or epoch % checkpoint_every == 0):
+            stopped = saver is not None and saver.stops_after()
+            if saver is not None and (last or stopped or epoch % checkpoint_every == 0):
                 saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
-                if saver.stopping:
+                if stopped:
                     saver.stop()
                     break
     params, rest = judge.chosen(state)

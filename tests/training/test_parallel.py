@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -156,6 +157,18 @@ def check_as_one_of_two(process: int, port: int, directory: str) -> None:
     print("found", json.dumps(found))
 
 
+def check_told_in_one_of_two(process: int, port: int, directory: str) -> None:
+    """SIGTERM comes to the second process alone."""
+    address = f"127.0.0.1:{port}"
+    jax.distributed.initialize(address, 2, process, coordinator_bind_address=address)
+
+    def tell(event: Any) -> None:
+        if process == 1 and event.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    fit(LAYER, (X, Y), mesh=mesh(shape=(4,)), checkpoint_dir=directory, callbacks=[tell], **ROWS | {"epochs": 50})
+
+
 def in_process(code: str, devices: int) -> subprocess.Popen[str]:
     """A process that runs a function of this file on that many devices."""
     flags = f"--xla_force_host_platform_device_count={devices}"
@@ -163,6 +176,12 @@ def in_process(code: str, devices: int) -> subprocess.Popen[str]:
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
     command = [sys.executable, "-c", f"import test_parallel as own; own.{code}"]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def outputs(*processes: subprocess.Popen[str]) -> list[str]:
@@ -196,9 +215,7 @@ def test_checkpoints_fit_any_number_of_devices(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     started = [in_process(f"check_as_one_of_two({i}, {port}, {str(tmp_path)!r})", 2) for i in range(2)]
     lines = [line for out in outputs(*started) for line in out.splitlines() if line.startswith("found ")]
     first, second = (json.loads(line.removeprefix("found ")) for line in lines)
@@ -212,6 +229,18 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
     for got, fitted in zip(first, alone, strict=True):
         for a, b in zip(got, numbers(fitted), strict=True):
             np.testing.assert_allclose(a, b, rtol=2e-5, atol=2e-5)
+
+
+@pytest.mark.slow
+def test_all_processes_stop_where_one_is_told_to(tmp_path: Path) -> None:
+    port = free_port()
+    started = [in_process(f"check_told_in_one_of_two({i}, {port}, {str(tmp_path)!r})", 2) for i in range(2)]
+    try:
+        codes = [process.wait(timeout=240) for process in started]
+    finally:
+        errors = [process.kill() or process.communicate()[1][-3000:] for process in started]
+    assert codes == [-signal.SIGTERM] * 2, errors
+    assert max(int(path.name) for path in tmp_path.iterdir()) == 2 * 4  # two epochs of four steps
 
 
 def test_a_mesh_of_one_device() -> None:
