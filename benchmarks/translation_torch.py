@@ -43,7 +43,7 @@ def tatoeba() -> Path:
 
 
 class Twin(nn.Module):
-    """The network of the example: a bidirectional GRU, and a GRU with general attention and input feeding."""
+    """The network of the example: a bidirectional GRU, and a GRU with additive attention and input feeding."""
 
     def __init__(self, sources: int, targets: int, recipe: translation.Recipe) -> None:
         super().__init__()
@@ -52,7 +52,9 @@ class Twin(nn.Module):
         self.encoder = nn.GRU(embedding, hidden, batch_first=True, bidirectional=True)
         self.written = nn.Embedding(targets, embedding)
         self.cell = nn.GRUCell(embedding + hidden, hidden)
-        self.score = nn.Linear(2 * hidden, hidden, bias=False)
+        self.key = nn.Linear(2 * hidden, hidden)
+        self.query = nn.Linear(hidden, hidden, bias=False)
+        self.score = nn.Linear(hidden, 1, bias=False)
         self.join = nn.Linear(3 * hidden, hidden, bias=False)
         self.head = nn.Linear(hidden, targets)
         self.drop = nn.Dropout(recipe.dropout)
@@ -65,13 +67,14 @@ class Twin(nn.Module):
         )
         memory, _ = nn.utils.rnn.pad_packed_sequence(self.encoder(packed)[0], batch_first=True, total_length=steps)
         memory = self.drop(memory)  # (B, S, 2H)
-        keys = self.score(memory)  # (B, S, H)
+        keys = self.key(memory)  # (B, S, H)
         outside = torch.arange(steps) >= lengths[:, None]  # (B, S)
         state = output = memory.new_zeros(rows, self.cell.hidden_size)
         outputs = []
         for word in self.drop(self.written(inputs)).unbind(1):  # (B, E)
             state = self.cell(torch.cat([word, output], 1), state)
-            weights = torch.bmm(keys, state[:, :, None])[:, :, 0].masked_fill(outside, -math.inf).softmax(1)
+            scores = self.score(torch.tanh(self.query(state)[:, None] + keys))[:, :, 0]  # (B, S)
+            weights = scores.masked_fill(outside, -math.inf).softmax(1)
             context = torch.bmm(weights[:, None], memory)[:, 0]  # (B, 2H)
             output = torch.tanh(self.join(torch.cat([context, state], 1)))
             outputs.append(output)
@@ -82,7 +85,9 @@ class Twin(nn.Module):
         embedded, _, both, _ = params["encoder"]
         written, _, attention, _, dense = params["decoder"]
         own = {"read.weight": embedded.w, "written.weight": written.w}
-        own |= {"score.weight": attention.score.w.T, "join.weight": attention.w.T}
+        own |= {"key.weight": attention.score.w_k.T, "key.bias": attention.score.b}
+        own |= {"query.weight": attention.score.w_q.T, "score.weight": attention.score.v[None]}
+        own |= {"join.weight": attention.w.T}
         own |= {"head.weight": dense.w.T, "head.bias": dense.b}
         for prefix, suffix, gru in (
             ("encoder", "_l0", both.forward),
