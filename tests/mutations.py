@@ -482,8 +482,8 @@ MUTATIONS = (
     Mutation(
         "a checkpoint forgets where in the epoch it was",
         "training/_fit.py",
-        "place = np.array([epoch, done, judge.waited, judge.ended], np.int64)",
-        "place = np.array([epoch, 0, judge.waited, judge.ended], np.int64)",
+        "place = np.array([epoch, done, judge.waited, judge.stopped], np.int64)",
+        "place = np.array([epoch, 0, judge.waited, judge.stopped], np.int64)",
         ("--all", "tests/training/test_checkpoint.py::test_sigterm_saves_in_the_middle_of_an_epoch_and_stops"),
     ),
     Mutation(
@@ -559,7 +559,7 @@ MUTATIONS = (
     Mutation(
         "lengths of the inputs cut other axes",
         "training/_measure.py",
-        "outputs.ndim >= 3 and outputs.shape[1] in steps",
+        "outputs.ndim >= 3 and outputs.shape[1] in _steps(batch)",
         "outputs.ndim >= 3",
         ("tests/training/test_fit.py::test_lengths_are_of_the_steps_of_the_inputs",),
     ),
