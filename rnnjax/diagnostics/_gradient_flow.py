@@ -15,7 +15,7 @@ from .._types import Array, Key, Params, State, Xs
 from .._unroll.lift import valid_steps
 from ..layers import Layer
 from ..layers.rnn import as_layer
-from ._probe import leading, probed, sites, zero_perturbations
+from ._probe import in_size, leading, opened, probed, sites, zero_perturbations
 
 VANISHED, EXPLODED, REMEMBERED = 1e-3, 1e3, 1e-2
 """The share of the gradient below which it has vanished, above which it has exploded, and that a memory must keep."""
@@ -77,21 +77,20 @@ def gradient_flow(
     {'0': (6, 5), '1': (6, 5)}
     """
     layer = as_layer("model", model)
-    found = sites(layer, xs)
+    size, lead = in_size(layer, xs), leading(layer, xs)
+    whole = opened(layer, size)
+    found = sites(whole, size)
     if not found:
         raise ValueError(f"`model` must have at least one recurrent layer, `rnnjax.RNN`; got {layer!r}")
 
     def total(epsilons: dict[str, State]) -> Array:
-        ys, _ = probed(layer, epsilons, xs)(
-            params, xs, lengths=lengths, mask=mask, reset=reset, key=key, context=context
-        )
+        ys, _ = probed(whole, epsilons)(params, xs, lengths=lengths, mask=mask, reset=reset, key=key, context=context)
         value = loss(ys)
         if jnp.shape(value) != ():
             raise ValueError(f"`loss` must return a scalar; got an array of shape {jnp.shape(value)}")
         return value
 
-    value, gradients = jax.value_and_grad(total)(zero_perturbations(layer, params, xs, context))
-    lead = leading(layer, xs)
+    value, gradients = jax.value_and_grad(total)(zero_perturbations(found, params, lead, context))
     norms = {name: _norms(gradient, len(lead)) for name, gradient in gradients.items()}
     reverse = {name: jnp.asarray(site.reverse) for name, site in found.items()}
     valid = valid_steps(lengths, mask, lead[0])

@@ -154,15 +154,14 @@ class Site(NamedTuple):
     reverse: bool
 
 
-def sites(model: Layer, xs: Xs) -> dict[str, Site]:
-    """The recurrent layers of a model by their place in it: "0" or "1.forward" in a stack, "rnn" where it is alone."""
-    size = in_size(model, xs)
-    whole = opened(model, size)
-    found = jax.tree_util.tree_flatten_with_path(whole, is_leaf=_is_rnn)[0]
+def sites(model: Layer, size: Any) -> dict[str, Site]:
+    """The recurrent layers of an opened model by their place in it: "0" or "1.forward" in a stack, "rnn" where it is
+    alone."""
+    found = jax.tree_util.tree_flatten_with_path(model, is_leaf=_is_rnn)[0]
     layers = [(path, part) for path, part in found if _is_rnn(part)]
     return {
         _name(path): Site(part, features, part.reverse ^ _turns(path))
-        for (path, part), features in zip(layers, _features(whole, size), strict=True)
+        for (path, part), features in zip(layers, _features(model, size), strict=True)
     }
 
 
@@ -174,9 +173,9 @@ def _features(model: Any, size: Any) -> list[Any]:
     return [found for part, part_size in _parts(model, leaves, size) for found in _features(part, part_size)]
 
 
-def zero_perturbations(model: Layer, params: Params, xs: Xs, context: Any) -> dict[str, State]:
-    """Zeros for every state that the model's recurrent layers pass through, leaves (T, *B, …), by the layers' names."""
-    steps, *batch = leading(model, xs)
+def zero_perturbations(found: dict[str, Site], params: Params, lead: tuple[int, ...], context: Any) -> dict[str, State]:
+    """Zeros for every state that recurrent layers pass through, leaves (T, *B, …) with these leading axes."""
+    steps, *batch = lead
     dtype = functools.reduce(np.promote_types, (leaf.dtype for leaf in jax.tree.leaves(params)), np.dtype(np.float32))
 
     def zeros(site: Site) -> State:
@@ -188,16 +187,16 @@ def zero_perturbations(model: Layer, params: Params, xs: Xs, context: Any) -> di
 
         return jax.tree.map(lambda leaf: jnp.zeros((steps, *leaf.shape), dtype), jax.eval_shape(first))
 
-    return {name: zeros(site) for name, site in sites(model, xs).items()}
+    return {name: zeros(site) for name, site in found.items()}
 
 
-def probed(model: Layer, epsilons: dict[str, State], xs: Xs) -> Layer:
-    """The model with perturbations added to its states. It takes the same parameters."""
+def probed(model: Layer, epsilons: dict[str, State]) -> Layer:
+    """An opened model with perturbations added to its states. It takes the same parameters."""
 
     def probe(path: Any, part: Any) -> Any:
         return Probed(part, epsilons[_name(path)]) if _is_rnn(part) else part
 
-    return jax.tree_util.tree_map_with_path(probe, opened(model, in_size(model, xs)), is_leaf=_is_rnn)
+    return jax.tree_util.tree_map_with_path(probe, model, is_leaf=_is_rnn)
 
 
 def _is_rnn(part: Any) -> bool:
