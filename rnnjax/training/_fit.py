@@ -193,10 +193,8 @@ def fit(
             raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
         adapted = windowed(adapted, truncate)
     step = make_step(adapted, used, chain, accumulate, parallel)
-    watchers: list[Any] = [callback for callback in callbacks if hasattr(callback, "during")]
-    for watcher in watchers:
-        check_size("every", watcher.every)
-    every = min((int(watcher.every) for watcher in watchers), default=None)
+    watchers = _Watchers(callbacks)
+    every = watchers.every
     check = checks(used, plain, first, batch_size, truncate)
     if arrays is None:
         run = _runs.StreamRun(step, first, data, parallel, check)
@@ -233,16 +231,13 @@ def fit(
             began = time.perf_counter()
             if not done:
                 state, totals = run.begin(state), zeros()
-            before = int(state.step) - run.steps(done) if watchers else 0
-            called = [before + run.steps(done)] * len(watchers)
+            before = int(state.step) - run.steps(done) if every else 0
+            watchers.begin(before + run.steps(done))
             stopped = False
             for part in run.parts(state, epoch, done, totals):
                 state, totals, done, share = part
                 bar.part(epoch, share)
-                for at, watcher in enumerate(watchers):
-                    if before + run.steps(done) - called[at] >= watcher.every:
-                        called[at] = before + run.steps(done)
-                        watcher.during(called[at], state.params)
+                watchers.see(before + run.steps(done), state.params)
                 if saver is not None and saver.stops_within:
                     saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
                     saver.stop()
@@ -250,11 +245,9 @@ def fit(
                     break
             if stopped:
                 break
-            for at, watcher in enumerate(watchers):
-                if called[at] < before + run.steps(done):
-                    watcher.during(before + run.steps(done), state.params)
+            watchers.see(before + run.steps(done), state.params, ends=True)
             logs = values(used, totals)
-            if not float(totals[0].count):  # every step was left out
+            if not float(totals[0].count):  # nothing was counted, as where every step was left out
                 logs = dict.fromkeys(logs, math.nan)
             if validate is not None:
                 logs |= values(used, validate(state.params, state.rest), "val_")
@@ -279,11 +272,34 @@ def fit(
             stopped = saver is not None and saver.stops_after()
             if saver is not None and (last or stopped or epoch % checkpoint_every == 0):
                 saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
-                if stopped:
+                if stopped or saver.stops_within:  # told meanwhile
                     saver.stop()
                     break
     params, rest = judge.chosen(state)
     return Fitted(adapted.publish(params, rest), params, history, state)
+
+
+class _Watchers:
+    """The callbacks that are also called within epochs. every: the fewest updates between two calls, or None."""
+
+    def __init__(self, callbacks: Sequence[Any]) -> None:
+        self._all = [callback for callback in callbacks if hasattr(callback, "during")]
+        for watcher in self._all:
+            check_size("every", watcher.every)
+        self.every = min((int(watcher.every) for watcher in self._all), default=None)
+        self._called: list[int] = []
+
+    def begin(self, step: int) -> None:
+        """Before an epoch, or what is left of one."""
+        self._called = [step] * len(self._all)
+
+    def see(self, step: int, params: Any, ends: bool = False) -> None:
+        """Calls those whose updates have passed; where the epoch ends, all that have not seen its last one."""
+        for at, watcher in enumerate(self._all):
+            passed = step - self._called[at]
+            if passed >= watcher.every or (ends and passed):
+                self._called[at] = step
+                watcher.during(step, params)
 
 
 def _is_true(answer: Any) -> bool:
