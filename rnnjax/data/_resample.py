@@ -91,13 +91,13 @@ def change_speed(
     signal, lengths = checked(signal, lengths)
     rows, samples = signal.shape[:-1], signal.shape[-1]
     check_size("width", width)
-    if isinstance(speed, numbers.Real) or not is_array(speed):
-        if isinstance(speed, bool) or not isinstance(speed, numbers.Real):
-            raise TypeError(f"`speed` must be a number or an array; got {speed!r}")
+    if isinstance(speed, numbers.Real) and not isinstance(speed, bool):
         speed = float(speed)
         bounds = (speed, speed) if bounds is None else bounds
         if not bounds[0] <= speed <= bounds[1]:
             raise ValueError(f"`speed` must lie within `bounds`, {bounds}; got {speed}")
+    elif not is_array(speed):
+        raise TypeError(f"`speed` must be a number or an array; got {speed!r}")
     elif speed.shape not in ((), rows):
         raise ValueError(f"`speed` must be () or one for each row, {rows}; got {speed.shape}")
     if bounds is None:

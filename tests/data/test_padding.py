@@ -44,6 +44,12 @@ def test_bad_sequences(run, message: str) -> None:
         run()
 
 
+@pytest.mark.parametrize("sequences", [[["a"], ["b", "c"]], [[b"a"]], [[1], 2], [[{}]]], ids=str)
+def test_what_is_no_sequence_of_numbers(sequences) -> None:
+    with pytest.raises(TypeError, match="must be arrays or lists of numbers"):
+        data.pad(sequences)
+
+
 def test_decoder_reads_behind_start_and_learns_up_to_end() -> None:
     pairs = data.pad_pairs(SOURCES, TARGETS, start=1, end=2)
     for n, (source, target) in enumerate(zip(SOURCES, TARGETS, strict=True)):
