@@ -238,6 +238,8 @@ def test_the_twin_of_the_benchmark_computes_the_same(translation, untrained, mon
             (gradient["encoder"][2].backward.b_n, twin.encoder.bias_hh_l0_reverse.grad[32:]),
             (attention.cell.w.T, twin.cell.weight_ih.grad),
             (attention.score.w_q.T, twin.query.weight.grad),
+            (attention.score.w_k.T, twin.key.weight.grad),
+            (attention.score.b, twin.key.bias.grad),
             (attention.score.v[None], twin.score.weight.grad),
         ):
             np.testing.assert_allclose(ours, theirs, atol=1e-3 * float(np.abs(ours).max()))

@@ -88,6 +88,21 @@ def check_what_cannot_be_dealt() -> None:
         fit(LAYER, (X, Y), batch_size=8, accumulate=2, mesh=eight)
 
 
+def check_rows_of_iterables_and_validation() -> None:
+    """On eight devices: rows that divide get no weights; on six: rows of a validation that do not divide."""
+
+    def own(outputs: Any, targets: Any) -> Any:
+        return optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
+
+    def whole() -> Any:
+        return iter([(X[:8], Y[:8]), (X[8:24], Y[8:24])])
+
+    assert_same(fit(LAYER, whole, loss=own, mesh=mesh(shape=(8,)), **OPTIONS), fit(LAYER, whole, loss=own, **OPTIONS))
+    six = jax.sharding.Mesh(np.array(jax.devices()[:6]), ("a",))
+    options = OPTIONS | {"validation": (np.tile(X, (2, 1, 1)), np.tile(Y, 2), np.tile(LENGTHS, 2))}
+    assert_same(fit(LAYER, batches(12), mesh=six, **options), fit(LAYER, batches(12), **options))
+
+
 def check_noise_and_statistics() -> None:
     """On eight devices: noise differs between rows, and running means are those of all rows."""
     from flax import linen as nn
@@ -202,7 +217,14 @@ def outputs(*processes: subprocess.Popen[str]) -> list[str]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "check", [check_all_kinds, check_what_cannot_be_dealt, check_noise_and_statistics, check_noise_of_nnx]
+    "check",
+    [
+        check_all_kinds,
+        check_what_cannot_be_dealt,
+        check_rows_of_iterables_and_validation,
+        check_noise_and_statistics,
+        check_noise_of_nnx,
+    ],
 )
 def test_eight_devices_train_as_one(check: Any) -> None:
     outputs(in_process(f"{check.__name__}()", 8))
