@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import zlib
 from collections.abc import Callable
@@ -37,13 +36,6 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before the first array is made and before workers start, which inherit it."""
     if not config.getoption("--optimized"):
         os.environ["XLA_FLAGS"] = f"{QUICK_TO_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
-
-
-def pytest_collection_finish() -> None:
-    """JAX makes objects by the million and few cycles: looking for those took a tenth of the tests' time."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(200_000, 20, 20)
 
 
 @pytest.hookimpl(trylast=True)  # after `-m` and `-k` have chosen

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import operator
+import numbers
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -159,8 +159,10 @@ def fit(
     check_size("checkpoint_every", checkpoint_every)
     if patience is not None:
         check_size("patience", patience)
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise TypeError(f"`seed` must be an integer; got {seed!r}")
     # NumPy's integers cannot be written into a checkpoint
-    batch_size, accumulate, seed = int(batch_size), int(accumulate), operator.index(seed)
+    batch_size, accumulate, seed = int(batch_size), int(accumulate), int(seed)
     used = measures(loss, metrics)
     monitor = monitor or ("loss" if validation is None and validation_split is None else "val_loss")
     if monitor.startswith("val_") and validation is None and validation_split is None:

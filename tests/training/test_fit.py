@@ -659,6 +659,16 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "names of metrics must differ",
     ),
     "no epochs": (lambda: fit(LAYER, (X, Y), epochs=0, **OPTIONS), ValueError, "`epochs` must be at least 1"),
+    "a seed that is no integer": (
+        lambda: fit(LAYER, (X, Y), **OPTIONS | {"seed": 1.5}),
+        TypeError,
+        "`seed` must be an integer; got 1.5",
+    ),
+    "a seed that is a truth": (
+        lambda: fit(LAYER, (X, Y), **OPTIONS | {"seed": True}),
+        TypeError,
+        "`seed` must be an integer; got True",
+    ),
     "unknown monitor": (
         lambda: fit((PARAMS, LAYER), (X, Y), monitor="val_loss", patience=1, **OPTIONS),
         ValueError,
