@@ -90,6 +90,11 @@ class Cell(abc.ABC):
     those of `AssociativeCell`, "chunked" ones those of `ChunkedCell`."""
     elapsed: bool = False
     """Whether inputs may be (x, dt), with the time (T, *B) since the last one: layers hand it on to such cells."""
+    unitwise: bool = False
+    """Whether unit i is entry i of the last axis of every array of the state, and a step reads of the other units no
+    more than what they were before it: with zeros in its last units such a cell is a smaller one."""
+    scaled: bool = False
+    """Whether one array of the state says in which units others are, so that none can be held or changed alone."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -279,7 +284,8 @@ def takes_chunks(cell: Any) -> bool:
 
 def acts(cell: Any) -> bool:
     """Whether `step` is what `combine` and `act` say: no subclass has changed it since."""
-    return cell.capability == "associative" and _in_step(cell, "act", "step")
+    in_step = cell.capability == "associative" and _in_step(cell, "act", "step")
+    return in_step and (not isinstance(cell, Wrapper) or acts(cell.cell))
 
 
 def diagonal(cell: Any) -> Numbers | None:
@@ -366,6 +372,14 @@ class Wrapper(Cell):
     @property
     def elapsed(self) -> bool:  # type: ignore[override]
         return self.cell.elapsed
+
+    @property
+    def unitwise(self) -> bool:  # type: ignore[override]
+        return self.cell.unitwise
+
+    @property
+    def scaled(self) -> bool:  # type: ignore[override]
+        return self.cell.scaled
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         return self.cell.init(key, in_size, dtype)

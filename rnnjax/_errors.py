@@ -30,16 +30,16 @@ def check_unit_interval(name: str, value: Any) -> None:
     """Raises if a number of `value` lies outside [0, 1]; what is traced passes."""
     if isinstance(value, (bool, str, list, tuple)) or value is None:
         raise TypeError(f"`{name}` must be a number in [0, 1], or an array of them; got {value!r}")
-    known = _known(value)
-    if known is not None and not ((known >= 0) & (known <= 1)).all():
+    numbers_of = known(value)
+    if numbers_of is not None and not ((numbers_of >= 0) & (numbers_of <= 1)).all():
         raise ValueError(f"`{name}` must lie in [0, 1]; got {value}")
 
 
 def check_rate(name: str, value: Any) -> None:
     """Raises if a number of `value` is no probability of dropping: it must lie in [0, 1)."""
     check_unit_interval(name, value)
-    known = _known(value)
-    if known is not None and (known == 1).any():
+    numbers_of = known(value)
+    if numbers_of is not None and (numbers_of == 1).any():
         raise ValueError(f"`{name}` must be below 1, or nothing is left to scale up; got {value}")
 
 
@@ -62,8 +62,9 @@ def _check_number(name: str, value: Any, what: str, holds: Callable[[float], boo
         raise ValueError(f"`{name}` must be {what}; got {value}")
 
 
-def _known(value: Any) -> np.ndarray | None:
-    """The numbers of `value`, or None where they are traced, on another machine, or no numbers."""
+def known(value: Any) -> np.ndarray | None:
+    """The numbers of `value`, or None where they are traced, on another machine, or no numbers. As an array of NumPy's:
+    under `jit` a reduction of a concrete JAX array would be traced."""
     if isinstance(value, (numbers.Real, np.generic, np.ndarray)):
         return np.asarray(value)
     here = isinstance(value, jax.Array) and not isinstance(value, Tracer) and value.is_fully_addressable

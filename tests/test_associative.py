@@ -116,6 +116,7 @@ def test_gates_may_be_shut_or_wide_open(cell: Any, size: float) -> None:
     ("cell", "why"),
     [
         (Saturates(3), "Saturates is not an associative cell"),
+        (rj.LearnedInitialState(Saturates(3)), "LearnedInitialState is not an associative cell"),
         (rj.Zoneout(rj.MinGRU(3)), "Zoneout is not an associative cell"),
         (rj.ActiveUnits(rj.MinGRU(3), units=2), "ActiveUnits is not an associative cell"),
     ],

@@ -117,8 +117,10 @@ def _check(cell: rj.Cell, event_shape: tuple[int, ...], implementation: str) -> 
         np.testing.assert_allclose(getattr(last, name), wanted, rtol=0, atol=1e-12)
 
 
-def test_every_transcription_is_used() -> None:
-    assert set(REFERENCES) <= {type(descriptor.cell) for descriptor in CELLS}
+def test_every_cell_has_a_transcription() -> None:
+    """But wrappers and cells that read a memory, which have tests of their own."""
+    cells = {type(row.cell) for row in CELLS if row.memory_size is None and not isinstance(row.cell, rj.Wrapper)}
+    assert set(REFERENCES) == cells
 
 
 @pytest.mark.parametrize(("descriptor", "implementation"), CASES)

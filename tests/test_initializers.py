@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -113,6 +115,111 @@ def test_chrono_without_an_input_gate() -> None:
 def test_chrono_refuses_what_has_no_long_dependencies() -> None:
     with pytest.raises(ValueError, match="at least 3 time steps"):
         initializers.chrono(KEY, SIZE, 2)
+
+
+UNITS = 600
+
+
+def _uniform(values: Any, low: float, high: float) -> bool:
+    """Whether so many values fill an interval evenly: their extremes and each tenth of it."""
+    values, width = np.asarray(values, float).ravel(), high - low
+    assert values.size >= UNITS
+    assert low <= values.min() < low + width / 20
+    assert high - width / 20 < values.max() <= high
+    counts, _ = np.histogram(values, 10, (low, high))
+    return bool((np.abs(counts / values.size - 0.1) < 5 * np.sqrt(0.09 / values.size)).all())
+
+
+def _glorot(w: Any, gates: int) -> bool:
+    """Uniform on ±√(6 / (I + H)), gate by gate."""
+    limit = (6 / (w.shape[0] + w.shape[1] / gates)) ** 0.5
+    return all(_uniform(part, -limit, limit) for part in np.split(np.asarray(w), gates, axis=1))
+
+
+def test_slstm_forgets_slowly_from_3_to_6() -> None:
+    params = rj.SLSTM(12, heads=3).init(KEY, 50, jnp.float64)
+    i, f, z, o = _blocks(params.b, 4)
+    np.testing.assert_allclose(f, np.tile([3, 4, 5, 6], 3), rtol=1e-7)
+    np.testing.assert_array_equal(np.concatenate([i, z, o]), 0)
+    assert _glorot(params.w, 4)
+    for head in params.u:
+        for gate in np.split(np.asarray(head), 4, axis=1):
+            np.testing.assert_allclose(gate.T @ gate, np.eye(4), atol=1e-12)
+
+
+def test_mlstm_forgets_slowly_from_3_to_6() -> None:
+    params = rj.MLSTM(2 * UNITS, heads=UNITS).init(KEY, 3, jnp.float64)
+    i, f = _blocks(params.b_gates, 2)
+    np.testing.assert_allclose(f, np.linspace(3, 6, UNITS), rtol=1e-7)
+    assert abs(i.mean()) < 0.5 / UNITS**0.5
+    np.testing.assert_allclose(i.std(), 0.1, rtol=0.15)
+    assert not np.any(params.b)
+    assert not np.any(params.w_gates)
+    assert _glorot(params.w, 4)
+
+
+def test_gated_delta_net_decays_at_many_rates() -> None:
+    params = rj.GatedDeltaNet(2 * UNITS, heads=UNITS, key_size=1).init(KEY, 3, jnp.float64)
+    assert _uniform(np.log(np.log1p(np.exp(params.b))), np.log(1e-3), np.log(0.1))
+    assert _uniform(np.exp(params.decay), 1, 16)
+    assert _glorot(params.w_gates, 2)
+
+
+def test_delta_net_and_gla_draw_each_part_for_itself() -> None:
+    params = rj.DeltaNet(300, heads=3, key_size=20).init(KEY, 40, jnp.float64)
+    for part in np.split(np.asarray(params.w), [60, 120], axis=1):
+        assert _glorot(part, 1)
+    assert params.w_beta.shape == (40, 3)
+    params = rj.GLA(300, heads=3, key_size=20, rank=30).init(KEY, 40, jnp.float64)
+    assert _glorot(params.w_down, 1)
+    assert _glorot(params.w_up, 1)
+    assert not np.any(params.b)
+
+
+def test_ltc_draws_what_its_table_says() -> None:
+    params = rj.LTC(UNITS).init(KEY, 3, jnp.float64)
+    softplus = lambda x: np.log1p(np.exp(np.asarray(x)))  # noqa: E731
+    for name in ("w", "u", "g"):
+        assert _uniform(softplus(getattr(params, name)), 0.001, 1)
+    assert _uniform(softplus(params.c), 0.4, 0.6)
+    assert _uniform(params.e, -0.2, 0.2)
+    for side in ("w", "u"):
+        assert _uniform(getattr(params, f"{side}_mu"), 0.3, 0.8)
+        assert _uniform(getattr(params, f"{side}_sigma"), 3, 8)
+        signs = np.asarray(getattr(params, f"{side}_e"))
+        np.testing.assert_array_equal(np.abs(signs), 1)
+        assert abs(signs.mean()) < 5 / signs.size**0.5
+
+
+def test_oscillators_draw_as_linear_layers_of_torch() -> None:
+    params = rj.LEM(UNITS).init(KEY, 3, jnp.float64)
+    assert all(_uniform(leaf, -(UNITS**-0.5), UNITS**-0.5) for leaf in params)
+    params = rj.CoRNN(UNITS).init(KEY, 3, jnp.float64)
+    assert all(_uniform(leaf, -((3 + 2 * UNITS) ** -0.5), (3 + 2 * UNITS) ** -0.5) for leaf in params)
+
+
+def test_linear_cells_draw_what_their_tables_say() -> None:
+    params = rj.LinearElman(UNITS).init(KEY, 3, jnp.float64)
+    assert _uniform(params.u, 0, 1)
+    assert not np.any(params.b)
+    assert _glorot(params.w, 1)
+    params = rj.HGRN(8).init(KEY, 90, jnp.float64)
+    np.testing.assert_allclose(params.theta, 10000.0 ** (-np.arange(8) / 8), rtol=1e-12)
+    assert not np.any(params.b)
+    assert _glorot(params.w, 5)
+    for cell, gates in ((rj.MinGRU(8), 2), (rj.MinLSTM(8), 3), (rj.QRNN(8), 3)):
+        params = cell.init(KEY, 90, jnp.float64)
+        assert _glorot(params.w, gates)
+        assert not np.any(params.b)
+
+
+def test_cfc_draws_its_backbone() -> None:
+    params = rj.CfC(30, backbone_size=40).init(KEY, 20, jnp.float64)
+    assert _glorot(params.w, 1)
+    assert _glorot(params.u, 1)
+    assert _glorot(params.v, 4)
+    assert not np.any(params.b)
+    assert not np.any(params.c)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])

@@ -130,6 +130,34 @@ def test_memories_may_forget_everything_or_nothing(decay: float) -> None:
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(pull(cell, params, xs, "chunked")))
 
 
+@pytest.mark.parametrize("form", ["scan", "chunked"])
+@pytest.mark.parametrize("gate", [-1e4, 1e4])
+def test_an_mlstm_that_asks_for_nothing_reads_nothing(gate: float, form: str) -> None:
+    """With a bias of zero, inputs of zero are a query of zero: 0 over a divisor that must not be 0."""
+    cell = rj.MLSTM(4)
+    params = cell.init(jax.random.key(0), 3)
+    params = params._replace(b_gates=jnp.array([gate, 5.0]))
+    xs = jnp.ones((3, 1, 3)).at[1:].set(0)
+
+    def total(params: Any) -> Any:
+        ys, _ = rj.unroll(cell, params, xs, implementation=form)
+        return (ys**2).sum(), ys
+
+    (_, ys), grads = jax.value_and_grad(total, has_aux=True)(params)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves((ys, grads)))
+    np.testing.assert_array_equal(ys[1:], 0)
+
+
+def test_a_temperature_may_be_an_array() -> None:
+    cell = rj.GLA(4, rank=2)
+    params, xs = draw(cell, 5, 2)
+    both = jnp.array([2.0, 16.0])
+    several = jax.vmap(lambda t: rj.unroll(rj.GLA(4, rank=2, temperature=t), params, xs)[0])(both)
+    for temperature, ys in zip((2.0, 16.0), several, strict=True):
+        close(ys, rj.unroll(rj.GLA(4, rank=2, temperature=temperature), params, xs)[0], 1e-10)
+    assert dataclasses.replace(rj.GLA(4, temperature=both[0]), rank=3).rank == 3
+
+
 def test_the_delta_rule_replaces_what_it_holds() -> None:
     # a strength of 1 and a key of length 1: the last value written under a key is what is read
     cell = rj.DeltaNet(4, key_size=4)
@@ -163,7 +191,7 @@ def test_a_chunked_cell_is_run_in_chunks() -> None:
     assert "associative  cannot run it: the transitions of MLSTM, a chunked cell, are too large" in said
 
 
-@pytest.mark.parametrize("cell", [Forgets(4), rj.LearnedInitialState(Forgets(4)), rj.Zoneout(rj.MLSTM(4))], ids=repr)
+@pytest.mark.parametrize("cell", [Forgets(4), rj.LearnedInitialState(Forgets(4)), rj.Zoneout(rj.GLA(4))], ids=repr)
 def test_steps_that_changed_run_one_by_one(cell: Any) -> None:
     params = cell.init(jax.random.key(0), 5)
     assert "→ scan" in rj.explain(cell, params, jnp.ones((8, 2, 5)))
@@ -177,6 +205,7 @@ def test_steps_that_changed_run_one_by_one(cell: Any) -> None:
         (lambda: rj.GLA(6, heads=5), "`heads` must divide `hidden_size`"),
         (lambda: rj.GLA(6, rank=0), "`rank` must be at least 1"),
         (lambda: rj.GLA(6, temperature=0), "`temperature` must be above 0"),
+        (lambda: rj.GLA(6, temperature=-1.0), "`temperature` must be above 0"),
         (lambda: rj.DeltaNet(6, key_size=0).keys, "`key_size` must be at least 1"),
     ],
 )

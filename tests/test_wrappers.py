@@ -65,10 +65,9 @@ def test_a_rate_of_zero_is_the_inner_cell(make: Callable[[Any], rj.Cell]) -> Non
 
 @noisy
 def test_no_key_no_draws(make: Callable[[Any], rj.Cell]) -> None:
+    """Of zoneout the expectation remains, which is a test of its own."""
     cell = make(0.5)
     params, xs = _problem(cell)
-    first, again = rj.unroll(cell, params, xs), rj.unroll(cell, params, xs)
-    _close(first, again, atol=0)
     if not isinstance(cell, rj.Zoneout):
         one, other = (rj.unroll(each, params, xs, implementation="fused") for each in (cell, cell.cell))
         _close(one, other, atol=0)
@@ -97,9 +96,11 @@ def test_zoneout_holds_each_unit_of_each_field_at_its_own_rate() -> None:
     assert abs(together - 0.04) < 5 * np.sqrt(0.04 * 0.96 / drawn.h.size)
 
 
-def test_zoneout_takes_the_old_or_the_new_value() -> None:
-    cell = rj.Zoneout(rj.GRU(SIZE), rate=0.5)
-    params, xs = _problem(cell)
+@pytest.mark.parametrize("inner", [rj.GRU, rj.ResetBeforeGRU, rj.MinGRU, rj.RGLRU])
+def test_zoneout_takes_the_old_or_the_new_value(inner: Any) -> None:
+    cell = rj.Zoneout(inner(SIZE), rate=0.5)
+    params = _random_like(1, jax.eval_shape(lambda: cell.init(KEY, SIZE, jnp.float64)))
+    xs = _random_like(2, jax.ShapeDtypeStruct((STEPS, ROWS, SIZE), jnp.float64))
     state = cell.initial_state(params, (ROWS,), jnp.float64)
     ys, _ = rj.unroll(cell, params, xs, key=KEY)
     before = jnp.concatenate([state.h[None], ys[:-1]])
@@ -376,23 +377,74 @@ def test_gradient_clip_bounds_what_flows_back(inner: rj.Cell, by: str, implement
         np.testing.assert_allclose(a, b, atol=1e-12)
 
 
-@pytest.mark.parametrize("implementation", ["scan", "fused"])
-@pytest.mark.parametrize(("make", "gates"), [(rj.LSTM, 4), (rj.GRU, 3), (rj.Elman, 1)], ids=["lstm", "gru", "elman"])
-def test_active_units_are_a_smaller_cell(make: Any, gates: int, implementation: str) -> None:
-    """Three of five units with these weights are a cell of three with their part of the weights."""
+UNITWISE = [
+    rj.Elman,
+    rj.LeakyElman,
+    rj.LSTM,
+    rj.PeepholeLSTM,
+    rj.CoupledLSTM,
+    rj.GRU,
+    rj.ResetBeforeGRU,
+    rj.MGU,
+    rj.IndRNN,
+    rj.LinearElman,
+    rj.MinGRU,
+    rj.MinLSTM,
+    rj.QRNN,
+    rj.CoRNN,
+    rj.SLSTM,
+    lambda size: rj.LearnedInitialState(rj.LSTM(size)),
+]
+
+
+@pytest.mark.parametrize("make", UNITWISE, ids=lambda make: type(make(1)).__name__)
+def test_active_units_are_a_smaller_cell(make: Callable[[int], rj.Cell]) -> None:
+    """Three of five units are a cell of three with the weights that have a gradient, and are as many as it has."""
     big, small = rj.ActiveUnits(make(5), units=3), make(3)
-    params = jax.tree.map(lambda leaf: leaf + 0.1, big.init(jax.random.key(0), 2, jnp.float64))
-    cut = {}
-    for name, leaf in params._asdict().items():
-        own = leaf.reshape(*leaf.shape[:-1], -1, 5)[..., :3]
-        own = own.reshape(*leaf.shape[:-1], own.shape[-2] * 3)
-        cut[name] = own[:3] if name == "u" else own
-    assert cut["u"].shape == (3, gates * 3)
-    xs = jax.random.normal(jax.random.key(1), (6, 2, 2), jnp.float64)
-    got, _ = rj.unroll(big, params, xs, implementation=implementation)
-    wanted, _ = rj.unroll(small, type(params)(**cut), xs, implementation="scan")
-    np.testing.assert_allclose(got[..., :3], wanted, atol=1e-12)
-    np.testing.assert_array_equal(got[..., 3:], 0)
+    params, _ = _problem(big)
+    _, xs = _problem(small)
+    grads = jax.jit(jax.grad(lambda p: jnp.sum(rj.unroll(big, p, xs)[0] ** 2)))(params)
+    like = jax.eval_shape(lambda: small.init(KEY, IN, jnp.float64))
+    cut = jax.tree.map(lambda leaf, grad, own: leaf[grad != 0].reshape(own.shape), params, grads, like)
+    for implementation in ("scan", "fused") if big.capability == "gated" else ("scan",):
+        ys, _ = rj.unroll(big, params, xs, implementation=implementation)
+        _close(ys[..., :3], rj.unroll(small, cut, xs, implementation="scan")[0])
+        np.testing.assert_array_equal(ys[..., 3:], 0)
+
+
+def test_unitwise_cells_are_all_tested() -> None:
+    cells = {type(make(2)) for make in UNITWISE}
+    assert {cls for cls in vars(rj).values() if isinstance(cls, type) and vars(cls).get("unitwise") is True} <= cells
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: rj.Zoneout(rj.SLSTM(4)), "one whose state can be held array by array"),
+        (lambda: rj.Zoneout(rj.LearnedInitialState(rj.MLSTM(4))), "one whose state can be held array by array"),
+        (lambda: rj.ActiveUnits(rj.LayerNormLSTM(4)), "units meet in its recurrent product alone"),
+        (lambda: rj.ActiveUnits(rj.ProjectionLSTM(4, proj_size=2)), "units meet in its recurrent product alone"),
+        (lambda: rj.ActiveUnits(rj.LEM(4)), "units meet in its recurrent product alone"),
+        (lambda: rj.ActiveUnits(rj.LTC(4)), "units meet in its recurrent product alone"),
+        (lambda: rj.ActiveUnits(rj.MLSTM(4, heads=2)), "units meet in its recurrent product alone"),
+        (lambda: rj.WeightDrop(rj.LTC(4)).init(KEY, 3), "weights `u` that multiply its state"),
+        (lambda: rj.WeightDrop(rj.MinGRU(4)).init(KEY, 3), "weights `u` that multiply its state"),
+    ],
+)
+def test_cells_that_a_wrapper_would_make_another_network(make: Callable[[], Any], words: str) -> None:
+    with pytest.raises(TypeError, match=words):
+        make()
+
+
+def test_a_norm_beyond_the_range_of_squares_is_clipped() -> None:
+    cell = rj.GradientClip(rj.Elman(2, activation="identity"), bound=1.0, by="norm")
+    params = jax.tree.map(jnp.zeros_like, cell.init(KEY, 2))._replace(w=jnp.eye(2))
+    state = cell.initial_state(params, (1,))
+    for scale in (3e-30, 3e25):
+        huge = jnp.array([[3.0, -4.0]]) * scale
+        _, pull = jax.vjp(lambda xs: rj.unroll(cell, params, xs, state)[0], jnp.zeros((1, 1, 2)))
+        want = huge if scale < 1 else jnp.array([[0.6, -0.8]])
+        np.testing.assert_allclose(pull(huge[None])[0][0], want, rtol=1e-6)
 
 
 def test_zoneout_of_a_state_of_any_form() -> None:

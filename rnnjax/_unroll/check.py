@@ -9,10 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from .._cell import Cell
-from .._errors import check_flag, check_key, describe, is_array
+from .._errors import check_flag, check_key, describe, is_array, known
 from .._types import Params, State, Xs, featured
 from . import table
 from .place import explicit_spec
@@ -233,10 +232,9 @@ def check_lengths(
             f"`lengths` must be (*B) = {batch_shape}, one number for each row of `{of}`; got shape "
             f"{tuple(lengths.shape)}. {hint}"
         )
-    if isinstance(lengths, Tracer) or lengths.size == 0 or not getattr(lengths, "is_fully_addressable", True):
+    values = known(lengths)
+    if values is None or values.size == 0:
         return
-    # under `jit` a reduction of a concrete JAX array would be traced
-    values = np.asarray(lengths)
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > steps:
         raise ValueError(

@@ -35,7 +35,7 @@ def join(chunks: Chunks, reverse: bool) -> Any:
     """Undoes `split`."""
     if chunks.whole is None:
         return chunks.rest
-    whole = jax.tree.map(lambda leaf: leaf.reshape((-1, *leaf.shape[2:])), chunks.whole)
+    whole = jax.tree.map(lambda leaf: leaf.reshape((leaf.shape[0] * leaf.shape[1], *leaf.shape[2:])), chunks.whole)
     if chunks.rest is None:
         return whole
     first, last = (chunks.rest, whole) if reverse else (whole, chunks.rest)

@@ -392,5 +392,5 @@ def _more_rows(form: _Form, size: int, batched: list[bool], operands: tuple[Arra
     ys, *rest = _mapped(form)(*joined)
     state, kept = rest[: form.states], rest[form.states :]
     shape = form.kept(ys.shape[1], size * rows, ys.shape[-1])
-    apart = [] if shape is None else [part(leaf.reshape(-1, *shape), 2) for leaf in kept]
+    apart = [] if shape is None else [part(leaf.reshape(leaf.shape[0], *shape), 2) for leaf in kept]
     return [part(ys, 2), *(part(leaf, 1) for leaf in state), *(a.reshape(size, a.shape[1], -1) for a in apart)]

@@ -99,7 +99,7 @@ class _Plan(NamedTuple):
 
 
 def _plan(call: Call) -> _Plan:
-    gx = jax.eval_shape(lambda p, x, n: call.cell.project(p, x, n), call.params, call.flow.xs, _noise(call))
+    gx = jax.eval_shape(lambda p, x, n: call.cell.project(p, x, *some(n)), call.params, call.flow.xs, _noise(call))
     bytes_a_step = sum(leaf.size * leaf.dtype.itemsize for leaf in gx) // call.steps
     rows = max(1, math.prod(call.batch_shape))
 

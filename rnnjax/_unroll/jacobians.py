@@ -127,15 +127,11 @@ def plan(call: Call, form: Form | None) -> Plan:
 
 
 def first_step(call: Call) -> tuple[Params, State, Z, Noise]:
-    """Shapes of what `step` receives, without masks and resets."""
-
-    def first(call: Call) -> tuple[Params, State, Z, Noise]:
-        params = call.dtypes.cast(call.params)
-        x, noise = jax.tree.map(lambda leaf: leaf[:1], (call.flow.xs, call.flow.noise))
-        z = call.cell.project(params, x, *some(merge_noise(noise, call.constant_noise)))
-        return params, call.state, at_step(z), at_step(merge_noise(noise, call.constant_noise))
-
-    return first(call)
+    """What `step` receives at first, without masks and resets."""
+    params = call.dtypes.cast(call.params)
+    x, noise = jax.tree.map(lambda leaf: leaf[:1], (call.flow.xs, call.flow.noise))
+    noise = merge_noise(noise, call.constant_noise)
+    return params, call.state, at_step(call.cell.project(params, x, *some(noise))), at_step(noise)
 
 
 def steps_alone(call: Call) -> bool:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import initializers
-from .._errors import check_size, floating
+from .._errors import check_size, floating, is_array
 from .._struct import set_field
 from .._types import Array, DTypeLike, Gates, Key, at_least_float32
 from ..activations import canonical
@@ -68,7 +68,14 @@ def forget_bias(
     return jnp.concatenate(blocks)
 
 
-def check_positive(name: str, value: Any) -> None:
+def settle_positive(cell: Any, name: str) -> None:
+    """`settle_number`, and raises for a Python number that is not positive."""
+    settle_number(cell, name)
+    if not is_array(getattr(cell, name)):
+        check_positive_number(name, getattr(cell, name))
+
+
+def check_positive_number(name: str, value: Any) -> None:
     """Raises unless `value` is a positive Python number."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"`{name}` must be a positive number; got {value!r} of type {type(value).__name__}")
@@ -115,8 +122,9 @@ def drop_scale(key: Key, name: str, rate: Any, shape: tuple[int, ...], dtype: DT
 
 
 def abstract_state(cell: Any, batch_shape: tuple[int, ...]) -> Any:
-    """Shapes of a cell's state, which do not depend on the size of its inputs."""
-    return jax.eval_shape(lambda: cell.initial_state(cell.init(jax.random.key(0), 1), batch_shape))
+    """Shapes of a cell's state, which do not depend on the size of its inputs; some cells take but their own."""
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), cell.hidden_size))
+    return jax.eval_shape(lambda params: cell.initial_state(params, batch_shape), params)
 
 
 def positive_activation(x: Array) -> Array:

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 from .._cell import Wrapper
 from .._errors import is_array
 from .._struct import node, set_field, struct
-from .._types import Array, Noise, Params, State
-from ._common import check_positive, settle_number
+from .._types import Array, DTypeLike, Noise, Params, State
+from ._common import check_positive_number, settle_number
 
 
 @struct
@@ -18,12 +18,18 @@ class ActiveUnits(Wrapper):
 
     s_t = m ⊙ cell(s_{t-1}, x_t),    m = 1 for the first `units` features, else 0
 
-    What is zero feeds nothing back and reaches no later layer, and its weights get no gradient. Parameters, state,
-    output and implementations are the inner cell's. The weights are drawn for the full size.
+    What is zero feeds nothing back and reaches no later layer, and its weights get no gradient. Parameters, state and
+    output are the inner cell's, and implementations where it is not one whose steps compose. The weights are drawn for
+    the full size.
 
     Args:
-        cell: the inner cell, of the largest size.
+        cell: the inner cell, of the largest size. It must be `unitwise`: Elman, LSTM and GRU cells are, those that
+            normalise over units, mix them within a step or have matrices for memories are not.
         units: how many units work, a leaf.
+
+    Raises:
+        TypeError: for a cell that is not `unitwise`.
+        ValueError: for more units than there are, or none.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.ActiveUnits(rj.GRU(hidden_size=4), units=3)
@@ -37,13 +43,21 @@ class ActiveUnits(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not self.cell.unitwise:
+            raise TypeError(
+                "`cell` must be one whose units meet in its recurrent product alone, such as an LSTM, or with fewer of "
+                f"them it is another network; got {self.cell!r}. A cell of your own says so by `unitwise = True`"
+            )
         settle_number(self, "units")
         if is_array(self.units):
             set_field(self, "units", jnp.asarray(self.units, jnp.float32))  # integers have no gradient, not even zero
             return
-        check_positive("units", self.units)
+        check_positive_number("units", self.units)
         if self.units > self.cell.hidden_size:
             raise ValueError(f"`units` must be at most the cell's {self.cell.hidden_size}; got {self.units:g}")
+
+    def initial_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
+        return jax.tree.map(self._masked, super().initial_state(params, batch_shape, dtype))
 
     def finish(self, params: Params, old: State, new: State, noise: Noise) -> State:
         return jax.tree.map(self._masked, new)

@@ -8,11 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell, affine, dot
-from .._errors import is_array
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from ..activations import Activation, activation
-from ._common import across, check_positive, settle, settle_number
+from ._common import across, settle, settle_positive
 
 
 class CoRNNParams(NamedTuple):
@@ -74,12 +73,12 @@ class CoRNN(Cell):
     activation: Activation = "tanh"
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self, "activation")
         for name in ("step_size", "frequency", "damping"):
-            settle_number(self, name)
-            if not is_array(getattr(self, name)):
-                check_positive(name, getattr(self, name))
+            settle_positive(self, name)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> CoRNNParams:
         size, exact = self.hidden_size, at_least_float32(dtype)

@@ -68,6 +68,8 @@ class Elman(GatedCell):
     recurrent_init: str = "orthogonal"
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self, "activation")
         choice("recurrent_init", self.recurrent_init, ("orthogonal", "identity"))

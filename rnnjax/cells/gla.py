@@ -12,7 +12,7 @@ from .._cell import ChunkedCell, Marks, affine, dot
 from .._errors import check_size
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise
-from ._common import across, check_positive, settle, settle_number
+from ._common import across, settle, settle_positive
 from ._memory import check_heads, head_inputs, initial_memory, inside, key_size, latest, merge_heads, split_heads
 
 
@@ -99,8 +99,7 @@ class GLA(ChunkedCell):
         settle(self)
         check_heads(self)
         check_size("rank", self.rank)
-        check_positive("temperature", self.temperature)
-        settle_number(self, "temperature")
+        settle_positive(self, "temperature")
 
     @property
     def keys(self) -> int:

@@ -10,10 +10,9 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Wrapper, update_vjp
-from .._errors import is_array
 from .._struct import node, struct
 from .._types import Array, Noise, Params, State
-from ._common import check_positive, choice, settle_number
+from ._common import choice, settle_positive
 
 
 @struct
@@ -25,7 +24,7 @@ class GradientClip(Wrapper):
     Clipping the whole gradient after back-propagation bounds its length and keeps its direction, which one exploding
     step may have set; this keeps that step from drowning the others. The values are the inner cell's. The gradient is
     then not that of any function, so that it has no forward mode; where nothing is clipped it is the inner cell's.
-    Parameters, state, output and implementations are the inner cell's.
+    Parameters, state and output are the inner cell's, and implementations where it is not one whose steps compose.
 
     Args:
         cell: the inner cell.
@@ -49,9 +48,7 @@ class GradientClip(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        settle_number(self, "bound")
-        if not is_array(self.bound):
-            check_positive("bound", self.bound)
+        settle_positive(self, "bound")
         choice("by", self.by, ("value", "norm"))
 
     def finish(self, params: Params, old: State, new: State, noise: Noise) -> State:
@@ -86,9 +83,11 @@ def _clip(by: str, gradient: State, bound: Any) -> State:
         limit = jnp.asarray(bound, leaf.dtype)
         if by == "value":
             return jnp.clip(leaf, -limit, limit)
-        squares = jnp.sum(jnp.square(leaf), axis=-1, keepdims=True)
-        over = squares > limit**2
-        scale = jnp.where(over, limit / jnp.sqrt(jnp.where(over, squares, 1)), 1)
+        # in units of the largest entry, whose square may be out of range
+        largest = jnp.max(jnp.abs(leaf), axis=-1, keepdims=True)
+        unit = jnp.where(largest > 0, largest, 1)
+        norm = unit * jnp.linalg.norm(leaf / jnp.broadcast_to(unit, leaf.shape), axis=-1, keepdims=True)
+        scale = jnp.where(norm > limit, limit / jnp.where(norm > 0, norm, 1), 1)
         return leaf * jnp.broadcast_to(scale.astype(leaf.dtype), leaf.shape)
 
     return jax.tree.map(clip, gradient)

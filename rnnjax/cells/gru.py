@@ -78,6 +78,8 @@ class GRU(GatedCell):
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self, "activation", "gate_activation")
         settle_number(self, "update_bias")

@@ -70,6 +70,8 @@ class IndRNN(Cell):
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self, "activation")
         if self.max_time is not None:

@@ -12,7 +12,7 @@ from .._cell import GatedCell, add_bias, project_gates, split_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation
-from ._common import check_max_time, check_positive, forget_bias, settle, settle_number, standardize, times
+from ._common import check_max_time, check_positive_number, forget_bias, settle, settle_number, standardize, times
 
 
 class LayerNormGRUParams(NamedTuple):
@@ -87,7 +87,7 @@ class LayerNormGRU(GatedCell):
         settle(self, "activation", "gate_activation")
         settle_number(self, "update_bias")
         check_max_time(self.max_time)
-        check_positive("eps", self.eps)
+        check_positive_number("eps", self.eps)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LayerNormGRUParams:
         size = self.hidden_size

@@ -8,10 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell, dot, project_gates, split_gates
-from .._errors import is_array
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise, at_least_float32
-from ._common import across, check_positive, settle, settle_number
+from ._common import across, settle, settle_positive
 
 
 class LEMParams(NamedTuple):
@@ -71,9 +70,7 @@ class LEM(Cell):
 
     def __post_init__(self) -> None:
         settle(self)
-        settle_number(self, "step_size")
-        if not is_array(self.step_size):
-            check_positive("step_size", self.step_size)
+        settle_positive(self, "step_size")
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LEMParams:
         size, exact = self.hidden_size, at_least_float32(dtype)

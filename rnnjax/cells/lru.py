@@ -13,7 +13,7 @@ from .._cell import DiagonalCell, dot, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
-from ._common import check_positive, settle, times
+from ._common import check_positive_number, settle, times
 
 
 class LRUParams(NamedTuple):
@@ -82,8 +82,8 @@ class LRU(DiagonalCell):
 
     def __post_init__(self) -> None:
         settle(self)
-        check_positive("r_max", self.r_max)
-        check_positive("max_phase", self.max_phase)
+        check_positive_number("r_max", self.r_max)
+        check_positive_number("max_phase", self.max_phase)
         if not 0 <= self.r_min < self.r_max <= 1:
             raise ValueError(f"radii must satisfy 0 ≤ `r_min` < `r_max` ≤ 1; got {self.r_min} and {self.r_max}")
 

@@ -77,6 +77,8 @@ class LSTM(GatedCell):
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self, "activation", "gate_activation")
         settle_number(self, "forget_bias")

@@ -58,14 +58,14 @@ class LTC(Cell):
 
     h_j ← (C h_j + τ (G e_j + Σ s w_e + Σ s u_e)) / (C + τ (G + Σ s + Σ s))
 
-    ==============  ======  =====================================================
-    w, u            (·, H)  softplus(w) uniform on [0.001, 1]
-    w_mu, u_mu      (·, H)  μ, uniform on [0.3, 0.8]
-    w_sigma, u_sigma (·, H) σ, uniform on [3, 8]
-    w_e, u_e        (·, H)  reversal potentials, 1 or −1
-    g, c            (H)     softplus(g) uniform on [0.001, 1], softplus(c) on [0.4, 0.6]
-    e               (H)     potential at rest, uniform on [−0.2, 0.2]
-    ==============  ======  =====================================================
+    ================  ======  =====================================================
+    w, u              (·, H)  softplus(w) uniform on [0.001, 1]
+    w_mu, u_mu        (·, H)  μ, uniform on [0.3, 0.8]
+    w_sigma, u_sigma  (·, H)  σ, uniform on [3, 8]
+    w_e, u_e          (·, H)  reversal potentials, 1 or −1
+    g, c              (H)     softplus(g) uniform on [0.001, 1], softplus(c) on [0.4, 0.6]
+    e                 (H)     potential at rest, uniform on [−0.2, 0.2]
+    ================  ======  =====================================================
 
     Irregular samples: pass `(x, dt)`, with dt (T, *B) the time since the last step; without it Δt = 1. State:
     `LTCState(h)`, zero at first, in at least float32. The output is h.

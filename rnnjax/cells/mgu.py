@@ -72,6 +72,8 @@ class MGU(GatedCell):
     gate_activation: Activation = "sigmoid"
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self, "activation", "gate_activation")
 

@@ -64,6 +64,8 @@ class MinGRU(DiagonalCell):
     hidden_size: int
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self)
 

@@ -63,6 +63,8 @@ class MinLSTM(DiagonalCell):
     hidden_size: int
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self)
 

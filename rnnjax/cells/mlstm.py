@@ -64,8 +64,8 @@ class MLSTM(ChunkedCell):
     =======  =======  ================================================================
 
     There are N heads of D = H/N features, one after another on the last axis. h and y do not depend on m, which only
-    keeps exp in range; exp(−m_t) is cut at e⁸⁰. State: `MLSTMState(h, c, n, m)`, zero at first, in at least float32;
-    h is what was read last and is kept for the output alone.
+    keeps exp in range; exp(−m_t) is kept between e⁻⁸⁰ and e⁸⁰. State: `MLSTMState(h, c, n, m)`, zero at first, in at
+    least float32; h is what was read last and is kept for the output alone.
 
     K steps at once, the memory is read as attention with a decay, (q_t·k_j) exp(log i_j + Σ_{j<l≤t} log f_l − m_t), and
     written once a chunk.
@@ -93,6 +93,8 @@ class MLSTM(ChunkedCell):
     hidden_size: int
     heads: int = 1
     compute_dtype: DTypeLike | None = None
+
+    scaled = True
 
     def __post_init__(self) -> None:
         settle(self)
@@ -167,4 +169,4 @@ class MLSTM(ChunkedCell):
 
 def _normalized(read: Array, norm: Array, m: Array) -> Array:
     """read (…, D) over the norm (…), which is at least 1 where m is 0."""
-    return read / jnp.maximum(jnp.abs(norm), jnp.exp(-jnp.maximum(m, -80.0)))[..., None]
+    return read / jnp.maximum(jnp.abs(norm), jnp.exp(-jnp.clip(m, -80.0, 80.0)))[..., None]

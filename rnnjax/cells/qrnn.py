@@ -67,6 +67,8 @@ class QRNN(DiagonalCell):
     activation: Activation = "tanh"
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+
     def __post_init__(self) -> None:
         settle(self, "activation")
 

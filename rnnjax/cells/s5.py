@@ -14,7 +14,7 @@ from .._linear import Affine, Parts
 from .._linear import times as multiply
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, Xs, at_least_float32
-from ._common import check_positive, choice, settle, times
+from ._common import check_positive_number, choice, settle, times
 
 
 class S5Params(NamedTuple):
@@ -89,8 +89,8 @@ class S5(DiagonalCell):
     def __post_init__(self) -> None:
         settle(self)
         choice("discretization", self.discretization, ("zoh", "bilinear"))
-        check_positive("min_step", self.min_step)
-        check_positive("max_step", self.max_step)
+        check_positive_number("min_step", self.min_step)
+        check_positive_number("max_step", self.max_step)
         if self.min_step > self.max_step:
             raise ValueError(f"`min_step` must be at most `max_step`; got {self.min_step} and {self.max_step}")
 

@@ -77,6 +77,9 @@ class SLSTM(Cell):
     heads: int = 1
     compute_dtype: DTypeLike | None = None
 
+    unitwise = True
+    scaled = True
+
     def __post_init__(self) -> None:
         settle(self)
         check_heads(self)

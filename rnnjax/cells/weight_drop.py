@@ -13,6 +13,7 @@ from .._errors import check_rate
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Params
 from ._common import drop_scale, settle_number
+from .ltc import LTC
 
 
 @struct
@@ -22,7 +23,8 @@ class WeightDrop(Wrapper):
     ũ = m ⊙ u,    m = 0 with probability rate, else 1 / (1 − rate)
 
     ũ is formed once for each call of `unroll`, before the first step, so the loop is as fast as without. Without a key
-    u is itself. Parameters, state, output and implementations are the inner cell's, which must have weights u.
+    u is itself. Parameters, state, output and implementations are the inner cell's, which must have weights u
+    that multiply its state.
 
     Args:
         cell: the inner cell.
@@ -64,6 +66,6 @@ def _with_recurrent(cell: Cell, params: Params, change: Callable[[Array], Array]
     """The parameters with `change` applied to the recurrent weights of the innermost cell."""
     if isinstance(cell, Wrapper):
         return cell.rewrap(params, _with_recurrent(cell.cell, cell.unwrap(params), change))
-    if not hasattr(params, "u"):
-        raise TypeError(f"`cell` must have recurrent weights `u` for WeightDrop; got {cell!r}")
+    if not hasattr(params, "u") or isinstance(cell, LTC):  # LTC's are conductances, open where they are zero
+        raise TypeError(f"`cell` must have recurrent weights `u` that multiply its state for WeightDrop; got {cell!r}")
     return params._replace(u=change(params.u))

@@ -23,12 +23,16 @@ class Zoneout(Wrapper):
 
     Within a step the inner cell works with its new values: an LSTM's h_t is formed from c_t before c_t is held, as in
     the paper. The rates are leaves of the cell: `vmap` reaches them, and without a key `grad` as well. Parameters,
-    state, output and implementations are the inner cell's.
+    state and output are the inner cell's, and implementations where it is not one whose steps compose.
 
     Args:
-        cell: the inner cell.
+        cell: the inner cell; not `SLSTM` or `MLSTM`, in whose states one array says in which units others are.
         rate: probability in [0, 1] that a unit of h keeps its value, one number or (H).
         cell_rate: the same for every other field of the state, such as c; None takes `rate`.
+
+    Raises:
+        TypeError: for such a cell, and for rates that are no numbers.
+        ValueError: for rates outside [0, 1].
 
     References:
         Krueger et al. 2016, Zoneout: regularizing RNNs by randomly preserving hidden activations, arXiv:1606.01305.
@@ -46,6 +50,11 @@ class Zoneout(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.cell.scaled:
+            raise TypeError(
+                f"`cell` must be one whose state can be held array by array; in {self.cell!r} one array says in which "
+                "units others are: use `Dropout` between layers"
+            )
         check_unit_interval("rate", self.rate)
         settle_number(self, "rate")
         if self.cell_rate is not None:

@@ -19,7 +19,7 @@ def spec_augment(
     lengths: Array | None = None,
     *,
     time_masks: int = 2,
-    time_width: int = 40,
+    time_width: int = 100,
     time_share: float = 1.0,
     frequency_masks: int = 2,
     frequency_width: int = 27,
@@ -40,8 +40,8 @@ def spec_augment(
         value: what is put in, () or (F); 0 is the mean of standardised features.
 
     References:
-        Park, Chan, Zhang, Chiu, Zoph, Cubuk, Le 2019, SpecAugment, arXiv:1904.08779. The defaults are its LD, without
-        the bound on the share.
+        Park, Chan, Zhang, Chiu, Zoph, Cubuk, Le 2019, SpecAugment, arXiv:1904.08779. The defaults are its LD
+        without warping.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> y = rj.data.spec_augment(jax.random.key(0), jnp.ones((4, 100, 40)))

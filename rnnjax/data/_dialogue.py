@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from ._reading import Found, PathLike, Place, Problem, Reading, read_files
+from ._reading import Found, PathLike, Place, Problem, Reading, files, read_files
 from ._text import words
 
 
@@ -50,14 +51,22 @@ def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -
 
     Returns:
         a `Reading` of queries in the order of the intents' names; the line of a place is the query's number from 1.
-        A query that does not have the form of the set is left out. A file that is not UTF-8 is read as latin-1, with a
-        problem that says so; pairs of surrogates, which one file holds, are joined.
+        A query that does not have the form of the set is left out, and so is `train_<Intent>.json` where the whole is
+        there. A file that is not UTF-8 is read as latin-1, with a problem that says so; pairs of surrogates, which one
+        file holds, are joined.
     """
     if part not in ("train", "validate"):
         raise ValueError(f'`part` must be "train" or "validate"; got {part!r}')
 
+    @cache
+    def names() -> set[str]:
+        return {name for name, _ in files(folder, (".json",))}
+
     def read(name: str, raw: bytes) -> Iterator[Found[Query]]:
         if not Path(name).name.startswith(f"{part}_"):
+            return
+        if name.replace(".json", "_full.json") in names():
+            yield Problem(Place(name), "left out: the file that ends in _full.json has its queries and more")
             return
         try:
             text = _joined(raw.decode("utf-8-sig", "surrogatepass"))

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import check_size, describe, is_array
-from .._types import Array, at_least_float32
-from ._stft import before_end, checked_lengths
+from .._types import Array
+from ._stft import before_end, checked_lengths, wide
 
 
 def deltas(x: Array, lengths: Array | None = None, *, width: int = 9, order: int = 1) -> Array:
@@ -59,7 +59,7 @@ def checked_features(x: Any, lengths: Any) -> tuple[Array, Array | None]:
         raise TypeError(f"`x` must be floating point features (*B, T, F); got {describe(x)}")
     if x.ndim < 2:
         raise ValueError(f"`x` must be features (*B, T, F); got {describe(x)}")
-    x = jnp.asarray(x, at_least_float32(x.dtype))
+    x = wide(x)
     return x, None if lengths is None else checked_lengths(lengths, x.shape[:-2], x.shape[-2])
 
 
@@ -76,9 +76,9 @@ def _slopes(x: Array, lengths: Array | None, width: int, order: int) -> Array:
     last = jnp.full(x.shape[:-2], steps - 1, jnp.int32) if lengths is None else jnp.maximum(lengths - 1, 0)
     times = jnp.asarray(np.arange(steps)[:, None] + offsets, jnp.int32)  # (T, width)
     times = jnp.expand_dims(times, tuple(range(last.ndim)))
-    times = jnp.clip(times, 0, last[..., None, None]).reshape(*last.shape, -1, 1)
+    times = jnp.clip(times, 0, last[..., None, None]).reshape(*last.shape, steps * width, 1)
     near = jnp.take_along_axis(x, times, axis=-2).reshape(*last.shape, steps, width, x.shape[-1])
-    slopes = jnp.einsum("...wf,w->...f", near, jnp.asarray(weights, x.dtype))
+    slopes = jnp.einsum("...wf,w->...f", near, jnp.asarray(weights, x.dtype), precision="highest")
     return before_end(slopes, lengths, x.ndim - 2)
 
 

@@ -151,8 +151,7 @@ class LogMel:
 
     def __post_init__(self) -> None:
         _check_mel(self.mel)
-        if not self.floor > 0:
-            raise ValueError(f"`floor` must be positive; got {self.floor}")
+        check_floor("floor", self.floor)
 
     def __call__(self, signal: Array, lengths: Array | None = None) -> tuple[Array, Array]:
         power, frames = self.mel(signal, lengths)
@@ -195,7 +194,7 @@ class MFCC:
     def __call__(self, signal: Array, lengths: Array | None = None) -> tuple[Array, Array]:
         power, frames = self.mel(signal, lengths)
         decibels = power_to_db(power, top_db=self.top_db)
-        cepstra = decibels @ jnp.asarray(self._transform(), power.dtype)
+        cepstra = jnp.matmul(decibels, jnp.asarray(self._transform(), power.dtype), precision="highest")
         return before_end(cepstra, frames, power.ndim - 2), frames
 
     def _transform(self) -> np.ndarray:
@@ -212,9 +211,10 @@ def power_to_db(power: Array, *, ref: float = 1.0, amin: float = 1e-10, top_db: 
     Args:
         power: what is measured.
         ref: what is 0 dB.
-        amin: the least power.
+        amin: the least power, at least float32's smallest normal number.
         top_db: values further than this below the loudest of their row (T, F) are raised to there; None leaves them.
     """
+    check_floor("amin", amin)
     decibels = 10 * jnp.log10(jnp.maximum(power, amin)) - float(10 * np.log10(max(ref, amin)))
     if top_db is None or not decibels.size:
         return decibels
@@ -222,6 +222,12 @@ def power_to_db(power: Array, *, ref: float = 1.0, amin: float = 1e-10, top_db: 
         raise ValueError(f"`top_db` must be at least 0; got {top_db}")
     loudest = jnp.max(decibels, axis=(-2, -1), keepdims=True)
     return jnp.maximum(decibels, jnp.broadcast_to(loudest - top_db, decibels.shape))
+
+
+def check_floor(name: str, value: float) -> None:
+    """Raises unless a least power is above 0 in float32, whose logarithm is taken."""
+    if not value >= np.finfo(np.float32).tiny:
+        raise ValueError(f"`{name}` must be positive, {np.finfo(np.float32).tiny:.2g} or more; got {value}")
 
 
 def _check_mel(mel: Any) -> None:
@@ -236,4 +242,4 @@ def _bands(mel: MelSpectrogram, spectrum: Array) -> Array:
     if mel.power != 2:
         loud = squares > 0
         squares = jnp.where(loud, jnp.where(loud, squares, 1) ** (mel.power / 2), 0)
-    return squares @ jnp.asarray(mel.filters(), squares.dtype)
+    return jnp.matmul(squares, jnp.asarray(mel.filters(), squares.dtype), precision="highest")

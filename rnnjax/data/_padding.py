@@ -89,12 +89,12 @@ def _dtype(sequences: Sequence[Any], arrays: Sequence[np.ndarray]) -> np.dtype:
         return dtype
     most = np.iinfo(np.int32)
     for number, array in enumerate(arrays):
-        if dtype.kind == "i" and array.size and not most.min <= array.min() <= array.max() <= most.max:
+        if dtype.kind in "iu" and array.size and not most.min <= array.min() <= array.max() <= most.max:
             raise ValueError(
                 f"`sequences` as lists must hold numbers that int32 can; number {number} has "
                 f"{array.min()} … {array.max()}: pass arrays of the dtype that you want"
             )
-    return np.dtype({"i": np.int32, "f": np.float32}.get(dtype.kind, dtype))
+    return np.dtype({"i": np.int32, "u": np.int32, "f": np.float32}.get(dtype.kind, dtype))
 
 
 def pad_pairs(
@@ -115,10 +115,20 @@ def pad_pairs(
     """
     if len(sources) != len(targets):
         raise ValueError(f"there must be one target for each source; got {len(sources)} and {len(targets)}")
-    rows, row_lengths = pad([np.asarray(row, np.int32) for row in sources], value=value)
-    heads, lengths = pad([np.array([start, *row], np.int32) for row in targets], value=value)
-    tails, _ = pad([np.array([*row, end], np.int32) for row in targets], value=value)
+    rows, row_lengths = pad(_ids("sources", sources), value=value)
+    ids = _ids("targets", targets)
+    heads, lengths = pad([np.array([start, *row], np.int32) for row in ids], value=value)
+    tails, _ = pad([np.array([*row, end], np.int32) for row in ids], value=value)
     return Pairs(rows, row_lengths, heads, tails, lengths)
+
+
+def _ids(name: str, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
+    """Rows of ids as int32; TypeError for one that is not of integers."""
+    arrays = [np.asarray(row) for row in rows]
+    for number, array in enumerate(arrays):
+        if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+            raise TypeError(f"`{name}` must be rows of ids, which are integers; number {number} is {rows[number]!r}")
+    return [array.astype(np.int32) for array in arrays]
 
 
 def pair_buckets(

@@ -59,7 +59,12 @@ def read_json_lines(
 
     Returns:
         a `Reading` of tuples. A line that is empty, no JSON object, or without a field is left out.
+
+    Raises:
+        TypeError: for `fields` that are one string.
     """
+    if isinstance(fields, str):
+        raise TypeError(f"`fields` must be a sequence of names, such as ({fields!r},); got the string {fields!r}")
 
     def read(name: str, raw: bytes) -> Iterator[Found[tuple[Any, ...]]]:
         for one in filled_lines(name, raw, encoding):

@@ -22,6 +22,8 @@ NOTES = re.compile(r"[_.]|(?i:readme|licen[sc]e)\b|SOURCE\b")
 # of a file that is broken, encrypted or compressed by a method that Python does not have
 UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 LINE_ENDS = r"\r\n|\r|\n"
+UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
+UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
 
 class Place(NamedTuple):
@@ -170,11 +172,14 @@ def _content(name: str, read: Callable[[], bytes]) -> bytes | str:
 
 def lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Found[str]]:
     """The lines of a file without their ends; a problem for each that is not in this encoding."""
-    utf8 = encoding.lower().replace("_", "-") in ("utf-8", "utf8")
-    codec = "utf-8-sig" if utf8 else encoding
-    if utf8 and raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        yield Problem(Place(name), 'left out: it begins as UTF-16 does; pass `encoding="utf-16"`')
-        return
+    codec = encoding
+    if codecs.lookup(encoding).name in ("utf-8", "utf-8-sig"):
+        codec, encoding = "utf-8-sig", "utf-8"
+        # the first bytes of UTF-32 are those of UTF-16
+        for other, marks in (("utf-32", UTF32_MARKS), ("utf-16", UTF16_MARKS)):
+            if raw.startswith(marks):
+                yield Problem(Place(name), f'left out: it begins as {other.upper()} does; pass `encoding="{other}"`')
+                return
     try:
         decoded: list[str | bytes] = [*re.split(LINE_ENDS, raw.decode(codec))]
     except UnicodeDecodeError as error:

@@ -50,7 +50,7 @@ def resample(
     check_size("width", width)
     common = math.gcd(from_rate, to_rate)
     num, den = from_rate // common, to_rate // common
-    if num * den >= 2**31:
+    if num * (den + 1) >= 2**31:
         raise ValueError(f"{from_rate} and {to_rate} have too small a common divisor, {common}, for exact positions")
     count = -(-signal.shape[-1] * den // num)
     cutoff = rolloff * min(1.0, den / num)

@@ -7,9 +7,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from .._errors import check_size, describe, is_array
+from .._errors import check_size, describe, is_array, known
 from .._struct import struct
 from .._types import Array, at_least_float32
 
@@ -30,7 +29,7 @@ class STFT:
 
     Args:
         n_fft: samples of a frame.
-        hop_length: samples from one frame to the next; None takes n_fft // 4.
+        hop_length: samples from one frame to the next; None takes win_length // 4.
         win_length: samples of the window, in the middle of the frame; None takes n_fft.
         window: "hann", "hamming" or "ones", periodic.
         center: whether frame t has its middle at sample t·hop, with half a frame added at both ends, or, as a stream
@@ -64,7 +63,7 @@ class STFT:
     @property
     def hop(self) -> int:
         """Samples from one frame to the next."""
-        return max(self.n_fft // 4, 1) if self.hop_length is None else self.hop_length
+        return max(self.width // 4, 1) if self.hop_length is None else self.hop_length
 
     @property
     def width(self) -> int:
@@ -103,8 +102,14 @@ def checked(signal: Any, lengths: Any) -> tuple[Array, Array | None]:
         )
     if signal.ndim == 0:
         raise ValueError("`signal` must be (*B, N); got a single number")
-    signal = jnp.asarray(signal, at_least_float32(signal.dtype))
+    signal = wide(signal)
     return signal, None if lengths is None else checked_lengths(lengths, signal.shape[:-1], signal.shape[-1])
+
+
+def wide(x: Any) -> Array:
+    """The array in at least float32. NumPy's float64 become what JAX is set to, without its warning."""
+    x = jnp.asarray(x)
+    return x.astype(at_least_float32(x.dtype))
 
 
 def checked_lengths(lengths: Any, rows: tuple[int, ...], longest: int) -> Array:
@@ -113,10 +118,9 @@ def checked_lengths(lengths: Any, rows: tuple[int, ...], longest: int) -> Array:
         raise TypeError(f"`lengths` must be integers {rows}; got {describe(lengths)}")
     if lengths.shape != rows:
         raise ValueError(f"`lengths` must have one entry for each row, {rows}; got {lengths.shape}")
-    if not isinstance(lengths, Tracer) and lengths.size:
-        low, high = int(np.min(lengths)), int(np.max(lengths))
-        if low < 0 or high > longest:
-            raise ValueError(f"`lengths` must lie in 0…{longest}; got {low}…{high}")
+    concrete = known(lengths)
+    if concrete is not None and concrete.size and not 0 <= concrete.min() <= concrete.max() <= longest:
+        raise ValueError(f"`lengths` must lie in 0…{longest}; got {concrete.min()}…{concrete.max()}")
     return jnp.clip(jnp.asarray(lengths, jnp.int32), 0, longest)
 
 

@@ -124,7 +124,7 @@ class Vocabulary(Specials):
         Args:
             texts: strings.
             min_count: leaves out what is rarer.
-            max_size: the most entries, special ids included.
+            max_size: the most entries, special ids included, which are kept in any case.
             specials: as for `Vocabulary`.
         """
         return cls._built(texts, "character", min_count, max_size, tuple(specials))

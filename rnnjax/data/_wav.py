@@ -16,8 +16,6 @@ import scipy.signal
 from .._errors import check_size
 from ._reading import PathLike, Place, Problem
 
-UNKNOWN_SIZE = b"\xff\xff\xff\xff"
-
 
 class Sound(NamedTuple):
     """A waveform, float32 (N,), PCM between −1 and 1, its rate in samples a second, and what was mended on the way."""
@@ -42,27 +40,26 @@ def read_wav(path: PathLike, rate: int | None = None) -> Sound:
         ValueError: for one that is no wav file of these kinds, or holds no sample; it names the file.
     """
     place = Place(str(path))
-    problems = []
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        raw = Path(path).read_bytes()
+    raw, said = _repaired(Path(path).read_bytes())
+    problems = [Problem(place, text) for text in said]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of chunks that are not sound
         try:
-            found, data = scipy.io.wavfile.read(io.BytesIO(_whole_frames(raw)))
+            found, data = scipy.io.wavfile.read(io.BytesIO(raw))
         # SciPy's parser has no error of its own: a header that makes no sense ends in any of these
         except Exception as error:
             reason = error if isinstance(error, ValueError) else "its header makes no sense"
             raise ValueError(f"{path} is no wav file that can be read: {reason}") from error
-    if any("EOF" in str(warning.message) or "incomplete" in str(warning.message).lower() for warning in caught):
-        problems.append(Problem(place, "cut short: the file ends before its header says; what is there is used"))
     if not data.size:
         raise ValueError(f"{path} holds no sample")
     samples = _floats(data)
     if samples.ndim == 2:
         problems.append(Problem(place, f"{samples.shape[1]} channels: their mean is used"))
         samples = samples.mean(1)
-    if not np.isfinite(samples).all():
-        problems.append(Problem(place, "samples that are not finite: 0 is used in their place"))
-        samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
+    finite = np.abs(samples) <= np.finfo(np.float32).max
+    if not finite.all():
+        problems.append(Problem(place, "samples that are not finite in float32: 0 is used in their place"))
+        samples = np.where(finite, samples, 0)
     if rate is not None and rate != found:
         check_size("rate", rate)
         problems.append(Problem(place, f"{found} samples a second: resampled to {rate}"))
@@ -72,26 +69,41 @@ def read_wav(path: PathLike, rate: int | None = None) -> Sound:
     return Sound(samples.astype(np.float32), int(found), tuple(problems))
 
 
-def _whole_frames(raw: bytes) -> bytes:
-    """A file that ends within a sample or before one of its channels, without that part; one whose recorder did not
-    live to write sizes, with the largest ones; any other as it is."""
-    order = ">" if raw[:4] == b"RIFX" else "<"
-    at, frame = 12, 1
-    unfinished = raw[4:8] == bytes(4)
-    if unfinished:
-        raw = raw[:4] + UNKNOWN_SIZE + raw[8:]
+def _repaired(raw: bytes) -> tuple[bytes, list[str]]:
+    """A file up to the end of its samples with the sizes that it has, whole frames only, and what was wrong with it.
+    SciPy reads no other, and a recorder that was killed leaves sizes that are 0, or those of its first block."""
+    if raw[:4] not in (b"RIFF", b"RIFX"):
+        return raw, []
+    order, at, frame = ">" if raw[:4] == b"RIFX" else "<", 12, 1
     while at + 8 <= len(raw):
         kind, size = struct.unpack_from(f"{order}4sI", raw, at)
         at += 8
-        if unfinished and kind == b"data" and not size:
-            raw = raw[: at - 4] + UNKNOWN_SIZE + raw[at:]
-            size = len(raw)
         if kind == b"fmt " and at + 14 <= len(raw):
-            (frame,) = struct.unpack_from(f"{order}H", raw, at + 12)
-        if kind == b"data" and at + size > len(raw):
-            return raw[: len(raw) - (len(raw) - at) % max(frame, 1)]
+            frame = max(1, *struct.unpack_from(f"{order}H", raw, at + 12))
+        if kind == b"data":
+            break
         at += size + size % 2  # a chunk of odd length is padded
-    return raw
+    else:
+        return raw, []
+    problems, there = [], len(raw) - at
+    if size > there or (size == 0 and not _are_chunks(raw, at, order)):
+        problems, size = ["cut short: the file ends before its header says; what is there is used"], there
+    elif not _are_chunks(raw, at + size + size % 2, order):
+        problems = [f"goes on behind its samples, as its header counts them: {there - size} bytes are not used"]
+    elif size % frame:
+        problems = ["ends within a frame: that part is not used"]
+    size -= size % frame
+    samples = raw[at : at + size] + bytes(size % 2)
+    head = raw[8 : at - 4] + struct.pack(f"{order}I", size)
+    return raw[:4] + struct.pack(f"{order}I", len(head) + len(samples)) + head + samples, problems
+
+
+def _are_chunks(raw: bytes, at: int, order: str) -> bool:
+    """Whether the file goes on with chunks from here to its end; some writers forget what pads the last one."""
+    while at + 8 <= len(raw):
+        (size,) = struct.unpack_from(f"{order}I", raw, at + 4)
+        at += 8 + size + size % 2
+    return at - 1 <= len(raw) <= at
 
 
 def _floats(data: Any) -> np.ndarray:

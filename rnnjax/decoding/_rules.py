@@ -8,9 +8,8 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
-from .._errors import check_size, describe, is_array
+from .._errors import check_size, describe, is_array, known
 from .._types import Array
 from ._step import check_token
 
@@ -85,8 +84,9 @@ def _prefix(prefix: Any, vocabulary: int, length: int, batch_shape: tuple[int, .
             f"`prefix` must be (*B, P) with *B = {batch_shape} and P at most `length` = {length}; got shape "
             f"{tuple(prefix.shape)}"
         )
-    if not isinstance(prefix, Tracer) and prefix.size and int(np.max(prefix)) >= vocabulary:
-        raise ValueError(f"`prefix` must hold tokens up to V − 1 = {vocabulary - 1}; got {int(np.max(prefix))}")
+    concrete = known(prefix)
+    if concrete is not None and concrete.size and concrete.max() >= vocabulary:
+        raise ValueError(f"`prefix` must hold tokens up to V − 1 = {vocabulary - 1}; got {concrete.max()}")
     return jnp.asarray(prefix).astype(jnp.int32) if prefix.shape[-1] else None
 
 

@@ -12,7 +12,7 @@ from .._errors import check_size
 from .._struct import set_field, struct
 from .._types import Array, DTypeLike, Key
 from .._unroll.call import Dtypes
-from ..cells._common import check_positive, settle_compute_dtype, times
+from ..cells._common import check_positive_number, settle_compute_dtype, times
 from ._layer import Stateless
 
 
@@ -130,7 +130,7 @@ class RMSNorm(Stateless):
 
 
 def _settle(layer: LayerNorm | RMSNorm) -> None:
-    check_positive("epsilon", layer.epsilon)
+    check_positive_number("epsilon", layer.epsilon)
     set_field(layer, "epsilon", float(layer.epsilon))
     settle_compute_dtype(layer)
 

@@ -34,6 +34,7 @@ def test_pad_of_features_and_ids() -> None:
     (lambda: data.pad([]), "at least one"),
     (lambda: data.pad([[1, 2], [3]], length=1), "sequence 0 has 2 steps"),
     (lambda: data.pad([np.ones((2, 3)), np.ones((2, 4))]), "agree in all axes"),
+    (lambda: data.pad([[2**63]]), r"number 0 has 9223372036854775808 … 9223372036854775808: pass arrays"),
     (lambda: data.pad([[1], [2**31]]), r"number 1 has 2147483648 … 2147483648: pass arrays"),
     (lambda: data.pad([[1, 2], [1]], value=float("nan")), "`value` must be one that int32, the dtype of the sequences"),
     (lambda: data.pad([np.ones(2, np.uint8)], value=-1), "`value` must be one that uint8"),
@@ -42,6 +43,13 @@ def test_pad_of_features_and_ids() -> None:
 def test_bad_sequences(run, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         run()
+
+
+@pytest.mark.parametrize("rows", [[[1.7]], [["a"]], [[[1, 2]]], [1]], ids=str)
+def test_pairs_are_of_integers(rows) -> None:
+    for name, sources, targets in (("sources", rows, [[1]]), ("targets", [[1]], rows)):
+        with pytest.raises(TypeError, match=f"`{name}` must be rows of ids, which are integers; number 0"):
+            data.pad_pairs(sources, targets, start=1, end=2)
 
 
 @pytest.mark.parametrize("sequences", [[["a"], ["b", "c"]], [[b"a"]], [[1], 2], [[{}]]], ids=str)

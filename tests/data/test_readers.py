@@ -46,6 +46,15 @@ def test_other_encodings(tmp_path: Path) -> None:
     assert data.read_pairs(path, encoding="utf-16").items == [("one", "ñu")]
     with pytest.raises(ValueError, match=r'pairs\.tsv: left out: it begins as UTF-16 does; pass `encoding="utf-16"`'):
         data.read_pairs(path)
+    path.write_bytes("one\tñu\n".encode("utf-32"))
+    with pytest.raises(ValueError, match=r'it begins as UTF-32 does; pass `encoding="utf-32"`'):
+        data.read_pairs(path)
+    assert data.read_pairs(path, encoding="utf-32").items == [("one", "ñu")]
+    for name in ("utf-8-sig", "U8", "utf_8"):  # one bad line is one bad line
+        path.write_bytes(b"\xef\xbb\xbfone\tuno\ntwo\td\xe9s\nthree\ttres\n")
+        reading = data.read_pairs(path, encoding=name)
+        assert reading.items == [("one", "uno"), ("three", "tres")]
+        assert [problem.place.line for problem in reading.problems] == [2]
     for codec in ("utf-16-le", "utf-16-be", "utf-32-be"):  # nothing at the front tells
         path.write_bytes("one\tñu\ntwo\tdos\n".encode(codec))
         with pytest.raises(ValueError, match=r"pairs\.tsv(:1)?: left out: .*(NUL|not utf-8)"):
@@ -224,6 +233,21 @@ def test_snips_with_every_defect(tmp_path: Path) -> None:
     assert len(data.read_snips(tmp_path, "validate")) == 2
     with pytest.raises(ValueError, match='"train" or "validate"'):
         data.read_snips(tmp_path, "test")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("zipped", [False, True])
+def test_snips_counts_no_query_twice(zipped: bool, tmp_path: Path) -> None:
+    """The published folders hold some of an intent's queries in a second file."""
+    names = [tmp_path / name for name in ("train_GetWeather.json", "train_GetWeather_full.json")]
+    for name in names:
+        name.write_text(json.dumps(QUERIES))
+    archive = tmp_path / "snips.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for name in names:
+            file.write(name, f"GetWeather/{name.name}")
+    reading = data.read_snips(archive if zipped else tmp_path)
+    assert len(reading) == 2
+    assert ("train_GetWeather.json", None) in told(reading)
 
 
 def test_snips_joins_surrogates(tmp_path: Path) -> None:

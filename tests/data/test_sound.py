@@ -157,6 +157,40 @@ def test_traced_lengths_under_jit_and_vmap(name: str) -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **EXACT), got, want)
 
 
+@pytest.mark.parametrize("name", EVERY)
+def test_lengths_that_jit_closes_over(name: str) -> None:
+    extract, lengths = EVERY[name], jnp.asarray(LENGTHS[0])
+    got = jax.jit(lambda signal: extract(signal, lengths))(jnp.asarray(SIGNALS[0]))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **EXACT), got, extract(SIGNALS[0], LENGTHS[0]))
+
+
+def test_no_rows() -> None:
+    assert data.deltas(jnp.ones((0, 5, 3))).shape == data.standardize(jnp.ones((0, 5, 3))).shape == (0, 5, 3)
+    for extract in EVERY.values():
+        assert extract(jnp.ones((0, 500)), jnp.ones((0,), int))[0].shape[0] == 0
+
+
+def test_hop_of_a_narrow_window() -> None:
+    """As in librosa, where it is a quarter of the window and not of the frame."""
+    assert STFT(512, win_length=400).hop == 100
+    assert STFT(512).hop == 128
+
+
+def test_float64_of_numpy_without_x64() -> None:
+    """What `soundfile` returns, where JAX computes in float32; a warning is an error here."""
+    with jax.enable_x64(False):
+        for extract in EVERY.values():
+            assert jnp.real(extract(SIGNALS[0])[0]).dtype == np.float32
+        assert data.deltas(np.ones((5, 3))).dtype == np.float32
+
+
+def test_products_are_exact_on_accelerators() -> None:
+    """A GPU's default would round factors to 11 bits, a TPU's to 8, and decibels are near −100."""
+    for run in (EVERY["mfcc"], lambda x: data.deltas(x[..., None])):
+        text = str(jax.make_jaxpr(run)(jnp.ones(200)))
+        assert text.count("dot_general") == text.count("Precision.HIGHEST, Precision.HIGHEST") > 0
+
+
 def test_chunks_of_a_stream_are_the_whole() -> None:
     extract = LogMel(MelSpectrogram(RATE, STFT(64, 24, center=False), 8))
     signal = jnp.asarray(SIGNALS[0, 0])
@@ -233,6 +267,8 @@ BAD = {
     "filters": (lambda: data.mel_filters(8000, 64, 40), ValueError, "meets no frequency"),
     "range": (lambda: data.mel_filters(8000, 64, 4, fmax=4001), ValueError, "fmin < fmax ≤ 4000"),
     "cepstra": (lambda: MFCC(SMALL, 9), ValueError, "at most the 8 bands"),
+    "floor": (lambda: LogMel(SMALL, floor=1e-50), ValueError, "`floor` must be positive, 1.2e-38 or more"),
+    "amin": (lambda: data.power_to_db(jnp.ones((1, 1)), amin=0.0), ValueError, "`amin` must be positive"),
     "delta": (lambda: data.deltas(jnp.ones((4, 2)), width=4), ValueError, "odd"),
     "features": (lambda: data.standardize(jnp.ones(4)), ValueError, r"\(\*B, T, F\)"),
 }  # fmt: skip

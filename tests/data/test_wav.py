@@ -99,6 +99,46 @@ def test_sizes_that_the_recorder_did_not_write(tmp_path: Path) -> None:
     assert "cut short" in sound.problems[0].message
 
 
+def test_sizes_of_the_first_block_alone(tmp_path: Path) -> None:
+    """A recorder that wrote sizes once and was killed: what they count is read, and the rest is told of."""
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(packed([100, 200], 2), bits=16) + packed([300, 400, 500, 600, 700], 2))
+    sound = data.read_wav(path)
+    np.testing.assert_array_equal(sound.samples, np.float32([100, 200]) / 32768)
+    assert [problem.message for problem in sound.problems] == [
+        "goes on behind its samples, as its header counts them: 10 bytes are not used"
+    ]
+
+
+@pytest.mark.parametrize("riff_size", [8, 36], ids=str)
+def test_samples_that_no_size_counts(riff_size: int, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    whole = riff(packed([100, 200, 300, 400], 2), bits=16)
+    size = whole.index(b"data") + 4
+    path.write_bytes(whole[:4] + struct.pack("<I", riff_size) + whole[8:size] + bytes(4) + whole[size + 4 :])
+    sound = data.read_wav(path)
+    np.testing.assert_array_equal(sound.samples, np.float32([100, 200, 300, 400]) / 32768)
+    assert "cut short" in sound.problems[0].message
+
+
+@pytest.mark.parametrize("pad", [b"", b"\0"], ids=["no pad", "pad"])
+def test_samples_that_end_within_a_frame(pad: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(packed([100, 200], 2) + b"x", bits=16) + pad)
+    sound = data.read_wav(path)
+    np.testing.assert_array_equal(sound.samples, np.float32([100, 200]) / 32768)
+    assert [problem.message for problem in sound.problems] == ["ends within a frame: that part is not used"]
+
+
+@pytest.mark.parametrize("pad", [b"", b"\0"], ids=["no pad", "pad"])
+def test_chunks_behind_the_samples(pad: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    path.write_bytes(riff(packed([100, 200], 2), bits=16) + b"LIST" + struct.pack("<I", 3) + b"abc" + pad)
+    sound = data.read_wav(path)
+    np.testing.assert_array_equal(sound.samples, np.float32([100, 200]) / 32768)
+    assert not sound.problems
+
+
 @pytest.mark.parametrize(("channels", "size"), [(1, 2), (2, 2), (1, 3), (2, 3), (3, 4)])
 def test_files_that_end_within_a_sample(channels: int, size: int, tmp_path: Path) -> None:
     path, numbers = tmp_path / "a.wav", [256 * number for number in range(1, 12 * channels + 1)]
@@ -118,6 +158,8 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     sound = data.read_wav(path)
     np.testing.assert_array_equal(sound.samples, np.float32([0, 0.5, 0]))
     assert "not finite" in sound.problems[0].message
+    path.write_bytes(riff(np.array([1e39, 0.5, -1e300], "<f8").tobytes(), bits=64, tag=3))
+    np.testing.assert_array_equal(data.read_wav(path).samples, np.float32([0, 0.5, 0]))
 
 
 @pytest.mark.parametrize("raw", [b"", b"no sound at all", riff(b"", bits=16), riff(b"abcd", bits=16, tag=85)])

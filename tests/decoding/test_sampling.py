@@ -35,6 +35,14 @@ def run(decoder: Any, model: Any, length: int = L, dtype: Any = jnp.float64, **o
     return call(model.carry(dtype), jnp.asarray(model.start))
 
 
+def test_a_prefix_that_jit_closes_over() -> None:
+    model = Toy(V, B)
+    prefix, start, carry = jnp.full((B, 1), 3), jnp.asarray(model.start), model.carry(jnp.float64)
+    found = jax.jit(lambda carry, start: greedy(model.step, carry, start, L, prefix=prefix))(carry, start)
+    np.testing.assert_array_equal(found.tokens, greedy(model.step, carry, start, L, prefix=prefix).tokens)
+    np.testing.assert_array_equal(found.tokens[:, 0], 3)
+
+
 @pytest.mark.parametrize("options", RULES.values(), ids=RULES)
 def test_greedy_is_the_loop(options: dict[str, Any]) -> None:
     model = Toy(V, B)

@@ -159,6 +159,24 @@ def test_blocks_are_their_papers(block: rj.Layer, published: Callable[..., Any],
     close(ys, published(params, xs), 1e-10)
 
 
+def test_a_block_drops_twice(close: Any) -> None:
+    """With a core of ones, what reaches the gated layer and what leaves it are 0 or 1 / (1 − p)."""
+    rate, size = 0.4, 400
+    block = rj.Block(rj.Dense(size), conv=None, dropout=rate)
+    params = jax.tree.map(jnp.zeros_like, block.init(KEY, size))
+    _, core, *middle, gated, last = params
+    ones = core._replace(b=jnp.full(size, 50.0))  # gelu is then the identity
+    gate = gated.gate._replace(b=jnp.full(size, 50.0))
+    eye = gated.layer._replace(w=jnp.eye(size))
+    params = type(params)((params[0], ones, *middle, gated._replace(layer=eye, gate=gate), last))
+    xs = jnp.zeros((1, 1, size))
+    close(block(params, xs)[0], 50 * np.ones_like(xs), 1e-5)
+    ys = np.asarray(block(params, xs, key=KEY)[0]).ravel() / 50
+    kept = np.isclose(ys, 1 / (1 - rate) ** 2, rtol=1e-5)
+    assert np.isclose(ys[~kept], 0).all()
+    assert abs(kept.mean() - (1 - rate) ** 2) < 5 * np.sqrt(0.25 / size)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("block", "published"), BLOCKS, ids=lambda value: type(value).__name__)
 def test_blocks_stream_step_by_step(block: rj.Layer, published: Callable[..., Any], draw: Any, close: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._cell import Cell, dot, input_weights, project_gates, split_gates
+from ..._cell import Cell, Wrapper, dot, input_weights, project_gates, split_gates
 from ..._errors import check_size, describe, is_array
 from ..._struct import node, struct
 from ..._types import Array, DTypeLike, Key, Noise, Params, State, Xs, Z
@@ -32,7 +32,8 @@ class Attention(Cell):
     attention, an `Attended`.
 
     Args:
-        cell: the inner cell. A wrapper such as `Zoneout` belongs inside, around the recurrent cell.
+        cell: the inner cell, one that emits its outputs, as those with a recurrent product do. A wrapper such as
+            `Zoneout` belongs inside, around the recurrent cell.
         score: how well each step of the memory answers a query.
         memory_size: M, features of the memory.
     """
@@ -44,6 +45,11 @@ class Attention(Cell):
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell) or self.cell.event_ndim != 1:
             raise TypeError(f"`cell` must be a cell with inputs (*B, I), such as `rnnjax.GRU(128)`; got {self.cell!r}")
+        if _reads_out(self.cell):
+            raise TypeError(
+                f"`cell` must emit its outputs, because an attention cell reads out itself; got {self.cell!r}, whose "
+                "outputs are formed of what it emits and its inputs: use a GRU or an LSTM"
+            )
         if not isinstance(self.score, Score):
             raise TypeError(f"`score` must be a score, such as `rnnjax.AdditiveScore(128)`; got {self.score!r}")
         check_size("memory_size", self.memory_size)
@@ -159,3 +165,10 @@ class Attention(Cell):
             coverage=weights,
             overlap=jnp.zeros(batch_shape, dtype),
         )
+
+
+def _reads_out(cell: Cell) -> bool:
+    """Whether a cell's outputs are more than what it emits."""
+    if isinstance(cell, Wrapper):
+        return type(cell).readout is not Wrapper.readout or _reads_out(cell.cell)
+    return type(cell).readout is not Cell.readout
