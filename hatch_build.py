@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -45,7 +46,7 @@ class KernelsHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssue
             self.app.display_warning(f"rnnjax is built without its kernels for the CPU: {reason}")
             return
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{sysconfig.get_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = f"py3-none-{_platform().replace('-', '_').replace('.', '_')}"
         build_data["force_include"][str(root / LIBRARY)] = str(LIBRARY)
 
 
@@ -53,14 +54,15 @@ class Unavailable(Exception):
     """Why the kernels cannot be compiled here."""
 
 
-def compiler() -> str:
-    """The C++ compiler.
+def compiler() -> list[str]:
+    """The command of the C++ compiler, as `CXX="ccache g++"` may say it in several words.
 
     Raises:
         Unavailable: if there is none.
     """
-    found = os.environ.get("CXX") or next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
-    if found is None:
+    named = shlex.split(os.environ.get("CXX", ""))
+    found = named or [program for program in map(shutil.which, ("c++", "g++", "clang++")) if program][:1]
+    if not found:
         raise Unavailable("no C++ compiler was found; c++, g++ and clang++ were tried, CXX names another")
     return found
 
@@ -97,14 +99,19 @@ def build(root: Path, extra: tuple[str, ...] = ()) -> None:
 
         def compile_one(name: str) -> str:
             target = str(Path(objects) / f"{name}.o")
-            _run([program, *FLAGS, *extra, "-c", *jobs[name], "-o", target], root / SOURCES)
+            _run([*program, *FLAGS, *extra, "-c", *jobs[name], "-o", target], root / SOURCES)
             return target
 
         targets = list(pool.map(compile_one, jobs))
         # under another name first: a library that is loaded must not change
         fresh = root / LIBRARY.with_suffix(".new")
-        _run([program, "-shared", *extra, *targets, "-o", str(fresh)], root)
+        _run([*program, "-shared", *extra, *targets, "-o", str(fresh)], root)
         fresh.replace(root / LIBRARY)
+
+
+def _platform() -> str:
+    """The platform as wheels name it; macOS names two architectures where Python has both, and the kernels have one."""
+    return sysconfig.get_platform().replace("universal2", platform.machine())
 
 
 def _x86() -> bool:

@@ -25,6 +25,16 @@ def recipe() -> ModuleType:
     return module
 
 
+def test_the_compiler_may_be_several_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "ccache 'my g++' -pthread")
+    assert recipe().compiler() == ["ccache", "my g++", "-pthread"]
+    monkeypatch.setenv("CXX", "")
+    assert len(recipe().compiler()) == 1
+    monkeypatch.setenv("PATH", "")
+    with pytest.raises(recipe().Unavailable.__base__, match=r"no C\+\+ compiler was found; .* CXX names another"):
+        recipe().compiler()
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not kernels.load().variants, reason=kernels.load().reason or "")
 @pytest.mark.parametrize(
@@ -44,9 +54,9 @@ def test_no_kernel_leaves_its_memory(variant: str, late: bool, tmp_path: Path) -
     for source in (ROOT / build.SOURCES / "variant.cc", Path(__file__).with_name("sanitize.cc")):
         objects.append(str(tmp_path / f"{source.stem}.o"))
         flags = [*build.FLAGS, *build.variant_flags(variant), *sanitizers, *patience, "-I", str(ROOT / build.SOURCES)]
-        subprocess.run([build.compiler(), *flags, "-c", str(source), "-o", objects[-1]], check=True)
+        subprocess.run([*build.compiler(), *flags, "-c", str(source), "-o", objects[-1]], check=True)
     program = tmp_path / "sanitize"
-    subprocess.run([build.compiler(), *sanitizers, *objects, "-pthread", "-o", str(program)], check=True)
+    subprocess.run([*build.compiler(), *sanitizers, *objects, "-pthread", "-o", str(program)], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout == "0 failures\n"
