@@ -9,7 +9,6 @@ works. Axes: B rows, T words of a request, C bytes of a word, K turns of a conve
 
 import argparse
 import json
-import platform
 import re
 import sys
 from collections.abc import Callable
@@ -279,7 +278,7 @@ def main() -> None:
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--chat", action="store_true", help="answer what is typed, at the end")
     parser.add_argument("--out", default="dialogue.png", help="a file for the picture of the loss")
-    parser.add_argument("--write", help="a JSON file for the figures")
+    parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     args = parser.parse_args()
     both = {"understand": (understand, "snips", 32, 14), "respond": (respond, "camrest", 16, 30)}
     task, name, args.batch, epochs = both[args.task]
@@ -287,7 +286,8 @@ def main() -> None:
     found, reply = task(args)
     figures = {f"{name if args.data else 'house'}_{key}": round(value, 4) for key, value in found.items()}
     if args.write:
-        report = {"machine": f"{platform.platform()}, jax {jax.__version__}", "task": args.task, "epochs": args.epochs}
+        machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+        report = {"machine": machine, "task": args.task, "epochs": args.epochs}
         Path(args.write).write_text(json.dumps(report | {"seed": args.seed, "figures": figures}, indent=1) + "\n")
     print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
     if args.chat:

@@ -242,8 +242,8 @@ def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a text file in UTF-8, or a folder or zip file of .txt files")
     parser.add_argument("--unit", choices=("character", "word"), default="character")
-    parser.add_argument("--vocabulary", type=int, default=8000, help="the most different words")
-    parser.add_argument("--hidden", type=int, default=128, help="units of a layer")
+    parser.add_argument("--vocabulary", type=int, default=8000, help="largest number of words")
+    parser.add_argument("--hidden", type=int, default=128, help="units of a layer (%(default)s)")
     parser.add_argument("--layers", type=int, default=1)
     parser.add_argument("--dropout", type=float, default=0.0)
     parser.add_argument("--epochs", type=int, default=8)
@@ -256,9 +256,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--out", default=".", help="the folder for the picture")
     parser.add_argument("--start", default="The ", help="what the samples begin with")
     parser.add_argument("--interactive", action="store_true", help="goes on from what is typed")
+    what = {"length": "symbols to write", "temperature": "below 1 the likely symbols become likelier"}
+    what |= {"top_k": "draw from so many of the likeliest", "top_p": "from the likeliest of this joint probability"}
+    what |= {"repetition_penalty": "above 1 a symbol is written less often", "no_repeat": "no run of so many twice"}
+    what["beams"] = "search with so many hypotheses, instead of drawing"
     for name, default in How._field_defaults.items():
         kind = float if name in ("temperature", "top_p", "repetition_penalty") else int
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help="of what is written")
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=what[name])
     return parser
 
 

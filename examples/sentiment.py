@@ -11,7 +11,6 @@ logistic regression on the words that a sentence has, in any order, stands besid
 import argparse
 import html
 import json
-import platform
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -175,7 +174,7 @@ def main() -> None:
     parser.add_argument("--checkpoints", help="a folder; a run that finds its own there goes on from them")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for sentiment.html")
-    parser.add_argument("--write", help="a JSON file for the figures")
+    parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     args = parser.parse_args()
     args.epochs = 1 if args.smoke else args.epochs
     data = load(args.data, args.seed, 20 if args.smoke else 1)
@@ -199,7 +198,7 @@ def main() -> None:
     name = "docstrings" if args.data is None else "polarity"
     figures = {f"{name}_accuracy": round(accuracy, 4), f"{name}_bag_of_words": round(baseline, 4)}
     if args.write:
-        machine = f"{platform.platform()}, {jax.devices()[0].platform}, jax {jax.__version__}"
+        machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
         report = {"machine": machine, "epochs": args.epochs, "seed": args.seed, "figures": figures}
         Path(args.write).write_text(json.dumps(report, indent=1) + "\n")
     print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")

@@ -249,12 +249,13 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--hold-out", metavar="SPEAKER", help="of the digits: who is kept for the test")
     parser.add_argument("--streaming", action="store_true", help="layers that read forwards only")
     parser.add_argument("--smoke", action="store_true", help="a tiny run that shows that all of it runs")
-    for name, value in {"epochs": 30, "count": 2048, "tests": 300, "hidden": 96, "layers": 2, "seed": 0}.items():
-        parser.add_argument(f"--{name}", type=int, default=value)
-    parser.add_argument("--learning-rate", type=float, default=6e-3)
+    numbers = {"epochs": (30, "passes"), "count": (2048, "utterances of a pass"), "tests": (300, "those of a test")}
+    numbers |= {"hidden": (96, "units"), "layers": (2, "of LSTM"), "learning-rate": (6e-3, "of Adam"), "seed": (0, "all")}
+    for name, (value, what) in numbers.items():
+        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"{what} (%(default)s)")
     parser.add_argument("--checkpoints", metavar="DIR", help="where to go on from, if the run was interrupted")
     parser.add_argument("--out", default=".", metavar="DIR", help="where to save the picture")
-    parser.add_argument("--write", metavar="FILE", help="save the figure as JSON")
+    parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     return parser
 
 
@@ -286,7 +287,6 @@ def main() -> None:
             text = live.feed(sound[second * RATE :][:RATE], end=(second + 1) * RATE >= len(sound))
             print(f"  after {second + 1} s: {text}")
     draw(picture, recogniser, first[0])
-
     figure = task.figure + "_streaming" * args.streaming
     value = next(iter(errors.values()))["cer" if "cer" in figure else "wer"]
     if args.write:

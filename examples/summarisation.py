@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import json
 import re
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -28,7 +27,6 @@ import rnnjax as rj
 
 TRAIN = ("jax", "numpy", "scipy", "sklearn", "matplotlib", "python", "pip")
 VALIDATION, TEST = ("nltk",), ("flax", "optax")
-BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
 COVERAGE = 0.5  # nats that it costs in training to read again what was read before
 LONGEST = 24  # words of a summary, the end among them; one in twenty is longer and is cut
 
@@ -253,11 +251,14 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder; a run that was interrupted goes on from there")
     parser.add_argument("--out", default=".", help="the folder for the picture")
-    parser.add_argument("--write", action="store_true", help="save the figures of a full run under benchmarks/results")
-    numbers = {"vocabulary": 3000, "words": 70, "own-words": 20, "hidden": 128, "dropout": 0.3, "epochs": 6}
-    numbers |= {"batch": 16, "learning-rate": 1.5e-3, "beams": 4, "alpha": 0.6, "beta": 1.0, "seed": 0}
-    for name, number in numbers.items():
-        parser.add_argument(f"--{name}", type=type(number), default=number, help="%(default)s")
+    parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
+    numbers = {"vocabulary": (3000, "its size"), "words": (70, "that are read of a text"), "hidden": (128, "units")}
+    numbers |= {"own-words": (20, "that a text can have beyond the vocabulary"), "dropout": (0.3, "rate of dropout")}
+    numbers |= {"epochs": (6, "passes over the pairs"), "batch": (16, "pairs"), "learning-rate": (1.5e-3, "of Adam")}
+    numbers |= {"beams": (4, "hypotheses of a search"), "alpha": (0.6, "its penalty of length")}
+    numbers |= {"beta": (1.0, "its penalty of coverage"), "seed": (0, "of the weights and the order")}
+    for name, (number, what) in numbers.items():
+        parser.add_argument(f"--{name}", type=type(number), default=number, help=f"{what} (%(default)s)")
     return parser
 
 
@@ -287,12 +288,11 @@ def main() -> None:
 
     print("\n" + "\n".join(f"{name}: {own[name]:.3f}, lead-1 {first[name]:.3f}" for name in own))
     figures = {"summaries_rouge_l": own["rougeL"], "summaries_rouge_l_over_lead1": own["rougeL"] - first["rougeL"]}
-    if args.write and not args.smoke and args.data is None:
-        sys.path.insert(0, str(BENCHMARKS))
-        from core import machine
-
-        found = {"machine": machine(), "epochs": args.epochs, "seed": args.seed, "figures": figures}
-        Path(BENCHMARKS, "results", "summarisation.json").write_text(json.dumps(found, indent=1) + "\n")
+    if args.write:
+        options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
+        options["data"] = args.data and Path(args.data).name  # no folder of this machine
+        found = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
+        Path(args.write).write_text(json.dumps(found | {"options": options}, indent=1) + "\n")
     print("\n".join(f"figure: {name} {value:.4f}" for name, value in figures.items()))
 
 

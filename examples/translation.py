@@ -8,7 +8,6 @@ B pairs of a batch, S steps of the source, T of the target, V symbols, E feature
 
 import argparse
 import json
-import platform
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -234,13 +233,12 @@ def spread(items: Sequence[Any], count: int) -> list[Any]:
 
 
 def write(figures: dict[str, float], recipe: Recipe, args: argparse.Namespace) -> None:
-    """Saves the figures of a full run under the name of the first one, beside those of the benchmarks."""
-    machine = f"{platform.platform()}, {jax.devices()[0].platform}, jax {jax.__version__}"
+    """Saves the figures with what they came from."""
+    machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
     options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
     options["data"] = args.data and Path(args.data).name  # no folder of this machine
     data = {"machine": machine, "figures": figures, "recipe": recipe._asdict(), "options": options}
-    path = Path(__file__).parents[1] / "benchmarks" / "results" / f"{next(iter(figures))}.json"
-    path.write_text(json.dumps(data, indent=1) + "\n")
+    Path(args.write).write_text(json.dumps(data, indent=1) + "\n")
 
 
 def arguments() -> argparse.ArgumentParser:
@@ -249,14 +247,14 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--columns", type=int, nargs=2, default=(0, 1), help="of source and target, counted from 0")
     parser.add_argument("--most-words", type=int, default=10, help="pairs with a longer side are left out")
     parser.add_argument("--vocabulary", choices=("word", "bpe"), default="bpe", help="what sentences are split into")
-    parser.add_argument("--size", type=int, default=4000, help="the most entries of a vocabulary")
+    parser.add_argument("--size", type=int, default=4000, help="largest size of a vocabulary")
     parser.add_argument("--epochs", type=int, help="how often the pairs are read")
     parser.add_argument("--beams", type=int, default=4, help="hypotheses of a search; 1 is greedy")
     parser.add_argument("--seed", type=int, default=0, help="of the data, the initial weights and the order of pairs")
     parser.add_argument("--smoke", action="store_true", help="a tiny network and few pairs: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder from which an interrupted run goes on")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for the picture")
-    parser.add_argument("--write", action="store_true", help="saves the figures in benchmarks/results")
+    parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     return parser
 
 
