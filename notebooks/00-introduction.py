@@ -645,12 +645,12 @@ for name, done in zip(contestants, learned.all(-1), strict=True):
 # %% [markdown]
 # Which cell, then?
 #
-# - **Begin with the Elman network**, with orthogonal recurrent weights. It has a third of a GRU's weights and a quarter
-#   of an LSTM's, and while what it must remember is simple and little disturbed, it learns fast. It is the baseline
-#   that the others must beat.
-# - **For long memory take an LSTM with a large forget bias.** It learned every delay in the fewest updates. The same
-#   cell with a bias of 1 did not learn them all, and the GRU went from failure to success by its update bias alone: the
-#   bias mattered more than the choice among the two.
+# - **Begin with an LSTM whose forget gate is open**, or a GRU whose update gate is. The LSTM with a bias of 3 learned
+#   every delay in the fewest updates. The same cell with a bias of 1 did not learn them all, and the GRU went from
+#   failure to success by its update bias alone: the bias mattered more than the choice among the two.
+# - **Keep an Elman network beside it**, with orthogonal recurrent weights. It has a third of a GRU's weights and a
+#   quarter of an LSTM's, and while what it must remember is simple and little disturbed, it learns fast. It is the
+#   baseline that the others must beat.
 # - **Set that bias to the time you need**: a gate of $\sigma(b)$ keeps something for about $1 + e^b$ steps.
 #   `rj.LSTM(…, max_time=T)` draws biases for all times up to $T$ (chrono initialisation).
 # - **In any case** clip the gradient, and mask what is padding.

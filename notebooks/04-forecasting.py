@@ -282,8 +282,8 @@ plt.show()
 # %% [markdown]
 # ## 4. The choice
 #
-# The validation months choose. Two more networks of the chosen kind, from other initial weights and other orders of the
-# data, say how much of the difference could be luck:
+# The validation months choose among the networks. Two more of the chosen kind, from other initial weights and other
+# orders of the data, say how much of the difference could be luck. The linear map does better there than any of them:
 
 # %%
 losses = {name: ((rj.training.predict(f, validation[0]) - validation[1]) ** 2).mean() for name, f in tried.items()}
@@ -320,8 +320,8 @@ for name in list(forecasts)[:-1]:
 # %% [markdown]
 # The validation months showed little of what happens here. There, the network that is fed levels beat persistence; in
 # the test months, which lie at the lower end of the levels that it was trained on, it fails. Scaling seemed to be of no
-# use; here the network of hourly steps needs it to be clearly better than persistence. What cannot drift by
-# construction does not depend on which months one happens to validate with.
+# use; here the network of hourly steps needs it to be clearly better than persistence. The linear map, which was ahead,
+# is behind. What cannot drift by construction does not depend on which months one happens to validate with.
 
 # %%
 styles = {"persistence": ("grey", ":"), "same hour yesterday": (PURPLE, "-."), "linear": (ORANGE, "--")}

@@ -317,9 +317,9 @@ print(
 )
 
 # %% [markdown]
-# Halving found the same configuration with less than a third of the epochs, summed over all networks. It did not save
-# as much time: with fewer networks the arrays have other shapes, so that the program is compiled anew behind each cut.
-# That pays where the epochs are what takes long, and here they are not. There is a risk too: at a cut networks are
+# Halving found the same configuration with less than a third of the epochs, summed over all networks. It took half as
+# much time again: with fewer networks the arrays have other shapes, so that the program is compiled anew behind each
+# cut. That pays where the epochs are what takes long, and here they are not. There is a risk too: at a cut networks are
 # judged in mid-course, and one that starts slowly and ends well is dropped. The last line says how little of that
 # happened here.
 #

@@ -253,8 +253,8 @@ for clip in CLIPS:
 #   steps.
 # - **The factor is known before training**: it is $e^\lambda$, with the largest Lyapunov exponent of the network under
 #   its inputs. The weights alone do not tell it, because the slopes of the activation take their share.
-# - **What moves it**: an orthogonal matrix, relu with the identity, the forget gate of an LSTM, and most of all gates
-#   that are told how long the task is.
+# - **What moves it**: an orthogonal matrix, the forget gate of an LSTM, gates that are told how long the task is, and
+#   most of all relu with the identity.
 # - **It decides what is learnt soon**: a network whose gradient is gone before it reaches the beginning must first
 #   widen its reach. A gradient that arrives is no guarantee: the recipe must not throw the network off.
 # - **Clipping is against explosion alone**, and there it decides whether anything is learnt.

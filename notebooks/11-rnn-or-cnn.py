@@ -186,7 +186,7 @@ for name in kinds:
 
 # %% [markdown]
 # At one budget the operations are about the same. A convolution may do them in any order, which is what accelerators
-# with many units side by side want; this CPU gains little by it. In a stream the recurrent network keeps its state and
+# with many units side by side want; this CPU gains nothing by it. In a stream the recurrent network keeps its state and
 # the convolution its window, which holds many times as many numbers.
 #
 # ## The answer

@@ -17,8 +17,8 @@
 # learn from that? How much noise does it bear? And can it write while the sound still comes, as an operator does?
 #
 # This is speech recognition in small. [examples/speech.py](../examples/speech.py) is larger, reads in both directions,
-# and takes recordings of spoken digits and other speech. You need `fit` and streams from the
-# [introduction](00-introduction.ipynb).
+# and takes recordings of spoken digits and other speech. You need `fit` from the
+# [digits](01-digits.ipynb) and streams from the [introduction](00-introduction.ipynb).
 
 # %%
 import itertools
