@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from core import RESULTS, machine
+from core import RESULTS, machine, parsed
 
 import rnnjax as rj
 
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="short sequences and three cells: within a minute")
     parser.add_argument("--write", action="store_true", help="save the figures under benchmarks/results")
-    args = parser.parse_args()
+    args = parsed(parser)
     print(machine())
     names, lengths, budget = list(CONTESTANTS), (100, 200), BUDGET
     if args.quick:

@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import torch
-from core import machine
+from core import machine, parsed
 from torch import Tensor
 
 import rnnjax as rj
@@ -164,7 +164,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="three turns: shows that it runs")
     parser.add_argument("--write", action="store_true", help="save the table under benchmarks/results")
-    args = parser.parse_args()
+    args = parsed(parser)
     print(f"{machine()}, torch {torch.__version__}")
     layer, params = model()
     twin = Twin(params)

@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 import generation
 import jax
 import numpy as np
-from core import RESULTS, machine
+from core import RESULTS, machine, parsed
 
 import rnnjax as rj
 
@@ -110,7 +110,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="one epoch of a small network: shows that it runs")
     parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/charlm.json")
-    options = parser.parse_args()
+    options = parsed(parser)
     args = generation.arguments().parse_args(QUICK if options.quick else FULL)
     text = generation.read(str(shakespeare()))
 
@@ -138,7 +138,7 @@ def main() -> None:
     print(generation.Writer(fitted, text).write("ROMEO:\n", generation.How()))
     name = "charlm_quick_nats" if options.quick else "charlm_nats"
     figures = {name: nats, name.replace("nats", "minutes"): minutes}
-    if options.write and not options.quick:
+    if options.write:
         RESULTS.mkdir(exist_ok=True)
         found = {"machine": machine(), "figures": figures, "weights": size, "options": vars(args), "curves": curves}
         (RESULTS / "charlm.json").write_text(json.dumps(found, indent=1) + "\n")

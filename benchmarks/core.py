@@ -192,6 +192,14 @@ def summarize(rows: list[dict[str, Any]]) -> dict[str, float]:
     return figures
 
 
+def parsed(parser: argparse.ArgumentParser) -> argparse.Namespace:
+    """The arguments; a quick run shows that a benchmark runs, and its figures are not kept."""
+    args = parser.parse_args()
+    if args.quick and args.write:
+        parser.error("--write keeps the figures of a whole run; leave out --quick")
+    return args
+
+
 def machine() -> str:
     """One line on what the run ran on."""
     model = platform.processor() or platform.machine()
@@ -210,8 +218,6 @@ def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
     lines = [f"{machine()}; medians, in brackets the quartiles of the ratio. `python benchmarks/core.py --write`", ""]
     lines += ["| cell B,T,I,H | forward, nnx → rnnjax | forward + gradients, nnx → rnnjax |", "|---|---|---|"]
     lines += [speed_line(row) for row in rows]
-    lines += ["", "| figure | value |", "|---|---|"]
-    lines += [f"| {name} | {value:.3g} |" for name, value in figures.items()]
     (RESULTS / "core.md").write_text("\n".join(lines) + "\n")
 
 
@@ -219,7 +225,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a second a row and one seed: shows that it runs")
     parser.add_argument("--write", action="store_true", help="save the tables under benchmarks/results")
-    args = parser.parse_args()
+    args = parsed(parser)
     print(machine())
     figures = memory()
     figures["import_seconds"] = import_seconds(3 if args.quick else 7)

@@ -34,7 +34,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from core import RESULTS, machine
+from core import RESULTS, machine, parsed
 from scipy.optimize import fsolve
 from sklearn.datasets import load_digits
 
@@ -255,7 +255,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a minute or two; the flip-flop is not learnt in it")
     parser.add_argument("--write", action="store_true", help="save the figures under benchmarks/results")
-    args = parser.parse_args()
+    args = parsed(parser)
     jax.config.update("jax_enable_x64", True)
     print(machine())
     figures = measure(args.quick)

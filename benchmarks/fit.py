@@ -27,7 +27,7 @@ import jax
 import numpy as np
 import optax
 import quickstart
-from core import RESULTS, machine
+from core import RESULTS, machine, parsed
 
 import rnnjax as rj
 from rnnjax.training import _batches, _model, _parallel, _runs, _step
@@ -179,7 +179,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a few rounds: within a minute")
     parser.add_argument("--write", action="store_true", help="save the figures under benchmarks/results")
-    args = parser.parse_args()
+    args = parsed(parser)
     print(machine())
     figures = measure(rounds=4 if args.quick else 15, epochs=3)
     for name, value in figures.items():

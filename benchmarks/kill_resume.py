@@ -77,6 +77,8 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="save the figure under benchmarks/results")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     args = parser.parse_args()
+    if args.quick and args.write:
+        parser.error("--write keeps the figure of a whole run; leave out --quick")
     if args.worker:
         worker(args.worker)
         return

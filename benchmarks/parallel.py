@@ -23,7 +23,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from core import RESULTS, Timed, interleaved, machine
+from core import RESULTS, Timed, interleaved, machine, parsed
 from jax import lax
 
 import rnnjax as rj
@@ -347,7 +347,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="shorter sequences, few runs: shows that it runs")
     parser.add_argument("--write", action="store_true", help="save the tables under benchmarks/results")
-    args = parser.parse_args()
+    args = parsed(parser)
     print(machine())
     cells = (rj.MinGRU(8),) if args.quick else AGREEING
     with jax.enable_x64(True):

@@ -22,7 +22,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import optax
-from core import RESULTS, machine
+from core import RESULTS, machine, parsed
 
 import rnnjax as rj
 from rnnjax.training import accuracy
@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--seed", type=int, default=0, help="of the order of the pixels, the weights and the batches")
     parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/psmnist.json")
-    options = parser.parse_args()
+    options = parsed(parser)
     epochs, every = (1, 100) if options.quick else (options.epochs, 1)
     shapes = jax.eval_shape(lambda key: network().init(key, in_size=1), jax.random.key(0))
     weights = sum(leaf.size for leaf in jax.tree.leaves(shapes))
@@ -94,7 +94,7 @@ def main() -> None:
     )
     found = rj.training.evaluate(fitted.model, mnist("t10k", order), metrics=[accuracy])
     name = "psmnist_quick_accuracy" if options.quick else "psmnist_accuracy"
-    if options.write and not options.quick:
+    if options.write:
         RESULTS.mkdir(exist_ok=True)
         kept = {
             "machine": machine(),

@@ -7,7 +7,7 @@ Four tables: layers at many sizes; cost against T, B and H; many models under `v
 One process runs all rivals of a row in turns (A B C A B C …). Before each measurement it waits until the last one's
 threads sleep, because PyTorch's spin for ten milliseconds after their work and slow down whoever comes next, and then
 makes calls that are not counted until the machine is awake again. A row gives medians; its ratio is the best peer's
-median over that of the implementation that `unroll` chooses, with the quartiles of that ratio over the turns. Peers
+median over that of `cpu`, with the quartiles of that ratio over the turns. Peers
 that are not installed are left out and named. Gradients are those of Σy² by parameters and inputs; ONNX Runtime has
 none. benchmarks/README.md says how to read it.
 """
@@ -29,7 +29,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 import jax
 import jax.numpy as jnp
 import numpy as np
-from core import RESULTS, SHAPES, gradient, machine
+from core import RESULTS, SHAPES, gradient, machine, parsed
 from flax import linen, nnx
 
 import rnnjax as rj
@@ -387,8 +387,6 @@ def write(rows: list[dict[str, Any]], tables: dict[str, Any], figures: dict[str,
         f"| {own['axis']} | {own['exponent']:.2f} | {', '.join(f'{v}: {ms:.2f}' for v, ms in own['ms'].items())} |"
         for own in tables["scaling"]
     ]
-    lines += ["", "| figure | value |", "|---|---|"]
-    lines += [f"| {name} | {value:.3g} |" for name, value in figures.items()]
     (RESULTS / "speed.md").write_text("\n".join(lines) + "\n")
 
 
@@ -397,7 +395,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a moment a row: shows that it runs")
     parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/speed.json and speed.md")
     parser.add_argument("--only", nargs="+", choices=CELLS, default=list(CELLS), help="some of the cells")
-    args = parser.parse_args()
+    args = parsed(parser)
+    if args.write and args.only != list(CELLS):
+        parser.error("--write keeps the table of all cells; leave out --only")
     missing = [name for name in ("torch", "onnxruntime", "equinox", "keras") if not installed(name)]
     print(machine() + (f"; not installed: {', '.join(missing)}" if missing else ""))
     seconds = 0.5 if args.quick else 4
@@ -413,7 +413,7 @@ def main() -> None:
     figures = summary(rows) | own
     for name, value in figures.items():
         print(f"figure: {name} {value:.4g}")
-    if args.write and not args.quick:
+    if args.write:
         write(rows, tables, figures, peak)
 
 

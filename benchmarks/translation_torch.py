@@ -26,7 +26,7 @@ import jax
 import numpy as np
 import torch
 import translation
-from core import RESULTS, machine
+from core import RESULTS, machine, parsed
 from torch import Tensor, nn
 
 import rnnjax as rj
@@ -161,7 +161,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two epochs of a small network: shows that it runs")
     parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/translation_torch.json")
-    args = parser.parse_args()
+    args = parsed(parser)
     task = translation.sentences(str(tatoeba()), (1, 0), 10, "bpe", 4000, seed=0)
     recipe = translation.SENTENCES
     if args.quick:
@@ -181,7 +181,7 @@ def main() -> None:
         return curves["torch"][-1][0] >= TWIN_SECONDS
 
     translation.train(task, recipe, seed=0, callbacks=[after], progress=False)
-    if args.write and not args.quick:
+    if args.write:
         RESULTS.mkdir(exist_ok=True)
         found = {"machine": machine(), "recipe": recipe._asdict(), "curves": curves}
         (RESULTS / "translation_torch.json").write_text(json.dumps(found, indent=1) + "\n")

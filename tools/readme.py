@@ -23,16 +23,57 @@ from rnnjax._unroll import table
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
 RESULTS = ROOT / "benchmarks" / "results"
-FIGURES = {"figures": "core.md", "speed": "speed.md"}
+SPEED = {
+    "gradient_mean": "forward pass and gradients: speed over the best peer's, geometric mean of the rows",
+    "gradient_least": "the same, least row",
+    "forward_mean": "forward pass: speed over the best peer's, geometric mean of the rows",
+    "forward_least": "the same, least row",
+    "peak_share": "share of the machine's peak with gradients, B ≥ 32 and H ≥ 256, least row",
+    "linear_in_t": "time a step at T 100,000 over that at T 1,000; 1 is linear",
+    "vmap32_vs_serial": "32 models under `vmap`: speed over that of 32 calls",
+    "vmap32_vs_flax": "the same, over Flax's under `vmap`",
+    "step_one_layer": "a single step of one LSTM(128), B 1: speed over the best peer's",
+    "step_four_layers": "the same of four",
+}
+CORE = {
+    "memory_nnx": "memory of the gradient of an LSTM in T·B·H·4 bytes, Flax nnx; less is better",
+    "memory_default": "the same, ours",
+    "memory_state": 'with `remat="state"`',
+    "memory_sqrt": 'with `remat="sqrt"`; outputs and their cotangents alone are 2',
+    "memory_sqrt_streamed": "the same in pieces, whose outputs are used at once",
+    "import_seconds": "seconds of `import rnnjax` beyond `import jax`",
+    "compile_vs_nnx": "time to compile the gradient of two LSTMs over nnx's; less is better",
+    "fused_vs_nnx_gradient": "`fused`: speed over nnx's with gradients, geometric mean of the rows",
+    "fused_vs_nnx_gradient_least": "the same, least row",
+    "fused_vs_nnx_forward": "`fused`: speed over nnx's, forward pass, geometric mean of the rows",
+    "fused_vs_nnx_forward_least": "the same, least row",
+    "quickstart_elman_accuracy": "% of digits right, mean of 5 seeds, Elman network of the quickstart",
+    "quickstart_elman_accuracy_constant_rate": "the same with a rate that does not fall",
+    "quickstart_keras_accuracy": "the same network in Keras",
+    "quickstart_keras_accuracy_constant_rate": "the same with a rate that does not fall",
+    "quickstart_seconds_vs_keras": "time to train it, compilation included, over Keras's; less is better",
+}
+# each has a table in Markdown and figures in JSON, under the name of the file
+FIGURES = {"figures": ("core", CORE), "speed": ("speed", SPEED)}
 # figure, the file that has it, what it says, the command that writes it
 TRAINING = [
     ("fit_vs_keras", "fit", "samples a second of `fit` on the model above, times those of Keras", "benchmarks/fit.py"),
     ("fit_vs_torch", "fit", "the same, times those of a loop in PyTorch", "benchmarks/fit.py"),
     ("fit_overhead", "fit", "what `fit` adds to the time of its compiled steps", "benchmarks/fit.py"),
-    ("sweep_h8", "sweep", "speed of 32 LSTM(8) at once, times that of one training after another", "benchmarks/sweep.py"),
+    (
+        "sweep_h8",
+        "sweep",
+        "speed of 32 LSTM(8) at once, times that of one training after another",
+        "benchmarks/sweep.py",
+    ),
     ("sweep_h32", "sweep", "the same of LSTM(32), which one program trains one by one", "benchmarks/sweep.py"),
     ("sweep_h64", "sweep", "the same of LSTM(64)", "benchmarks/sweep.py"),
-    ("sweep_compile", "sweep", "first epoch of a sweep of LSTM(8), compilation included, in those of one training", "benchmarks/sweep.py"),
+    (
+        "sweep_compile",
+        "sweep",
+        "first epoch of a sweep of LSTM(8), compilation included, in those of one training",
+        "benchmarks/sweep.py",
+    ),
     ("charlm_nats", "charlm", "nats a character, last tenth of tinyshakespeare, 2 × LSTM(256)", "benchmarks/charlm.py"),
     ("adding_gru_200", "adding", "squared error of the adding problem, 200 steps, GRU", "benchmarks/adding.py"),
     ("adding_chrono_lstm_200", "adding", "the same, LSTM with chrono initialisation", "benchmarks/adding.py"),
@@ -59,7 +100,12 @@ TASKS = [
         "examples/summarisation.py",
     ),
     ("morse_cer_5db", "speech_morse", "character error rate of Morse code in noise, at 5 dB", "examples/speech.py"),
-    ("digits_wer", "speech_digits", "word error rate of spoken digits, joined into strings", "examples/speech.py --data FSDD"),
+    (
+        "digits_wer",
+        "speech_digits",
+        "word error rate of spoken digits, joined into strings",
+        "examples/speech.py --data FSDD",
+    ),
     (
         "digits_wer_new_speaker",
         "speech_new_speaker",
@@ -75,7 +121,12 @@ TASKS = [
         "examples/dialogue.py respond --data CAMREST",
     ),
     ("beam_vs_torch", "beam", "speed of beam search, times a PyTorch twin's", "benchmarks/beam.py"),
-    ("polarity_accuracy", "sentiment_polarity", "accuracy on film reviews (chance: 0.5; bag of words: 0.760)", "examples/sentiment.py --data POLARITY"),
+    (
+        "polarity_accuracy",
+        "sentiment_polarity",
+        "accuracy on film reviews (chance: 0.5; bag of words: 0.760)",
+        "examples/sentiment.py --data POLARITY",
+    ),
 ]
 
 
@@ -150,6 +201,14 @@ def saved(figures: list[tuple[str, str, str, str]]) -> list[str]:
     return lines
 
 
+def measured(file: str, meanings: dict[str, str]) -> list[str]:
+    """A benchmark's own tables, and behind them its figures."""
+    tables = (RESULTS / f"{file}.md").read_text(encoding="utf-8").splitlines()
+    figures = json.loads((RESULTS / f"{file}.json").read_text(encoding="utf-8"))["figures"]
+    lines = [f"| {name} | {value:.3g} | {meanings[name]} |" for name, value in figures.items()]
+    return [*tables, "", "| figure | value | what it is |", "|---|---|---|", *lines]
+
+
 def fill(text: str, name: str, lines: list[str]) -> str:
     """The document with these lines between the markers of that name."""
     begin, end = f"<!-- {name} -->\n", f"<!-- /{name} -->"
@@ -165,9 +224,9 @@ def main(argv: list[str] | None = None) -> int:
     check = parser.parse_args(argv).check
     old = README.read_text(encoding="utf-8")
     new = fill(fill(fill(old, "cells", cells()), "training", saved(TRAINING)), "tasks", saved(TASKS))
-    for name, file in FIGURES.items():
-        if (RESULTS / file).exists():
-            new = fill(new, name, (RESULTS / file).read_text(encoding="utf-8").splitlines())
+    for name, (file, meanings) in FIGURES.items():
+        if (RESULTS / f"{file}.md").exists():
+            new = fill(new, name, measured(file, meanings))
     if new == old:
         return 0
     if check:
