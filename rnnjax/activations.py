@@ -18,7 +18,8 @@ Activation: TypeAlias = str | Callable[[Array], Array]
 
 
 def sigmoid(x: Array) -> Array:
-    """σ(x) = ½ tanh(½ x) + ½: the same values as 1 / (1 + e⁻ˣ) to rounding, without the division."""
+    """σ(x) = ½ tanh(½ x) + ½: the values of 1 / (1 + e⁻ˣ) to the rounding of 1, without the division. Relative to a
+    gate that is nearly shut the error is larger."""
     return 0.5 * jnp.tanh(0.5 * x) + 0.5
 
 

@@ -147,6 +147,9 @@ void run_all() {
     }
     // large enough for several threads to share the rows of one model
     Case<T>{Cell(cell), 1, 12, 19, 40, 48, 0, false, true, false}.run(3);
+    // more models than workers, which take several one after another
+    Case<T>{Cell(cell), 11, 5, 3, 4, 9, 0, false, true, false}.run(1);
+    for (const bool shared : {false, true}) Case<T>{Cell(cell), 19, 6, 9, 20, 33, 0, true, false, shared}.run(2);
     // large enough for two threads to share the steps of one row, and long enough for more than one stretch of them
     for (const int64_t every : {0, 5}) {
       const Case<T> row = {Cell(cell), 1, 400, 1, 3, 200, every, every > 0, false, false};

@@ -115,6 +115,47 @@ def test_tanh_has_a_relative_error_below_a_millionth(variant: str) -> None:
         ys, exact = np.asarray(ys, np.float64).ravel(), np.tanh(x.astype(np.float64))
         assert (np.abs(ys - exact) <= tolerance * np.abs(exact)).all()
         assert np.abs(ys).max() <= 1
+        assert (np.abs(ys[np.abs(x) > 20 - 1e-3]) == 1).all()
+
+
+def test_sigmoid_has_an_absolute_error_below_rounding(variant: str) -> None:
+    # a GRU whose candidate is 1 and whose state is 0: the output is 1 - σ of the update gate
+    cell, params = rj.GRU(1), rj.GRU(1).init(jax.random.key(0), 1)
+    params = jax.tree.map(jnp.zeros_like, params)._replace(
+        w=jnp.array([[0.0, 1.0, 0.0]]), b=jnp.array([0.0, 0.0, 40.0])
+    )
+    for dtype, tolerance in ((np.float32, 3e-7), (np.float64, 3e-16)):
+        x = np.linspace(-40, 40, 100_001).astype(dtype)
+        own = jax.tree.map(lambda leaf, dtype=dtype: leaf.astype(dtype), params)
+        ys, _ = rj.unroll(cell, own, jnp.asarray(x)[None, :, None], implementation="cpu")
+        exact = 1 / (1 + np.exp(x.astype(np.float64)))
+        np.testing.assert_allclose(np.asarray(ys, np.float64).ravel(), exact, rtol=0, atol=tolerance)
+
+
+def test_gates_that_are_shut_hold_for_ever(variant: str) -> None:
+    cell = rj.LSTM(4)
+    params = jax.tree.map(jnp.zeros_like, cell.init(jax.random.key(0), 1))
+    params = params._replace(b=jnp.repeat(jnp.array([-40, 40, 0, 0], jnp.float32), 4))
+    start = cell.initial_state(params, (1,))._replace(c=jnp.full((1, 4), 0.7, jnp.float32))
+    _, last = rj.unroll(cell, params, jnp.ones((20_000, 1, 1), jnp.float32), start, implementation="cpu")
+    np.testing.assert_array_equal(last.c, start.c)
+
+
+@pytest.mark.parametrize("shared", [False, True])
+def test_more_models_than_workers(shared: bool) -> None:
+    models = 21
+    cell, params, xs, state, d_ys = trial(rj.GRU, 5, 3, 18, jnp.float64)
+
+    def several(tree: Any) -> Any:
+        return jax.tree.map(lambda leaf: jnp.stack([factor * leaf for factor in np.linspace(0.5, 1.5, models)]), tree)
+
+    def run(implementation: str) -> Any:
+        one = partial(pull, cell, implementation=implementation)
+        if shared:
+            return jax.vmap(one, (None, 0, None, 0))(params, several(xs), state, several(d_ys))
+        return jax.vmap(one, (0, None, None, None))(several(params), xs, state, d_ys)
+
+    close(run("cpu"), run("scan"), 1e-11)
 
 
 @pytest.mark.parametrize("name", CELLS)

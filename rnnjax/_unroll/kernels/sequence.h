@@ -518,7 +518,7 @@ class Rows {
       const T* from = row(i);
       T* to = out + i * kRows;
       for (int64_t b = 0; b < columns / kRows; ++b, to += depth * kRows) {
-        for (int j = 0; j < kRows; ++j) to[j] = from[b * kRows + j];
+        std::memcpy(to, from + b * kRows, kRows * sizeof(T));
       }
       if (blocks * kRows == columns) continue;
       const int64_t done = (blocks - 1) * kRows;

@@ -51,8 +51,8 @@ inline Vec<T> splat(T x) {
   return x - Vec<T>{};
 }
 
-// x P(x²) / Q(x²), fitted for the least relative error on [-8, 8], beyond which tanh is 1 to float's precision. With
-// rounding the relative error is below 4e-7 everywhere, and the result never exceeds 1.
+// x P(x²) / Q(x²), fitted for the least relative error on [-8, 8], and beyond it ±1, so that a gate can be shut for
+// good. With rounding the relative error is below 4e-7 everywhere, and the result never exceeds 1.
 inline Vec<float> tanh(Vec<float> x) {
   const float bound = 8.0f;
   x = x > bound ? splat(bound) : x;  // a NaN stays
@@ -66,7 +66,9 @@ inline Vec<float> tanh(Vec<float> x) {
   q = q * y + 0.0261644517f;
   q = q * y + 0.467778265f;
   q = q * y + 1.0f;
-  return x * p / q;
+  Vec<float> result = x * p / q;
+  result = x == bound ? splat(1.0f) : result;
+  return x == -bound ? splat(-1.0f) : result;
 }
 
 // In double precision the C library's, lane by lane.
@@ -75,6 +77,7 @@ inline Vec<double> tanh(Vec<double> x) {
   return x;
 }
 
+// Its absolute error is that of tanh, and below 2e-7; relative to a gate that is nearly shut it is larger.
 template <class V>
 inline V sigmoid(V x) {
   return 0.5f * tanh(0.5f * x) + 0.5f;

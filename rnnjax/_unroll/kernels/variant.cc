@@ -55,35 +55,48 @@ class Call {
     if (work < kWorthThreads) runner_.threads = 1;
     const int64_t threads = runner_.threads;
     // models are blocks of their own where there are enough of them
-    const bool whole = p.models >= 4 * threads || p.models % threads == 0;
-    splits_ = p.batch == 0 ? 0 : (whole ? 1 : least(threads, p.batch));
+    whole_ = p.batch > 0 && (p.models >= 4 * threads || p.models % threads == 0);
+    // each of a model's blocks has a gradient of its own
+    const int64_t bytes = Rows<Cell>::gradient_size(p) * int64_t(sizeof(T));
+    const int64_t blocks = greatest(2, kGradientBytes / bytes);
+    splits_ = p.batch == 0 ? 0 : (whole_ ? 1 : least(least(threads, p.batch), blocks));
     shared_ = p.w.stride == 0 && p.u.stride == 0 && p.b.stride == 0 && p.b_n.stride == 0;
   }
 
   bool forward() {
-    Buffer<T> packed(sets() * packed_size(false)), scratch(tasks() * forward_scratch());
+    Buffer<T> packed(sets() * packed_size(false)), scratch(workers() * forward_scratch());
     if (!packed.get() || !scratch.get()) return false;
-    pack(packed.get(), false);
+    if (!alone()) pack_all(packed.get(), false);
     expect(p_.ys.data, p_.models * p_.steps * p_.batch * p_.hidden * sizeof(T));
     if (p_.keeps && p_.every == 0) {
       expect(p_.kept.data, p_.models * p_.steps * p_.batch * Cell::kKept * p_.hidden * sizeof(T));
     }
-    parallel(runner_, tasks(), [&](int64_t task) {
-      block(task, packed.get(), false).forward(scratch.get() + task * forward_scratch());
+    each_task([&](int64_t worker, int64_t task) {
+      T* own = weights_of(worker, task, packed.get(), false);
+      block(task, own, false).forward(scratch.get() + worker * forward_scratch());
     });
     return true;
   }
 
   bool backward() {
     const int64_t each = Rows<Cell>::gradient_size(p_);
-    Buffer<T> packed(sets() * packed_size(true)), scratch(tasks() * backward_scratch()), gradients(tasks() * each);
+    Buffer<T> packed(sets() * packed_size(true)), scratch(workers() * backward_scratch()), gradients(workers() * each);
     if (!packed.get() || !scratch.get() || !gradients.get()) return false;
-    pack(packed.get(), true);
+    if (!alone()) pack_all(packed.get(), true);
     if (p_.wants_dx) expect(p_.dx.data, p_.models * p_.steps * p_.batch * p_.inputs * sizeof(T));
-    parallel(runner_, tasks(), [&](int64_t task) {
-      block(task, packed.get(), true).backward(scratch.get() + task * backward_scratch(), gradients.get() + task * each);
+    each_task([&](int64_t worker, int64_t task) {
+      T *own = weights_of(worker, task, packed.get(), true), *gradient = gradients.get() + worker * each;
+      block(task, own, true).backward(scratch.get() + worker * backward_scratch(), gradient);
+      if (whole_) unpack(task, gradient, each, 0, layout_.panels);
     });
-    parallel(for_weights(), p_.models, [&](int64_t model) { unpack(model, gradients.get() + model * splits_ * each, each); });
+    if (splits_ == 0) {
+      for (int64_t model = 0; model < p_.models; ++model) clear(model);
+    } else if (!whole_) {
+      parallel(for_weights(), p_.models * layout_.panels, [&](int64_t i) {
+        const int64_t model = i / layout_.panels, panel = i % layout_.panels;
+        unpack(model, gradients.get() + model * splits_ * each, each, panel, panel + 1);
+      });
+    }
     return true;
   }
 
@@ -91,6 +104,8 @@ class Call {
   // Multiplications, and numbers moved, below which a second thread takes longer to wake than it saves.
   static constexpr double kWorthThreads = 300e3;
   static constexpr int64_t kWorthMoving = 100000;
+  // Bytes of the gradients that a model's blocks may have together, and of tasks for each thread that share memory.
+  static constexpr int64_t kGradientBytes = 256 << 20, kTasks = 4;
 
   Runner for_weights() const {
     const int64_t weights = p_.models * (p_.inputs + p_.hidden) * Cell::kGates * p_.hidden;
@@ -98,7 +113,18 @@ class Call {
   }
 
   int64_t tasks() const { return p_.models * splits_; }
-  int64_t sets() const { return shared_ ? 1 : p_.models; }
+  // Where a model is one task, workers take several one after another, in memory that stays in their cache.
+  int64_t workers() const { return whole_ ? least(tasks(), kTasks * runner_.threads) : tasks(); }
+  template <class F>
+  void each_task(F&& f) const {
+    const int64_t count = workers();
+    parallel(runner_, count, [&](int64_t worker) {
+      for (int64_t task = tasks() * worker / count; task < tasks() * (worker + 1) / count; ++task) f(worker, task);
+    });
+  }
+  // Whether a worker packs the weights of its task itself: nobody else needs them.
+  bool alone() const { return whole_ && !shared_ && tasks() > 1; }
+  int64_t sets() const { return alone() ? workers() : (shared_ ? 1 : p_.models); }
   int64_t first_row(int64_t split) const { return p_.batch * split / splits_; }
   // Blocks have one of two numbers of rows, and the smaller may need more.
   int64_t forward_scratch() const {
@@ -135,35 +161,47 @@ class Call {
     return to;
   }
 
+  // `memory`: the packed weights of the task's model.
   Rows<Cell> block(int64_t task, T* memory, bool backward) const {
     const int64_t model = task / splits_, split = task % splits_, first = first_row(split);
-    const Packed<Cell> weights = packed(memory + (shared_ ? 0 : model) * packed_size(backward), backward);
     // a block that is alone has all threads to itself
     const Runner inner = tasks() == 1 ? runner_ : Runner{};
-    return Rows<Cell>(p_, inner, model, first, first_row(split + 1) - first, weights);
+    return Rows<Cell>(p_, inner, model, first, first_row(split + 1) - first, packed(memory, backward));
+  }
+  T* weights_of(int64_t worker, int64_t task, T* memory, bool backward) const {
+    if (!alone()) return memory + (shared_ ? 0 : task / splits_) * packed_size(backward);
+    T* own = memory + worker * packed_size(backward);
+    for (int64_t job = 0; job < pack_jobs(backward); ++job) pack(task, job, own, backward);
+    return own;
   }
 
-  void pack(T* memory, bool backward) const {
-    const int64_t w_columns = backward && p_.wants_dx ? column_panels(p_.inputs) : 0;
-    const int64_t u_columns = backward ? column_panels(p_.hidden) : 0;
-    const int64_t panels = !backward || p_.every > 0 ? layout_.panels : 0;
-    const int64_t jobs = panels + w_columns + u_columns + 1;
-    parallel(for_weights(), sets() * jobs, [&](int64_t job) {
-      const int64_t model = job / jobs;
-      int64_t i = job % jobs;
-      const Packed<Cell> to = packed(memory + model * packed_size(backward), backward);
-      const T *w = p_.w.data + model * p_.w.stride, *u = p_.u.data + model * p_.u.stride;
-      if (i < panels) {
-        pack_panel(layout_, w, p_.inputs, i, const_cast<T*>(to.w) + i * in_panel(p_.inputs));
-        pack_panel(layout_, u, p_.hidden, i, const_cast<T*>(to.u) + i * in_panel(p_.hidden));
-      } else if ((i -= panels) < w_columns) {
-        pack_transposed(layout_, w, p_.inputs, i, const_cast<T*>(to.wt) + i * transposed_size(layout_));
-      } else if ((i -= w_columns) < u_columns) {
-        pack_transposed(layout_, u, p_.hidden, i, const_cast<T*>(to.ut) + i * transposed_size(layout_));
-      } else {
-        pack_bias(model, const_cast<T*>(to.bias));
-      }
+  void pack_all(T* memory, bool backward) const {
+    const int64_t jobs = pack_jobs(backward);
+    parallel(for_weights(), sets() * jobs, [&](int64_t i) {
+      pack(i / jobs, i % jobs, memory + i / jobs * packed_size(backward), backward);
     });
+  }
+  int64_t pack_jobs(bool backward) const {
+    const int64_t columns = column_panels(p_.hidden) + (p_.wants_dx ? column_panels(p_.inputs) : 0);
+    return 1 + (!backward || p_.every > 0 ? layout_.panels : 0) + (backward ? columns : 0);
+  }
+  // One part of a model's weights: panels, then columns of u and of w, and the bias.
+  void pack(int64_t model, int64_t job, T* memory, bool backward) const {
+    const int64_t panels = !backward || p_.every > 0 ? layout_.panels : 0;
+    const int64_t u_columns = backward ? column_panels(p_.hidden) : 0;
+    const Packed<Cell> to = packed(memory, backward);
+    const T *w = p_.w.data + model * p_.w.stride, *u = p_.u.data + model * p_.u.stride;
+    if (job + 1 == pack_jobs(backward)) {
+      pack_bias(model, const_cast<T*>(to.bias));
+    } else if (job < panels) {
+      pack_panel(layout_, w, p_.inputs, job, const_cast<T*>(to.w) + job * in_panel(p_.inputs));
+      pack_panel(layout_, u, p_.hidden, job, const_cast<T*>(to.u) + job * in_panel(p_.hidden));
+    } else if ((job -= panels) < u_columns) {
+      pack_transposed(layout_, u, p_.hidden, job, const_cast<T*>(to.ut) + job * transposed_size(layout_));
+    } else {
+      job -= u_columns;
+      pack_transposed(layout_, w, p_.inputs, job, const_cast<T*>(to.wt) + job * transposed_size(layout_));
+    }
   }
 
   void pack_bias(int64_t model, T* to) const {
@@ -178,19 +216,20 @@ class Call {
     }
   }
 
-  // Adds up the gradients of a model's blocks, always in the same order.
-  void unpack(int64_t model, const T* gradients, int64_t each) const {
+  // The gradients of a model without rows.
+  void clear(int64_t model) const {
+    std::memset(p_.dw.data + model * p_.dw.stride, 0, p_.inputs * Cell::kGates * p_.hidden * sizeof(T));
+    std::memset(p_.du.data + model * p_.du.stride, 0, p_.hidden * Cell::kGates * p_.hidden * sizeof(T));
+    std::memset(p_.db.data + model * p_.db.stride, 0, Cell::kGates * p_.hidden * sizeof(T));
+    if (Cell::kApart) std::memset(p_.db_n.data + model * p_.db_n.stride, 0, p_.hidden * sizeof(T));
+  }
+
+  // Adds up panels first … last - 1 of the gradients of a model's blocks, always in the same order.
+  void unpack(int64_t model, const T* gradients, int64_t each, int64_t first, int64_t last) const {
     const int64_t fw = Rows<Cell>::features(p_.inputs), fu = Rows<Cell>::features(p_.hidden);
     T *dw = p_.dw.data + model * p_.dw.stride, *du = p_.du.data + model * p_.du.stride;
     T *db = p_.db.data + model * p_.db.stride, *db_n = p_.db_n.data + model * p_.db_n.stride;
-    if (splits_ == 0) {
-      std::memset(dw, 0, p_.inputs * Cell::kGates * p_.hidden * sizeof(T));
-      std::memset(du, 0, p_.hidden * Cell::kGates * p_.hidden * sizeof(T));
-      std::memset(db, 0, Cell::kGates * p_.hidden * sizeof(T));
-      if (Cell::kApart) std::memset(db_n, 0, p_.hidden * sizeof(T));
-      return;
-    }
-    for (int64_t panel = 0; panel < layout_.panels; ++panel) {
+    for (int64_t panel = first; panel < last; ++panel) {
       const T* from = gradients + panel * in_panel(fw + fu);
       unpack_panel(layout_, from, splits_, each, p_.inputs, panel, dw);
       unpack_panel(layout_, from + in_panel(fw), splits_, each, p_.hidden, panel, du);
@@ -212,7 +251,7 @@ class Call {
   Runner runner_;
   L layout_;
   int64_t splits_;
-  bool shared_;
+  bool whole_, shared_;
 };
 
 template <class T, bool backward>
