@@ -87,13 +87,15 @@ def _every(call: Call) -> int:
 
 
 class _Plan(NamedTuple):
-    """The static part of a call. `wants_dx`: the gradient of xs is asked for, a sixth of the work or more."""
+    """The static part of a call. `wants_dx`: the gradient of xs is asked for, a sixth of the work or more;
+    `wants_state`: that of the first state, a product of the first step; without, they are zero."""
 
     spec: Kernel
     variant: int
     reverse: bool
     every: int
     wants_dx: bool = True
+    wants_state: bool = True
 
 
 class _Inputs(NamedTuple):
@@ -123,7 +125,10 @@ def _unroll(plan: _Plan, inputs: _Inputs, flags: _Flags) -> tuple[Array, State]:
 
 def _unroll_fwd(plan: _Plan, inputs: Any, flags: Any) -> tuple[tuple[Array, State], Any]:
     # here JAX wraps each array with whether its gradient is asked for, and below it marks cotangents that are zero
-    plan = plan._replace(wants_dx=inputs.xs.perturbed)
+    state = any(
+        leaf.perturbed for leaf in jax.tree.leaves(inputs.state, is_leaf=lambda leaf: hasattr(leaf, "perturbed"))
+    )
+    plan = plan._replace(wants_dx=inputs.xs.perturbed, wants_state=state)
     inputs, flags = jax.tree.map(lambda leaf: leaf.value, (inputs, flags))
     out: Any = _keeping(plan, inputs, flags)
     ys, state, kept = out
@@ -327,6 +332,7 @@ def _on_models(form: _Form, *operands: Array) -> list[Array]:
             masked=form.masked,
             resets=form.resets,
             wants_dx=form.plan.wants_dx,
+            wants_state=form.plan.wants_state,
         )
 
     def elsewhere(*arrays: Array) -> list[Array]:

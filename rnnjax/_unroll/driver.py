@@ -115,7 +115,16 @@ def explain(
     remat: Remat = None,
     implementation: str | Newton | None = None,
 ) -> str:
-    """Says for the same arguments as `unroll` which implementation is chosen, which are not, and why. Nothing is run.
+    """Says which implementation `unroll` chooses, which it does not, and why. Nothing is run.
+
+    Args:
+        cell, params, xs, state, lengths, mask, reset, reverse, key, context, remat, implementation: as for `unroll`.
+
+    Returns:
+        one line for each implementation, in the order in which they are tried.
+
+    Raises:
+        ValueError, TypeError: as `unroll`, also where the named `implementation` cannot run the call.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.MGU(hidden_size=4)

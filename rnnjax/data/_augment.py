@@ -39,6 +39,16 @@ def spec_augment(
         frequency_masks, frequency_width: number of masks and greatest width in bands.
         value: what is put in, () or (F); 0 is the mean of standardised features.
 
+    Returns:
+        the features, (*B, T, F) in at least float32, and 0 behind the end of a row.
+
+    Raises:
+        ValueError: for features of fewer than two axes, a number of masks or a width that is no integer of at least 0,
+            a `time_share` outside [0, 1], lengths or a `value` of another shape, concrete lengths outside 0…T, and
+            several keys.
+        TypeError: for a `key` that is none, features that are not floating point, lengths that are not integers, and a
+            `time_share` that is no number.
+
     References:
         Park, Chan, Zhang, Chiu, Zoph, Cubuk, Le 2019, SpecAugment, arXiv:1904.08779. The defaults are its LD
         without warping.
@@ -63,7 +73,18 @@ def spec_augment(
 
 
 def add_noise(key: Key, signal: Array, snr_db: float | Array, lengths: Array | None = None) -> Array:
-    """A waveform with white Gaussian noise at a signal-to-noise ratio in decibels; arguments as for `mix`.
+    """A waveform with white Gaussian noise at a signal-to-noise ratio.
+
+    Args:
+        key: draws the noise.
+        signal, snr_db, lengths: as for `mix`.
+
+    Returns:
+        the noisy waveform, as of `mix`.
+
+    Raises:
+        ValueError: for several keys; and as for `mix`.
+        TypeError: for a `key` that is none; and as for `mix`.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> noisy = rj.data.add_noise(jax.random.key(0), jnp.ones(1000), 20.0)
@@ -87,6 +108,14 @@ def mix(signal: Array, noise: Array, snr_db: float | Array, lengths: Array | Non
         noise: the same shape and dtype.
         snr_db: decibels, () or (*B).
         lengths: valid samples of each row, integers (*B); what is behind the end is 0.
+
+    Returns:
+        y, (*B, N) in at least float32.
+
+    Raises:
+        ValueError: for a `noise` of another shape or dtype, an `snr_db` that is neither () nor (*B), lengths of another
+            shape or, where they are concrete, outside 0…N, and a signal that is a single number.
+        TypeError: for a signal or noise that is not floating point, and lengths that are not integers.
     """
     signal, lengths = checked(signal, lengths)
     noise, _ = checked(noise, None)

@@ -51,7 +51,15 @@ def read_documents(path: PathLike, *, encoding: str = "utf-8") -> Reading[Docume
 
 
 def read_lines(path: PathLike, *, encoding: str = "utf-8") -> Reading[str]:
-    """The lines of a text file, or of the `.txt` files of a folder or zip file; empty ones are left out."""
+    """The lines of texts, as they stand.
+
+    Args:
+        path: a text file, gzipped or not, or a zip file or folder of `.txt` files.
+        encoding: of the files.
+
+    Returns:
+        a `Reading` of lines. A line that is empty or not in this encoding is left out.
+    """
 
     return read_files(path, (".txt",), lambda name, raw: filled_lines(name, raw, encoding))
 

@@ -173,6 +173,16 @@ def date_pairs(
         split_seed: of which are held out.
         years: the first and the last year, at most a hundred years.
 
+    Returns:
+        `count` pairs.
+
+    Raises:
+        ValueError: for a `count` below 1, a `share` outside [0, 1) or that leaves no form to write in, years without
+            four digits, in the wrong order or more than a hundred, and a locale that `babel` does not know.
+        TypeError: for a `count` that is no integer, a `share` that is no number, and locales that are one string or
+            none.
+        ImportError: if `babel` is not installed.
+
     >>> import rnnjax as rj
     >>> pairs = rj.data.date_pairs(3, seed=0, locales=("en", "de"))
     >>> {len(pair.iso) for pair in pairs}, {pair.locale for pair in pairs} <= {"en", "de"}
@@ -208,13 +218,16 @@ def vary_date(text: str, rng: np.random.Generator, words: Sequence[str] = ()) ->
 
     Augmentation for `date_pairs`: what learns from it goes by words and numbers, and not by places and points, which
     other ways to write do not share. A word that means nothing joins half of those with a name for the month, as the
-    name of a day that is not known. A text comes back as it is where its order or its marks say what it means.
+    name of a day that is not known.
 
     Args:
         text: a date.
         rng: what chooses.
         words: of other dates. A new word begins as one of them and ends as another, in the script of the text; where
             there are none it is made of the letters of the text.
+
+    Returns:
+        the date written anew, or the text as it is where its order or its marks say what it means.
 
     >>> rng = np.random.default_rng(5)
     >>> vary_date("May 12, 2001", rng), vary_date("25.06.1979", rng), vary_date("3/4/05", rng)

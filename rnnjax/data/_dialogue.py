@@ -54,6 +54,10 @@ def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -
         A query that does not have the form of the set is left out, and so is `train_<Intent>.json` where the whole is
         there. A file that is not UTF-8 is read as latin-1, with a problem that says so; pairs of surrogates, which one
         file holds, are joined.
+
+    Raises:
+        ValueError: for another `part`, and if nothing in the folder can be used.
+        OSError: if there is nothing at `folder`.
     """
     if part not in ("train", "validate"):
         raise ValueError(f'`part` must be "train" or "validate"; got {part!r}')

@@ -30,6 +30,11 @@ def deltas(x: Array, lengths: Array | None = None, *, width: int = 9, order: int
 
     Returns:
         the slopes a frame, (*B, T, F).
+
+    Raises:
+        ValueError: for a `width` that is even, below 3 or not above `order`, an `order` below 1, features of fewer than
+            two axes, and lengths of another shape or, where they are concrete, outside 0…T.
+        TypeError: for features that are not floating point, and lengths, a `width` or an `order` that are not integers.
     """
     x, lengths = checked_features(x, lengths)
     check_size("order", order)

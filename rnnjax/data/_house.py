@@ -59,6 +59,13 @@ def house_queries(count: int, seed: int = 0) -> list[Query]:
         count: how many.
         seed: of the draws.
 
+    Returns:
+        `count` queries.
+
+    Raises:
+        ValueError: for a `count` below 1.
+        TypeError: for a `count` that is no integer.
+
     >>> import rnnjax as rj
     >>> rj.data.house_queries(1, seed=6)[0].words
     ('wake', 'me', 'tomorrow', 'at', 'noon')
@@ -88,6 +95,14 @@ def house_dialogues(count: int, seed: int = 0) -> list[Dialogue]:
     Args:
         count: how many.
         seed: of the draws.
+
+    Returns:
+        `count` dialogues, numbered from 0. The constraints of a turn are the room, device and state that it is about;
+        it has no requests.
+
+    Raises:
+        ValueError: for a `count` below 1.
+        TypeError: for a `count` that is no integer.
 
     >>> import rnnjax as rj
     >>> for turn in rj.data.house_dialogues(1, seed=6)[0].turns:

@@ -22,6 +22,16 @@ def hz_to_mel(frequency: Any, scale: str = "slaney") -> np.ndarray:
 
     htk:     m = 2595 log₁₀(1 + f / 700)
     slaney:  m = 3 f / 200 below 1 kHz, 15 + 27 ln(f / 1000) / ln 6.4 from there on
+
+    Args:
+        frequency: f, a number or an array of any shape.
+        scale: "slaney" as in librosa, or "htk" as in torchaudio.
+
+    Returns:
+        m, float64, of the same shape.
+
+    Raises:
+        ValueError: for another `scale`.
     """
     f = np.asarray(frequency, np.float64)
     if _scale(scale) == "htk":
@@ -30,7 +40,18 @@ def hz_to_mel(frequency: Any, scale: str = "slaney") -> np.ndarray:
 
 
 def mel_to_hz(mel: Any, scale: str = "slaney") -> np.ndarray:
-    """Mels in hertz, the inverse of `hz_to_mel`."""
+    """Mels in hertz, the inverse of `hz_to_mel`.
+
+    Args:
+        mel: a number or an array of any shape.
+        scale: as for `hz_to_mel`.
+
+    Returns:
+        hertz, float64, of the same shape.
+
+    Raises:
+        ValueError: for another `scale`.
+    """
     m = np.asarray(mel, np.float64)
     if _scale(scale) == "htk":
         return 700 * (10 ** (m / 2595) - 1)
@@ -54,7 +75,7 @@ def mel_filters(
     scale: str = "slaney",
     norm: str | None = "slaney",
 ) -> np.ndarray:
-    """Triangles that overlap by half, evenly spaced in mels, float64 (1 + n_fft // 2, n_mels).
+    """Triangles that overlap by half, evenly spaced in mels.
 
     Args:
         sample_rate: samples a second.
@@ -64,8 +85,13 @@ def mel_filters(
         scale: "slaney" as in librosa, or "htk" as in torchaudio.
         norm: "slaney" gives each triangle the area 1 over hertz, as in librosa; None the height 1, as in torchaudio.
 
+    Returns:
+        the height of each triangle at the frequencies of the transform, float64 (1 + n_fft // 2, n_mels).
+
     Raises:
-        ValueError: for a triangle so narrow that it meets no frequency of the transform, among others.
+        ValueError: for a triangle so narrow that it meets no frequency of the transform, ends that are not
+            0 ≤ fmin < fmax ≤ sample_rate / 2, another `scale` or `norm`, and sizes below 1.
+        TypeError: for a `sample_rate`, `n_fft` or `n_mels` that is no integer.
 
     References:
         Stevens, Volkmann, Newman 1937, doi:10.1121/1.1915893; Slaney 1998, Auditory Toolbox, version 2.
@@ -213,6 +239,12 @@ def power_to_db(power: Array, *, ref: float = 1.0, amin: float = 1e-10, top_db: 
         ref: what is 0 dB.
         amin: the least power, at least float32's smallest normal number.
         top_db: values further than this below the loudest of their row (T, F) are raised to there; None leaves them.
+
+    Returns:
+        decibels (*B, T, F).
+
+    Raises:
+        ValueError: for an `amin` below float32's smallest normal number, and a `top_db` below 0.
     """
     check_floor("amin", amin)
     decibels = 10 * jnp.log10(jnp.maximum(power, amin)) - float(10 * np.log10(max(ref, amin)))

@@ -70,7 +70,7 @@ def morse_audio(
     drift: float = 0.0,
     snr_db: float | None = None,
 ) -> np.ndarray:
-    """A text keyed in Morse code, float32 (N,).
+    """A text keyed in Morse code.
 
     A dot is 1.2 / wpm seconds; a dash is three of them, the gap within a letter one, between letters three, between
     words seven, and three of silence stand before and after all. Tones rise and fall within 5 ms.
@@ -85,8 +85,14 @@ def morse_audio(
         drift: the pitch swings slowly, by up to this share of itself.
         snr_db: ratio of the power of the whole signal to that of white noise, decibels; None is no noise.
 
+    Returns:
+        the waveform, float32 (N,): a tone of amplitude 0.5, and the noise.
+
     Raises:
-        ValueError: for a character that has no code, or for no character.
+        ValueError: for a character that has no code, or for no character, a `pitch` that is not positive or not below
+            half the rate with its drift, a `wpm` that is not positive, a `jitter` or `drift` below 0, and a
+            `sample_rate` below 1.
+        TypeError: for a `sample_rate` that is no integer.
 
     >>> import rnnjax as rj
     >>> len(rj.data.morse_audio("E", wpm=12)) / 8000  # seven dots of a tenth of a second
@@ -158,6 +164,13 @@ def morse_set(
         characters: the fewest and the most characters of a text, spaces included.
         sample_rate, jitter, drift: as for `morse_audio`.
         pitch, wpm, snr_db: ranges, as for `morse_audio`.
+
+    Returns:
+        `count` texts with their waveforms.
+
+    Raises:
+        ValueError: for `characters` that are not 1 ≤ fewest ≤ most, a `count` below 1, and as for `morse_audio`.
+        TypeError: for a `count` or `sample_rate` that is no integer.
     """
     check_size("count", count)
     if not 1 <= characters[0] <= characters[1]:

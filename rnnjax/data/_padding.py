@@ -108,6 +108,13 @@ def pad_pairs(
         start, end: ids of the target's vocabulary.
         value: the id that fills up.
 
+    Returns:
+        a `Pairs`.
+
+    Raises:
+        ValueError: for different numbers of sources and targets, for no pair, and for a `value` that int32 cannot hold.
+        TypeError: for a row that is not of integers.
+
     >>> import rnnjax as rj
     >>> pairs = rj.data.pad_pairs([[7, 8], [9]], [[4], [5, 6]], start=1, end=2)
     >>> pairs.inputs.tolist(), pairs.targets.tolist()
@@ -148,6 +155,10 @@ def pair_buckets(
 
     Returns:
         a function of the epoch that yields what `pairs.batch()` has, and the weights of the rows.
+
+    Raises:
+        ValueError: for a `batch_size` or `count` below 1.
+        TypeError: for one that is no integer.
 
     >>> import rnnjax as rj
     >>> pairs = rj.data.pad_pairs([[5], [5] * 9, [6], [6] * 8], [[7], [7] * 8, [7] * 7, []], start=1, end=2)

@@ -39,6 +39,11 @@ def resample(
     Returns:
         the waveform (*B, M) and its valid samples, int32 (*B).
 
+    Raises:
+        ValueError: for rates whose common divisor is too small for exact positions, rates or a `width` below 1, lengths
+            of another shape or, where they are concrete, outside 0…N, and a signal that is a single number.
+        TypeError: for a signal that is not floating point, and lengths, rates or a `width` that are not integers.
+
     >>> import jax.numpy as jnp, rnnjax as rj
     >>> y, lengths = rj.data.resample(jnp.ones((2, 80)), 8000, 11025)
     >>> y.shape, lengths.tolist()
@@ -85,6 +90,13 @@ def change_speed(
     Returns:
         the waveform (*B, ⌈N / slowest⌉) and its valid samples, int32 (*B).
 
+    Raises:
+        ValueError: for a `speed` that is neither () nor (*B), an array without `bounds`, a number outside them, bounds
+            that are not 0.1 ≤ lowest ≤ highest ≤ 10, a `width` below 1, lengths of another shape or, where they are
+            concrete, outside 0…N, and a signal that is a single number.
+        TypeError: for a `speed` that is neither number nor array, a signal that is not floating point, and lengths or a
+            `width` that are not integers.
+
     References:
         Ko, Peddinti, Povey, Khudanpur 2015, Audio augmentation for speech recognition, Interspeech.
     """
@@ -115,7 +127,20 @@ def change_speed(
 def perturb_speed(
     key: Key, signal: Array, lengths: Array | None = None, *, speeds: tuple[float, ...] = (0.9, 1.0, 1.1)
 ) -> tuple[Array, Array]:
-    """Each row at one of these speeds, drawn with `key`; what returns is as for `change_speed`."""
+    """Each row at one of these speeds, drawn at random.
+
+    Args:
+        key: draws the speeds.
+        signal, lengths: as for `change_speed`.
+        speeds: from 0.1 to 10, all equally likely; the lowest sets the shape of the result.
+
+    Returns:
+        the waveform and its valid samples, as of `change_speed`.
+
+    Raises:
+        ValueError: for no speed or one outside 0.1…10, for several keys, and for a signal or lengths as `change_speed`.
+        TypeError: for a `key` that is none, and for a signal or lengths as `change_speed`.
+    """
     check_key("key", key)
     if not speeds or not all(0.1 <= speed <= 10 for speed in speeds):
         raise ValueError(f"`speeds` must lie in 0.1…10; got {speeds}")

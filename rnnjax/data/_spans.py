@@ -28,6 +28,12 @@ def spans(tags: Sequence[str]) -> list[Span]:
     `B-kind` begins a span, `I-kind` goes on with one of its kind, and `O` is outside. An `I-kind` that has none to go
     on with begins one.
 
+    Args:
+        tags: one for each word.
+
+    Returns:
+        a list of `Span`. `begin` is its first word, and `end` the one behind its last, from 0.
+
     Raises:
         ValueError: for a tag of another form.
 

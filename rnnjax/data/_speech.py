@@ -165,6 +165,10 @@ def digit_strings(
 
     Returns:
         `count` utterances whose text is the names of the digits, such as "four zero nine".
+
+    Raises:
+        ValueError: for no clip, a `count` or `shortest` below 1, a `longest` below `shortest`, and a `gap` below 0.
+        TypeError: for a `count` or `shortest` that is no integer.
     """
     check_size("count", count)
     check_size("shortest", shortest)

@@ -39,11 +39,17 @@ def split(
     """Deals items at random into parts of about these shares; what has the same `by` stays in one part.
 
     Args:
-        items: what is dealt; each part keeps their order.
+        items: what is dealt.
         shares: of the groups, at least 0; they add up to 1.
         by: the group of an item, such as its source sentence, so that no part knows what another is tested on.
             None makes each item a group.
         seed: of the order in which groups are dealt.
+
+    Returns:
+        a list for each share, which keeps the order of the items.
+
+    Raises:
+        ValueError: for no share, one below 0, and shares that do not add up to 1.
 
     >>> import rnnjax as rj
     >>> pairs = [("go", "ve"), ("run", "corre"), ("go", "vaya"), ("stop", "para")]

@@ -116,7 +116,18 @@ def _floats(data: Any) -> np.ndarray:
 
 
 def write_wav(path: PathLike, samples: Any, rate: int) -> None:
-    """Writes samples (N,), floating point between −1 and 1 and clipped to that, as PCM of 16 bits."""
+    """Writes a waveform as PCM of 16 bits.
+
+    Args:
+        path: the file; another one of that name is replaced.
+        samples: one channel, (N,), floating point between −1 and 1 and clipped to that.
+        rate: samples a second.
+
+    Raises:
+        ValueError: for samples that are not (N,) or not finite, and a `rate` below 1.
+        TypeError: for samples that are integers or booleans, and a `rate` that is no integer.
+        OSError: if the file cannot be written.
+    """
     samples = np.asarray(samples)
     if samples.ndim != 1:
         raise ValueError(f"`samples` must be one channel, (N,); got {samples.shape}")

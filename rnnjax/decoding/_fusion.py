@@ -68,6 +68,15 @@ def character_fusion(
         end: the model's token for the end, whose α log P is added behind the last label.
         blank: the id whose logit is never read, or None.
 
+    Returns:
+        a `Fusion`, the `lm` of `ctc_prefix_beam`. A label that the model rules out adds −∞.
+
+    Raises:
+        ValueError: for a carry or logits of other batch axes, a step that changes the shapes of its carry, and an `end`
+            or `blank` outside 0…W − 1.
+        TypeError: for a `start` that is no integer array, a leaf of the carry that is no array, a `step` that does not
+            return floating-point logits and a carry like its own, and an `end` or `blank` that is no integer.
+
     References:
         Hannun, Maas, Jurafsky, Ng 2014, First-pass large vocabulary continuous speech recognition using bi-directional
         recurrent DNNs, arXiv:1408.2873.
@@ -135,9 +144,14 @@ def word_fusion(
         weight: α.
         bonus: β.
 
+    Returns:
+        a `Fusion`, the `lm` of `ctc_prefix_beam`, with W = V + 1: its `end` is V. A label with which no word goes on
+        adds −∞.
+
     Raises:
         ValueError: if two words are spelt the same, one has a label out of range or a space, or the model has another
-            number of words.
+            number of words; for a `space` out of range; and for `step`, `carry` and `start` as `character_fusion`.
+        TypeError: for a label or `space` that is no integer; and for `step`, `carry` and `start` as `character_fusion`.
 
     References:
         Hannun, Maas, Jurafsky, Ng 2014, First-pass large vocabulary continuous speech recognition using bi-directional

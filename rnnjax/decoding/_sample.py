@@ -62,7 +62,14 @@ def greedy(
 ) -> Decoded:
     """Takes the most probable token at each step; among equal ones that with the lowest id.
 
-    Arguments and result are those of `sample`.
+    Args:
+        step, carry, start, length, end, min_length, bans, no_repeat, prefix, pad: as for `sample`.
+
+    Returns:
+        a `Decoded`, as of `sample`.
+
+    Raises:
+        ValueError, TypeError: as for `sample`.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> count = lambda carry, tokens: (jax.nn.one_hot(tokens + 1, 5), carry)

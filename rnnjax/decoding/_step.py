@@ -51,6 +51,9 @@ def next_token(layer: Layer, params: Params, context: Any = None) -> NextToken:
             that the layer's batch axes are (*B, K): a memory with batch axes *B serves all beams of a row, as
             `rnnjax.Source` says. What depends on the memory alone is best computed once, by `remember` of the cell.
 
+    Returns:
+        a `NextToken`: `logits, state = step(state, tokens)` with tokens (*B) and logits (*B, V).
+
     Raises:
         TypeError: if `layer` is no layer.
         ValueError: if it needs the whole sequence at once.

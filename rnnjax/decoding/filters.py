@@ -29,8 +29,13 @@ def temperature(logits: Array, value: float | Array) -> Array:
         logits: (…, V).
         value: τ, a number or one for each distribution, (…).
 
+    Returns:
+        y, (…, V) in at least float32; NaN and ∞ become −∞.
+
     Raises:
-        ValueError: for a concrete τ below 0, or one of another shape.
+        ValueError: for a concrete τ outside [0, ∞), or one of another shape, and for logits whose last axis is missing
+            or empty.
+        TypeError: for logits that are not floating point, and a τ that is no number.
 
     >>> import jax.numpy as jnp
     >>> from rnnjax.decoding import temperature
@@ -49,6 +54,17 @@ def temperature(logits: Array, value: float | Array) -> Array:
 
 def top_k(logits: Array, k: int) -> Array:
     """The k largest logits, −∞ for the others; exactly k where logits are equal. All of them when k ≥ V.
+
+    Args:
+        logits: (…, V).
+        k: how many, at least 1.
+
+    Returns:
+        (…, V), in at least float32; NaN and ∞ become −∞.
+
+    Raises:
+        ValueError: for a `k` below 1, and for logits whose last axis is missing or empty.
+        TypeError: for logits that are not floating point, and a `k` that is no integer.
 
     References:
         Fan, Lewis, Dauphin 2018, Hierarchical neural story generation, arXiv:1805.04833.
@@ -75,8 +91,13 @@ def top_p(logits: Array, p: float | Array) -> Array:
         logits: (…, V).
         p: in (0, 1], a number or one for each distribution, (…).
 
+    Returns:
+        (…, V), in at least float32; NaN and ∞ become −∞.
+
     Raises:
-        ValueError: for a concrete p outside, or one of another shape.
+        ValueError: for a concrete p outside, or one of another shape, and for logits whose last axis is missing or
+            empty.
+        TypeError: for logits that are not floating point, and a p that is no number.
 
     References:
         Holtzman, Buys, Du, Forbes, Choi 2020, The curious case of neural text degeneration, arXiv:1904.09751.
@@ -109,8 +130,12 @@ def repetition_penalty(logits: Array, seen: Array, penalty: float | Array) -> Ar
         seen: True for the tokens that were, booleans (…, V).
         penalty: θ, above 1 against repetition and below 1 in favour, a number or one for each distribution, (…).
 
+    Returns:
+        (…, V), in at least float32; NaN and ∞ become −∞.
+
     Raises:
-        ValueError: for a concrete θ ≤ 0, or shapes that do not fit.
+        ValueError: for a concrete θ outside (0, ∞), shapes that do not fit, and a `seen` that is not boolean.
+        TypeError: for logits that are not floating point, and a θ that is no number.
 
     References:
         Keskar, McCann, Varshney, Xiong, Socher 2019, CTRL, arXiv:1909.05858.

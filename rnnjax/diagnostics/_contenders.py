@@ -25,6 +25,17 @@ Make = Callable[..., Any]
 def tcn(width: int, steps: int) -> Layer:
     """A `TCN` of that many channels with kernels of 3 steps, as deep as it takes to see all steps, as a layer.
 
+    Args:
+        width: C, the channels.
+        steps: T, how many inputs the last output must see.
+
+    Returns:
+        a layer (T, *B, I) -> (T, *B, C), which takes sequences whole.
+
+    Raises:
+        ValueError: for a `width` below 1.
+        TypeError: for a `width` that is no integer.
+
     >>> import rnnjax as rj
     >>> rj.diagnostics.tcn(8, steps=20).module.receptive_field
     29

@@ -140,6 +140,9 @@ def fixed_points(
             dropped, unless all starts are one.
         iterations: the most steps from each start.
 
+    Returns:
+        a `FixedPoints`; K is 0 where no start leads to a point that is kept.
+
     Raises:
         TypeError, ValueError: as `relax`, and if parameters, `x` or starts are not finite or there are no starts.
 

@@ -65,6 +65,9 @@ def gradient_flow(
         loss: a function of the model's outputs that returns a scalar.
         lengths, mask, reset, key, context: as for `rnnjax.unroll`.
 
+    Returns:
+        a `GradientFlow`. In a stack layers are named "0", "1.forward" or the like; one that is alone is "rnn".
+
     Raises:
         TypeError: if `model` is neither a cell nor a layer.
         ValueError: if it has no recurrent layer, or the loss is no scalar.

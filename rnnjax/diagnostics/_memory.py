@@ -53,6 +53,9 @@ def memory_horizon(
         delays: D, the largest k.
         ridge: the penalty on w, relative to the mean variance of the state's numbers.
 
+    Returns:
+        a `Recall`: `recall`, R² for k = 0 … D, (D + 1), `horizon` and `capacity`, ().
+
     Raises:
         ValueError: for inputs that do not vary and for states that are not finite, where they are concrete, and if T is
             below 4 (D + 1).

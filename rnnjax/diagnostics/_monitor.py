@@ -90,8 +90,14 @@ def gradient_monitor(
         rows: how many rows of `data` are used.
         log: a function of the step and the values, such as `rnnjax.training.csv_logger("flow.csv")`.
 
+    Returns:
+        a `GradientMonitor`, one of the `callbacks` of `fit`. Its `readings` is a list of `Reading`: the step and, by
+        layer, the share of the gradient left k steps back, (K), and the horizon.
+
     Raises:
-        TypeError: if the model is no layer of rnnjax.
+        TypeError: if the model is no layer of rnnjax, if `every` or `rows` is no integer, and for data and a `loss` as
+            `fit`.
+        ValueError: if `every` or `rows` is below 1, and for data and a `loss` as `fit`.
 
     >>> import numpy as np, rnnjax as rj
     >>> x, y = np.random.default_rng(0).normal(size=(64, 5, 2)).astype("float32"), np.arange(64) % 2

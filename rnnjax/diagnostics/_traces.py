@@ -143,6 +143,9 @@ def saturation(values: dict[str, Array], low: float = 0.1, high: float = 0.9) ->
         low: below it a gate counts as closed.
         high: above it a gate counts as open.
 
+    Returns:
+        a `Saturation` by name of the gate, `closed` and `open`, (H) each.
+
     Raises:
         ValueError: if the bounds are not within [0, 1] and in this order, or there is neither a step nor a row.
 

@@ -54,6 +54,10 @@ def stepper(model: Cell | Layer, params: Params) -> Stepper:
         model: a cell, or a causal layer.
         params: its parameters.
 
+    Returns:
+        a `Stepper`: `y, state = step(x, state)` with one input x (*B, I) and its output y (*B, O). The state that is
+        passed in is used up, and `step.initial_state(batch_shape)` is the first.
+
     Raises:
         TypeError: if `model` is neither a cell nor a layer.
         ValueError: if it needs the whole sequence at once.

@@ -21,6 +21,9 @@ def summary(model: Layer | Cell, in_size: int | None) -> str:
         model: a layer or a cell.
         in_size: features of one input, as for `init`.
 
+    Returns:
+        one line for each layer, indented below the one that it is part of, and one for the total.
+
     Raises:
         TypeError: for anything that is neither a layer nor a cell.
 

@@ -114,6 +114,13 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
     Returns:
         a function of the epoch, whose batches `fit` reads.
 
+    Raises:
+        ValueError: for data without lengths, arrays that differ in their number of rows, lengths that are negative or
+            beyond the steps, weights that are negative, not finite or of more than two axes, and a `batch_size` or
+            `count` below 1.
+        TypeError: for data that are no tuple of two to five parts, a part that is no array with rows, lengths that are
+            not integers, and a `batch_size` or `count` that is no integer.
+
     >>> import numpy as np, rnnjax as rj
     >>> x, y, lengths = np.ones((6, 9, 2)), np.arange(6), np.array([2, 9, 3, 2, 8, 3])
     >>> batches = rj.training.buckets((x, y, lengths), batch_size=2, count=2, seed=None)

@@ -143,8 +143,14 @@ def fit(
         checkpoint_every: epochs from one checkpoint to the next.
         progress: whether a bar is shown.
 
+    Returns:
+        a `Fitted`. Its history names the loss "loss", metrics by their names and values of the validation after "val_";
+        "skipped_steps" are the steps left out so far, where there are any, and "loss_impossible" the rows that `ctc`
+        left out. With `restore_best`, `model` and `params` are those of the best epoch, `state` is that of the last.
+
     Raises:
-        ValueError, TypeError: for data, names and options that do not fit, before anything runs.
+        ValueError, TypeError: for data, names and options that do not fit, before anything runs; for later batches of
+            an iterable when they are read. ValueError also for a checkpoint that is damaged or of another run.
 
     >>> import numpy as np, rnnjax as rj
     >>> x, y = np.random.default_rng(0).normal(size=(64, 5, 2)).astype("float32"), np.arange(64) % 2
@@ -420,6 +426,14 @@ def evaluate(
 
     Returns:
         the values by name, the loss under "loss".
+
+    Raises:
+        ValueError: for unknown names and two of one name, data without a row or a batch, rows or lengths that do not
+            fit, targets that are no class or no probability, a `truncate` for an iterable or for arrays that are not
+            (B, L, …), variables of linen without "params", float16 as `compute_dtype`, and a `batch_size` below 1.
+        TypeError: for a model, data, metrics, `compute_dtype` or `batch_size` of another kind, a model that does not
+            take the lengths or resets of the data, and a function that returns neither a scalar nor a total, or takes
+            no `mask` where rows have weights.
     """
     check_size("batch_size", batch_size)
     used = measures(loss, metrics)
@@ -445,6 +459,12 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
 
     Returns:
         NumPy arrays that lead with the N rows.
+
+    Raises:
+        ValueError: for inputs that have no row or differ in their number of rows, lengths of another number or beyond
+            the steps, variables of linen without "params", float16 as `compute_dtype`, and a `batch_size` below 1.
+        TypeError: for a model, `compute_dtype` or `batch_size` of another kind, lengths that are not integers, and
+            a model that does not take lengths, where they are given.
     """
     check_size("batch_size", batch_size)
     batch = as_batch((inputs, np.zeros(len(jax.tree.leaves(inputs)[0])), lengths))

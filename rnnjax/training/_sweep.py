@@ -85,6 +85,7 @@ def sweep(
     Args:
         make: a function of a configuration, a dictionary of scalars, that returns a layer of rnnjax, or a pair of a
             layer and an Optax transformation. It is traced: it may compute with the scalars, but not branch on them.
+            What it raises for a configuration comes with a note that names it.
         space: a list of values for each name, of which all combinations are taken, or a list of configurations.
         data, loss, metrics, epochs, batch_size, shuffle, seed, validation, validation_split: as for `fit`, of arrays.
         monitor: the measure that sorts, by default "val_loss", or "loss" without validation.
@@ -93,6 +94,17 @@ def sweep(
             for those that are left, so that it pays where an epoch takes longer than that.
         group: how many configurations are computed side by side, the groups one after another; None chooses.
             Where there are several devices the configurations are spread over them.
+
+    Returns:
+        a `Swept`, which prints as its table. Those that were trained longest come first, and of these the best.
+
+    Raises:
+        ValueError: for a `space` without a value, configurations that differ in their names or name a column of the
+            table, unknown names of measures, a `monitor` that is none of them, data without a row, targets that are no
+            class or no probability, `validation_split` beside `validation`, a share that leaves no rows, an epoch of
+            `halve_after` that is not before the last, and sizes below 1.
+        TypeError: for a value that is no number, data or validation that are no arrays, a `make` that does not return
+            a layer, and sizes that are not integers.
 
     References:
         Jamieson, Talwalkar 2016, Non-stochastic best arm identification and hyperparameter optimization,

@@ -83,8 +83,12 @@ def binary_cross_entropy(
         labels: 0 and 1, booleans, or probabilities, (…, O).
         mask, lengths, time_major: what counts, as for `cross_entropy`.
 
+    Returns:
+        a `Mean` over the positions that count.
+
     Raises:
-        ValueError, TypeError: for shapes and dtypes that do not fit, and for concrete labels outside [0, 1].
+        ValueError, TypeError: for shapes and dtypes that do not fit, for concrete labels outside [0, 1], for concrete
+            lengths beyond the steps and for negative weights.
     """
     loss = optax.losses.sigmoid_binary_cross_entropy
     return _over_features(loss, "logits", logits, "labels", labels, mask, lengths, time_major, shares=True)
@@ -98,7 +102,21 @@ def mean_squared_error(
     lengths: Array | None = None,
     time_major: bool = True,
 ) -> Mean:
-    """(prediction − target)², averaged over the O features of a position; arguments as for `cross_entropy`."""
+    """(prediction − target)², averaged over the O features of a position.
+
+    Args:
+        predictions: (…, O), floating point.
+        targets: numbers of the same shape.
+        mask, lengths, time_major: what counts, as for `cross_entropy`.
+
+    Returns:
+        a `Mean` over the positions that count.
+
+    Raises:
+        ValueError: for shapes that do not fit, and for concrete lengths beyond the steps and negative weights.
+        TypeError: for predictions that are not floating point, targets that are no array, and lengths that are not
+            integers.
+    """
     loss = optax.losses.squared_error
     return _over_features(loss, "predictions", predictions, "targets", targets, mask, lengths, time_major)
 
@@ -111,7 +129,17 @@ def mean_absolute_error(
     lengths: Array | None = None,
     time_major: bool = True,
 ) -> Mean:
-    """|prediction − target|, averaged over the O features of a position; arguments as for `cross_entropy`."""
+    """|prediction − target|, averaged over the O features of a position.
+
+    Args:
+        predictions, targets, mask, lengths, time_major: as for `mean_squared_error`.
+
+    Returns:
+        a `Mean` over the positions that count.
+
+    Raises:
+        ValueError, TypeError: as for `mean_squared_error`.
+    """
 
     def loss(a: Array, b: Array) -> Array:
         return jnp.abs(a - b)
@@ -128,7 +156,19 @@ def huber(
     lengths: Array | None = None,
     time_major: bool = True,
 ) -> Mean:
-    """½ e² up to |e| = δ and δ (|e| − ½ δ) beyond, averaged over the O features; arguments as for `cross_entropy`.
+    """½ e² up to |e| = δ and δ (|e| − ½ δ) beyond, e = prediction − target, averaged over the O features of a position.
+
+    Args:
+        predictions, targets: as for `mean_squared_error`.
+        delta: δ > 0, in the unit of the predictions. JAX arrays are not checked, so that it may be traced.
+        mask, lengths, time_major: what counts, as for `cross_entropy`.
+
+    Returns:
+        a `Mean` over the positions that count.
+
+    Raises:
+        ValueError: for a `delta` that is not positive; and as for `mean_squared_error`.
+        TypeError: for a `delta` that is no number; and as for `mean_squared_error`.
 
     References:
         Huber 1964, Robust estimation of a location parameter, doi:10.1214/aoms/1177703732.

@@ -21,7 +21,21 @@ def accuracy(
     lengths: Array | None = None,
     time_major: bool = True,
 ) -> Mean:
-    """The share of positions whose largest logit (…, K) is that of the label (…), or of the likeliest label (…, K)."""
+    """The share of positions whose largest logit is that of the label, or of the likeliest label.
+
+    Args:
+        logits: (…, K), floating point.
+        labels: classes 0 … K−1, integers (…), or numbers (…, K), of which the largest is the label.
+        mask, lengths, time_major: what counts, as for `cross_entropy`.
+
+    Returns:
+        a `Mean` over the positions that count.
+
+    Raises:
+        ValueError: for shapes that do not fit, and for concrete labels that are no class, lengths beyond the steps and
+            negative weights.
+        TypeError: for logits that are not floating point, and lengths that are not integers.
+    """
     logits, labels, weight = _checked(logits, labels, mask, lengths, time_major)
 
     def hit(logits: Array, labels: Array) -> Array:
@@ -38,7 +52,21 @@ def binary_accuracy(
     lengths: Array | None = None,
     time_major: bool = True,
 ) -> Mean:
-    """The share of yes-or-no questions (…, O) whose log odds are positive where the label (…, O) is above ½."""
+    """The share of yes-or-no questions whose log odds are positive where the label is above ½, and only there.
+
+    Args:
+        logits: log odds (…, O), floating point.
+        labels: 0 and 1, booleans, or probabilities, (…, O).
+        mask, lengths, time_major: what counts, as for `cross_entropy`.
+
+    Returns:
+        a `Mean` over the positions that count, of each the share of its O questions.
+
+    Raises:
+        ValueError: for shapes that do not fit, and for concrete labels outside [0, 1], lengths beyond the steps and
+            negative weights.
+        TypeError: for logits that are not floating point, labels that are no array, and lengths that are not integers.
+    """
     logits = _positions.floating("logits", logits)
     labels = _positions.like("labels", labels, logits, "logits")
     weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
@@ -58,7 +86,17 @@ def macro_accuracy(
     lengths: Array | None = None,
     time_major: bool = True,
 ) -> MacroAccuracy:
-    """The accuracy of each class, averaged over the classes that occur: a frequent class counts no more than others."""
+    """The accuracy of each class, averaged over the classes that occur: a frequent class counts no more than others.
+
+    Args:
+        logits, labels, mask, lengths, time_major: as for `accuracy`.
+
+    Returns:
+        a `MacroAccuracy`, hits and counts (K).
+
+    Raises:
+        ValueError, TypeError: as for `accuracy`.
+    """
     hits, _, actual = _by_class(logits, labels, mask, lengths, time_major)
     return MacroAccuracy(hits, actual)
 
@@ -73,7 +111,19 @@ def f1(
     average: Literal["macro", "micro", "binary"] = "macro",
 ) -> F1:
     """The harmonic mean of precision and recall: of each class, averaged (`macro`), of all together (`micro`), or of
-    class 1 (`binary`)."""
+    class 1 (`binary`).
+
+    Args:
+        logits, labels, mask, lengths, time_major: as for `accuracy`.
+        average: "macro" for the mean over the classes that were predicted or occurred, "micro" or "binary".
+
+    Returns:
+        an `F1`, hits, predictions and labels (K).
+
+    Raises:
+        ValueError: for another `average`; and as for `accuracy`.
+        TypeError: as for `accuracy`.
+    """
     if average not in ("macro", "micro", "binary"):
         raise ValueError(f'`average` must be "macro", "micro" or "binary"; got {average!r}')
     return F1(*_by_class(logits, labels, mask, lengths, time_major), average=average)
@@ -87,7 +137,17 @@ def perplexity(
     lengths: Array | None = None,
     time_major: bool = True,
 ) -> Perplexity:
-    """e to the cross-entropy."""
+    """e to the cross-entropy.
+
+    Args:
+        logits, labels, mask, lengths, time_major: as for `cross_entropy`.
+
+    Returns:
+        a `Perplexity` over the positions that count.
+
+    Raises:
+        ValueError, TypeError: as for `cross_entropy`.
+    """
     mean = cross_entropy(logits, labels, mask=mask, lengths=lengths, time_major=time_major)
     return Perplexity(mean.total, mean.count)
 
@@ -100,7 +160,17 @@ def bits_per_character(
     lengths: Array | None = None,
     time_major: bool = True,
 ) -> Bits:
-    """The cross-entropy in bits."""
+    """The cross-entropy in bits.
+
+    Args:
+        logits, labels, mask, lengths, time_major: as for `cross_entropy`, with a character at each position.
+
+    Returns:
+        a `Bits` over the positions that count.
+
+    Raises:
+        ValueError, TypeError: as for `cross_entropy`.
+    """
     mean = cross_entropy(logits, labels, mask=mask, lengths=lengths, time_major=time_major)
     return Bits(mean.total, mean.count)
 

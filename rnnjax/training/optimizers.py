@@ -58,6 +58,15 @@ def optimizer(
             `optax.cosine_decay_schedule(1.0, 1000)`.
         skip_nonfinite: whether a step whose gradient is not finite is left out, as `skip_if_nonfinite` does.
 
+    Returns:
+        an `optax.GradientTransformation`. With `skip_nonfinite` its state counts the steps left out, for
+        `skipped_steps`.
+
+    Raises:
+        ValueError: for a learning rate or bound that is not positive, a decay below 0, and an `algorithm` that is none
+            of these or takes a step itself, as `optax.adam(…)` does. JAX arrays are not checked.
+        TypeError: for a rate, bound or decay that is no number.
+
     References:
         Pascanu, Mikolov, Bengio 2013, On the difficulty of training recurrent neural networks, arXiv:1211.5063.
         Brock, De, Smith, Simonyan 2021, High-performance large-scale image recognition without normalization,

@@ -35,6 +35,17 @@ def tbptt(window: int, overlap: int = 0) -> TBPTT:
     long as the sequence is the whole back-propagation, but that a learned initial state is trained only where `reset`
     begins a sequence.
 
+    Args:
+        window: steps of a window.
+        overlap: steps that a window shares with the one before, fewer than `window`.
+
+    Returns:
+        a `TBPTT`, the `truncate` of `fit` and `evaluate`.
+
+    Raises:
+        ValueError: for a `window` below 1, and an `overlap` that is negative or not below `window`.
+        TypeError: for one that is no integer.
+
     References:
         Williams, Peng 1990, An efficient gradient-based algorithm for on-line training of recurrent network
         trajectories, doi:10.1162/neco.1990.2.4.490.
@@ -54,8 +65,13 @@ def tbptt(window: int, overlap: int = 0) -> TBPTT:
 def streams(sequence: Any, rows: int) -> Any:
     """One long sequence (N, …) as `rows` streams (rows, N // rows, …) that lie one after another in it.
 
+    Args:
+        sequence: an array (N, …), or a pytree of them. What N is more than a multiple of `rows` is cut off at the end.
+        rows: how many streams.
+
     Raises:
-        ValueError: if the sequence has fewer steps than rows.
+        ValueError: if the sequence has fewer steps than rows, or `rows` is below 1.
+        TypeError: if `rows` is no integer.
     """
     check_size("rows", rows)
     steps = len(jax.tree.leaves(sequence)[0]) // rows

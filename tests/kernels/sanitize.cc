@@ -77,7 +77,7 @@ struct Case {
                                     : (lstm ? (steps + every - 1) / every * BH : 0);
     Problem<T> p = {};
     p.cell = cell, p.models = N, p.steps = steps, p.batch = batch, p.inputs = inputs, p.hidden = hidden;
-    p.reverse = reverse, p.keeps = true, p.every = every, p.wants_dx = true;
+    p.reverse = reverse, p.keeps = true, p.every = every, p.wants_dx = true, p.wants_state = every != 3;
 
     std::vector<std::unique_ptr<Numbers<T>>> drawn, results;
     const auto in = [&](int64_t n, bool one = false, double deviation = 0.3) {

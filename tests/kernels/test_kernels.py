@@ -89,6 +89,36 @@ def test_every_instruction_set_has_the_values_and_gradients_of_scan(variant: str
                 close(pull(*rows, implementation="cpu", **options), want, tolerance)
 
 
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("rows", [1, 9])
+def test_a_state_of_zeros_saves_products_and_changes_nothing(variant: str, name: str, rows: int) -> None:
+    """Whether the gradient of the state is asked for or not; with some rows of zeros alone nothing is saved."""
+    cell, params, xs, state, d_ys = trial(CELLS[name], rows, 3, 21, jnp.float64)
+    zeros = jax.tree.map(jnp.zeros_like, state)
+    some = jax.tree.map(lambda leaf: leaf.at[: rows // 2].set(0), state)
+    mask = jnp.ones((5, rows), bool).at[0, 0].set(False)
+
+    @partial(jax.jit, static_argnums=2)
+    def by_params(params: Any, state: Any, implementation: str, **flags: Any) -> Any:
+        def loss(params: Any) -> Any:
+            ys, last = rj.unroll(cell, params, xs, state, implementation=implementation, **flags)
+            return (ys * d_ys).sum() + (last.h**2).sum()
+
+        return jax.value_and_grad(loss)(params)
+
+    for start in (zeros, some):
+        close(
+            pull(cell, params, xs, start, d_ys, implementation="cpu"),
+            pull(cell, params, xs, start, d_ys, implementation="scan"),
+            1e-11,
+        )
+        for flags in ({}, {"mask": mask}, {"reset": ~mask}):
+            close(by_params(params, start, "cpu", **flags), by_params(params, start, "scan", **flags), 1e-11)
+    text = by_params.lower(params, zeros, "cpu").as_text()
+    assert "wants_state = false" in text
+    assert "wants_state = true" in pull.lower(cell, params, xs, state, d_ys, implementation="cpu").as_text()
+
+
 def test_blocks_of_steps_cover_a_long_sequence(variant: str) -> None:
     rows = trial(rj.LSTM, 4, 5, 24, jnp.float64, steps=700)
     for remat in (None, "sqrt", 640):

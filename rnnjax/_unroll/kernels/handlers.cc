@@ -169,7 +169,7 @@ struct Attributes {
   int64_t variant, cell, models;
   bool keeps;
   int64_t every;
-  bool reverse, masked, resets, wants_dx;
+  bool reverse, masked, resets, wants_dx, wants_state;
 };
 
 template <class T>
@@ -179,7 +179,8 @@ ffi::Error call(bool backward, ffi::ThreadPool& pool, ffi::AnyBuffer x, const At
   p.cell = Cell(given.cell);
   p.models = given.models;
   p.steps = x.dimensions()[1], p.batch = x.dimensions()[2], p.inputs = x.dimensions()[3], p.hidden = hidden;
-  p.reverse = given.reverse, p.keeps = given.keeps, p.every = given.every, p.wants_dx = given.wants_dx;
+  p.reverse = given.reverse, p.keeps = given.keeps, p.every = given.every;
+  p.wants_dx = given.wants_dx, p.wants_state = given.wants_state;
 
   const bool lstm = p.cell == kLstm, gru = p.cell == kGru;
   const int64_t T_ = p.steps, B = p.batch, I = p.inputs, H = p.hidden, G = lstm ? 4 : (gru ? 3 : 1);
@@ -224,14 +225,15 @@ ffi::Error call(bool backward, ffi::ThreadPool& pool, ffi::AnyBuffer x, const At
 
 template <bool backward>
 ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t variant, int64_t cell,
-                  int64_t models, bool keeps, int64_t every, bool reverse, bool masked, bool resets, bool wants_dx) {
+                  int64_t models, bool keeps, int64_t every, bool reverse, bool masked, bool resets, bool wants_dx,
+                  bool wants_state) {
   const auto x = args.get<ffi::AnyBuffer>(0), u = args.get<ffi::AnyBuffer>(2);
   if (!x.has_value() || !u.has_value() || x->dimensions().size() != 4 || u->dimensions().size() != 3) {
     return ffi::Error::InvalidArgument("rnnjax: x must be (N, T, B, I) and u (N, H, G·H)");
   }
   if (cell < 0 || cell >= kCells) return ffi::Error::InvalidArgument("rnnjax: unknown cell");
   if (every < 0 || models < 1) return ffi::Error::InvalidArgument("rnnjax: `every` or `models` out of range");
-  const Attributes given = {variant, cell, models, keeps, every, reverse, masked, resets, wants_dx};
+  const Attributes given = {variant, cell, models, keeps, every, reverse, masked, resets, wants_dx, wants_state};
   const int64_t hidden = u->dimensions()[1];
   if (x->element_type() == ffi::DataType::F32) return call<float>(backward, pool, *x, given, args, rets, hidden);
   if (x->element_type() == ffi::DataType::F64) return call<double>(backward, pool, *x, given, args, rets, hidden);
@@ -251,7 +253,8 @@ auto binding() {
       .Attr<bool>("reverse")
       .Attr<bool>("masked")
       .Attr<bool>("resets")
-      .Attr<bool>("wants_dx");
+      .Attr<bool>("wants_dx")
+      .Attr<bool>("wants_state");
 }
 
 }  // namespace

@@ -33,7 +33,7 @@ struct Problem {
   // `every` steps, from which the backward pass forms the gates again.
   bool keeps;
   int64_t every;  // 0: the gates of every step
-  bool wants_dx;
+  bool wants_dx, wants_state;  // whether the gradients of x, and of h0 and c0, are asked for; these are then 0
 
   Operand<const T> x;                    // (T, B, I)
   Operand<const T> w, u, b, b_n;         // (I, G·H), (H, G·H), (G·H), (H) for the GRU's recurrent candidate

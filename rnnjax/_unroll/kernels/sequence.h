@@ -53,6 +53,15 @@ class Rows {
     block_ = greatest(1, least(ceil_div(depth, greatest(rows_, 1)), p.steps));
     ahead_ = rows_ < kFewRows ? least(kAhead, p.steps) : 0;
   }
+  // Rows of the first step whose products with u are left out: all where they begin with zeros, as they mostly do.
+  int64_t resting() const {
+    if (p_.reset.data) return 0;
+    const T* h0 = at(p_.h0) + first_ * p_.hidden;
+    for (int64_t i = 0; i < rows_ * p_.hidden; ++i) {
+      if (h0[i] != 0) return 0;
+    }
+    return rows_;
+  }
 
   // Numbers of scratch memory that forward and backward need.
   static int64_t forward_scratch(const Problem<T>& p, int64_t rows) {
@@ -76,6 +85,7 @@ class Rows {
     for (State& one : states) one = state(scratch);
     State &now = states[0], &next = states[1];
     start(at(p_.h0), at(p_.c0), now);
+    const bool rests = resting() > 0;
     T* products = take(scratch, ahead_ * rows_ * layout_.panels * kSlots * kLanes);
     T* kept = p_.keeps && p_.every == 0 ? at(p_.kept) : nullptr;
     // keeps what has to be kept of a whole state
@@ -87,7 +97,7 @@ class Rows {
     };
     const auto step = [&](int64_t s, State now, State next) {
       const int64_t t = time(s), row = t * p_.batch + first_;
-      return Step{t, now, next, ahead_ > 0 ? products + s % ahead_ * kSlots * kLanes : nullptr,
+      return Step{t, s == 0 && rests, now, next, ahead_ > 0 ? products + s % ahead_ * kSlots * kLanes : nullptr,
                   at(p_.ys) + row * p_.hidden, kept ? kept + row * kKept * p_.hidden : nullptr};
     };
     const int64_t part = ahead_ > 0 ? ahead_ : greatest(p_.steps, 1);
@@ -154,8 +164,10 @@ class Rows {
     T *h, *c;
   };
   // One step forwards: what it reads and what it sets. `product` is what `project` formed; it, ys and kept may be null.
+  // `rests`: h before it is zero.
   struct Step {
     int64_t t;
+    bool rests;
     State before, after;
     const T* product;
     T *ys, *kept;
@@ -326,7 +338,8 @@ class Rows {
     const int64_t across = ahead_ * wide;
     const T* bias = to.product ? to.product + (panel * rows_ + r) * across : packed_.bias + panel * wide;
     both_passes<rows, vectors>(x + r * p_.inputs, p_.inputs, w, to.product ? 0 : p_.inputs, to.before.h + r * stride_,
-                               stride_, u, p_.hidden, bias, to.product ? across : 0, reinterpret_cast<T*>(z));
+                               stride_, u, to.rests ? 0 : p_.hidden, bias, to.product ? across : 0,
+                               reinterpret_cast<T*>(z));
     for (int i = 0; i < rows; ++i) {
       const bool held = masked(to.t, r + i);
       for (int v = 0; v < (Cell::kGates == 1 ? vectors : 1); ++v) {
@@ -372,7 +385,7 @@ class Rows {
     for (int64_t s = from; s < to && kKept > 0; ++s, swap(now, next)) {
       const int64_t t = time(s);
       restart(t, now);
-      panels({t, now, next, nullptr, nullptr, remembered_ + (s - from) * rows_ * kKept * p_.hidden}, 0, layout_.panels);
+      panels({t, false, now, next, nullptr, nullptr, remembered_ + (s - from) * rows_ * kKept * p_.hidden}, 0, layout_.panels);
     }
   }
 
@@ -398,6 +411,10 @@ class Rows {
       const int64_t t = time(s);
       T* dz = dz_ + (s - begin) * rows_ * kSlots * kLanes;
       for (int64_t r = 0; r < rows_; ++r) pointwise(s, t, r, from, dz + r * kSlots * kLanes);
+      if (s == 0 && !p_.wants_state && !p_.reset.data) {
+        zero(dh_, rows_ * stride_), zero(dc_, rows_ * stride_);
+        continue;
+      }
       product(cotangents(dz, Cell::kApart), packed_.ut, p_.hidden, rows_, true,
               [&](int64_t r) { return dh_ + r * stride_; });
       for (int64_t r = 0; r < rows_ && p_.reset.data; ++r) {
@@ -411,20 +428,20 @@ class Rows {
 
   // The gradients of weights and inputs from the steps begin … end - 1, whose cotangents lie in dz_.
   void weigh(int64_t begin, int64_t end) const {
-    const int64_t depth = (end - begin) * rows_;
+    const int64_t depth = (end - begin) * rows_, rests = begin == 0 ? resting() : 0;
     T *x_left = left_, *h_left = left_ + depth * features(p_.inputs);
     pack_left(p_.inputs, depth, x_left, [&](int64_t i) {
       return at(p_.x) + (time(begin + i / rows_) * p_.batch + first_ + i % rows_) * p_.inputs;
     });
-    pack_left(p_.hidden, depth, h_left, [&](int64_t i) {
-      const int64_t s = begin + i / rows_, r = i % rows_;
+    pack_left(p_.hidden, depth - rests, h_left, [&](int64_t i) {
+      const int64_t s = begin + (i + rests) / rows_, r = (i + rests) % rows_;
       return restarts(time(s), r) ? at(p_.boundary_h) + (first_ + r) * p_.hidden : h_before(s, r);
     });
     // panels of weights, and after them blocks of rows of dx
     const int64_t blocks = p_.wants_dx ? ceil_div(depth, kInputRows) : 0;
     parallel(runner_, layout_.panels + blocks, [&](int64_t i) {
       if (i < layout_.panels) {
-        weigh_panel(i, depth, x_left, h_left);
+        weigh_panel(i, depth, rests, x_left, h_left);
         return;
       }
       const int64_t first = (i - layout_.panels) * kInputRows;
@@ -433,13 +450,13 @@ class Rows {
     });
   }
 
-  void weigh_panel(int64_t panel, int64_t depth, const T* x_left, const T* h_left) const {
+  void weigh_panel(int64_t panel, int64_t depth, int64_t rests, const T* x_left, const T* h_left) const {
     const T* dz = dz_ + panel * block_ * rows_ * kSlots * kLanes;
     T* gradient = gradient_ + panel * (features(p_.inputs) + features(p_.hidden)) * L::kVectors * kLanes;
     layout_.with_vectors(panel, [&](auto vectors) {
       constexpr int n = decltype(vectors)::value;
       accumulate<n, SameSlot>(x_left, features(p_.inputs), dz, depth, gradient);
-      accumulate<n, OfState>(h_left, features(p_.hidden), dz, depth, gradient);
+      accumulate<n, OfState>(h_left, features(p_.hidden), dz + rests * kSlots * kLanes, depth - rests, gradient);
     });
     sum(dz, depth, gradient_ + gradient_size(p_) - (layout_.panels - panel) * kSlots * kLanes);
   }

@@ -68,7 +68,13 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
             reset: booleans (T, *B). True begins a new sequence before that step, with the initial state and no past.
             key: for `UORO`, which draws signs; the same one for all pieces will do.
 
-        It can be compiled by `jax.jit`, and raises ValueError where the method does not fit the cell, or lacks a key.
+        It can be compiled by `jax.jit`.
+
+    Raises:
+        TypeError: if `cell` is no cell, or `method` none of these. The function that is returned raises it for a
+            `carry` from another method or cell, and for inputs, parameters, flags, lengths or a key of another kind.
+        ValueError: only the function that is returned raises it: where the method does not fit the cell or lacks a key,
+            for shapes, lengths or a `carry` that do not fit, and for a `loss` that returns more than one number.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> from rnnjax.training import online
@@ -231,8 +237,18 @@ def gradient_cosine(
 ) -> Array:
     """The cosine of the angle between a method's gradient and that of back-propagation through all time, shape ().
 
-    1 is the same direction, 0 where one of them is zero. Memory is that of back-propagation, so that it is a tool for
-    samples of a stream. The arguments are those of `online_gradient` and of what it returns.
+    Memory is that of back-propagation, so that it is a tool for samples of a stream.
+
+    Args:
+        method, cell, loss: as for `online_gradient`, without a head.
+        params, xs, targets, lengths, mask, reset, key: as for the function that `online_gradient` returns, from the
+            start of a stream.
+
+    Returns:
+        −1 … 1 but for rounding: 1 is the same direction, 0 where one of them is zero.
+
+    Raises:
+        ValueError, TypeError: as for `online_gradient` and the function that it returns.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> from rnnjax.training import online
