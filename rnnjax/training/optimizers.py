@@ -168,10 +168,9 @@ def skip_if_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTran
         return SkipState(inner.init(params), jnp.zeros((), jnp.int32))
 
     def update(updates: Any, state: SkipState, params: Params | None = None, **extra: Any) -> tuple[Any, SkipState]:
-        squares = [jnp.sum(jnp.square(jnp.abs(leaf))) for leaf in jax.tree.leaves(updates)]
-        finite = functools.reduce(jnp.logical_and, map(jnp.isfinite, squares), jnp.asarray(True))
-        sane = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), updates)
-        new, inner_state = optax.with_extra_args_support(inner).update(sane, state.inner, params, **extra)
+        # formed as clipping by the norm forms it, so that XLA forms it once
+        finite = jnp.isfinite(optax.tree.norm(updates, squared=True))
+        new, inner_state = optax.with_extra_args_support(inner).update(updates, state.inner, params, **extra)
         new = jax.tree.map(lambda leaf: jnp.where(finite, leaf, jnp.zeros_like(leaf)), new)
         kept = jax.tree.map(lambda a, b: jnp.where(finite, a, b), inner_state, state.inner)
         return new, SkipState(kept, state.skipped + (1 - finite.astype(jnp.int32)))

@@ -102,7 +102,7 @@ struct Case {
     }
     p.ys = out(TB * hidden), p.h = out(BH), p.kept = out(kept);
     if (lstm) p.c = out(BH);
-    Runner runner = {threads, &threads_, on_threads};
+    Runner runner = {threads, &threads_, on_threads, [](void*) { return true; }};
     threads_ = threads;
     bool done = forward(p, runner);
     p.ys_in = {p.ys.data, p.ys.stride}, p.kept_in = {p.kept.data, p.kept.stride};

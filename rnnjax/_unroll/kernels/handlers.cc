@@ -1,6 +1,7 @@
 // What XLA calls: checks the buffers of a call, and gives its blocks of rows to XLA's own threads.
 #include <algorithm>
 #include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <cstdint>
 #include <initializer_list>
@@ -8,6 +9,7 @@
 #include <mutex>
 #include <string>
 
+#include "pause.h"
 #include "problem.h"
 #include "xla/ffi/api/ffi.h"
 
@@ -51,6 +53,19 @@ const Choice* choices(int64_t* count) {
   return all;
 }
 
+// Waits for a short time, in which waking a thread would not be done, until `ready` holds; false if it never did.
+template <class Ready>
+bool soon(Ready&& ready) {
+  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+  do {
+    for (int i = 0; i < 16; ++i) {
+      if (ready()) return true;
+      pause();
+    }
+  } while (std::chrono::steady_clock::now() < end);
+  return ready();
+}
+
 // One round of work for several threads. The calling thread takes part and waits only for what others have begun, so
 // that a pool whose threads are all busy, or waiting themselves, delays it but cannot stop it.
 class Round {
@@ -63,38 +78,83 @@ class Round {
       task_(arg_, i);
       ++done;
     }
-    if (done == 0) return;
+    if (done == 0 || finished_.fetch_add(done) + done != count_) return;
     std::lock_guard<std::mutex> lock(mutex_);
-    finished_ += done;
-    if (finished_ == count_) all_.notify_all();
+    all_.notify_all();
   }
 
   void wait() {
+    const auto over = [&] { return finished_.load() == count_; };
+    if (soon(over)) return;
     std::unique_lock<std::mutex> lock(mutex_);
-    all_.wait(lock, [&] { return finished_ == count_; });
+    all_.wait(lock, over);
   }
 
  private:
   const int64_t count_;
   void (*const task_)(void*, int64_t);
   void* const arg_;
-  std::atomic<int64_t> next_{0};
-  int64_t finished_ = 0;
+  std::atomic<int64_t> next_{0}, finished_{0};
   std::mutex mutex_;
   std::condition_variable all_;
 };
 
-Runner runner_on(ffi::ThreadPool& pool) {
-  const auto run = [](void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
-    auto* pool = static_cast<ffi::ThreadPool*>(self);
+// Threads of XLA's that have helped in a round stay for a moment: the next one often follows, as a backward pass does or
+// the next layer, and to wake a thread takes as long as a small round. Then they go back to XLA.
+class Crew {
+ public:
+  static Crew& instance() {
+    static Crew* crew = new Crew;  // XLA's threads may outlive any other
+    return *crew;
+  }
+
+  bool awake() const { return waiting_.load() > 0; }
+
+  void run(ffi::ThreadPool& pool, int64_t count, void (*task)(void*, int64_t), void* arg) {
     const auto round = std::make_shared<Round>(count, task, arg);
-    const int64_t helpers = std::min<int64_t>(pool->num_threads(), count);
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      latest_ = round;
+      posted_.fetch_add(1);
+    }
     // one more than can be needed: a thread that is woken on a busy core comes too late
-    for (int64_t i = 0; i < helpers; ++i) pool->Schedule([round] { round->take(); });
+    const int64_t waiting = waiting_.load(), wanted = std::min<int64_t>(pool.num_threads(), count);
+    for (int64_t i = waiting >= count - 1 ? wanted : waiting; i < wanted; ++i) {
+      pool.Schedule([this, round] { help(round); });
+    }
     round->take();
     round->wait();
+  }
+
+ private:
+  void help(std::shared_ptr<Round> round) {
+    for (int64_t seen = posted_.load();; seen = next(&round)) {
+      round->take();
+      const auto more = [&] { return posted_.load() != seen; };
+      waiting_.fetch_add(1);
+      soon(more);
+      waiting_.fetch_sub(1);
+      // a round that was posted for this thread while it gave up is seen here
+      if (!more()) return;
+    }
+  }
+  int64_t next(std::shared_ptr<Round>* round) {
+    std::lock_guard<std::mutex> lock(mutex_);
+    *round = latest_;
+    return posted_.load();
+  }
+
+  std::mutex mutex_;
+  std::shared_ptr<Round> latest_;
+  std::atomic<int64_t> posted_{0}, waiting_{0};
+};
+
+Runner runner_on(ffi::ThreadPool& pool) {
+  const auto run = [](void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
+    Crew::instance().run(*static_cast<ffi::ThreadPool*>(self), count, task, arg);
   };
-  return {std::max<int64_t>(1, pool.num_threads()), &pool, run};
+  const auto awake = [](void*) { return Crew::instance().awake(); };
+  return {std::max<int64_t>(1, pool.num_threads()), &pool, run, awake};
 }
 
 template <class T>

@@ -5,6 +5,8 @@
 
 #include <cstdint>
 
+#include "pause.h"
+
 namespace rnnjax {
 namespace RNNJAX_VARIANT {
 
@@ -13,14 +15,6 @@ namespace RNNJAX_VARIANT {
 #define RNNJAX_PATIENCE 2000
 #endif
 constexpr int64_t kPatience = RNNJAX_PATIENCE;
-
-inline void pause() {
-#if defined(__x86_64__) || defined(__i386__)
-  __builtin_ia32_pause();
-#elif defined(__aarch64__)
-  asm volatile("yield");
-#endif
-}
 
 // What is written before `post`, `report` and `finish` is seen by the other thread behind its wait.
 class Pair {

@@ -107,9 +107,10 @@ class Call {
   // Bytes of the gradients that a model's blocks may have together, and of tasks for each thread that share memory.
   static constexpr int64_t kGradientBytes = 256 << 20, kTasks = 4;
 
+  int64_t weights() const { return (p_.inputs + p_.hidden) * Cell::kGates * p_.hidden; }
   Runner for_weights() const {
-    const int64_t weights = p_.models * (p_.inputs + p_.hidden) * Cell::kGates * p_.hidden;
-    return weights < kWorthMoving ? Runner{} : runner_;
+    const bool alone = runner_.threads <= 1 || (p_.models * weights() < kWorthMoving && !runner_.awake(runner_.self));
+    return alone ? Runner{} : runner_;
   }
 
   int64_t tasks() const { return p_.models * splits_; }
@@ -122,8 +123,11 @@ class Call {
       for (int64_t task = tasks() * worker / count; task < tasks() * (worker + 1) / count; ++task) f(worker, task);
     });
   }
-  // Whether a worker packs the weights of its task itself: nobody else needs them.
-  bool alone() const { return whole_ && !shared_ && tasks() > 1; }
+  // Whether a worker packs the weights of its task itself: nobody else needs them, or it takes no longer than to fetch
+  // them from another core.
+  bool alone() const {
+    return tasks() > 1 && (whole_ ? !shared_ : p_.models == 1 && weights() < kWorthMoving);
+  }
   int64_t sets() const { return alone() ? workers() : (shared_ ? 1 : p_.models); }
   int64_t first_row(int64_t split) const { return p_.batch * split / splits_; }
   // Blocks have one of two numbers of rows, and the smaller may need more.
@@ -171,7 +175,7 @@ class Call {
   T* weights_of(int64_t worker, int64_t task, T* memory, bool backward) const {
     if (!alone()) return memory + (shared_ ? 0 : task / splits_) * packed_size(backward);
     T* own = memory + worker * packed_size(backward);
-    for (int64_t job = 0; job < pack_jobs(backward); ++job) pack(task, job, own, backward);
+    for (int64_t job = 0; job < pack_jobs(backward); ++job) pack(task / splits_, job, own, backward);
     return own;
   }
 
