@@ -135,6 +135,8 @@ def _ids(name: str, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
     for number, array in enumerate(arrays):
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
             raise TypeError(f"`{name}` must be rows of ids, which are integers; number {number} is {rows[number]!r}")
+        if array.size and not 0 <= array.min() <= array.max() <= np.iinfo(np.int32).max:
+            raise ValueError(f"`{name}` must hold ids from 0; number {number} has {array.min()} … {array.max()}")
     return [array.astype(np.int32) for array in arrays]
 
 

@@ -93,6 +93,12 @@ def _time_first(tree: Any) -> Any:
 
 def _from_layer(layer: layers.Layer) -> Model:
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
+        first = jax.tree.leaves(batch.inputs)[0]
+        if first.ndim < 2 + layer.event_ndim:
+            wanted = "(B, T, I)" if layer.event_ndim == 1 else f"(B, T) and {layer.event_ndim} axes more"
+            raise ValueError(
+                f"inputs of a layer must be {wanted}; got shape {tuple(first.shape)}: is the time axis missing?"
+            )
         xs, reset = _time_first((batch.inputs, batch.reset))
         ys, _ = layer(params, xs, lengths=batch.lengths, reset=reset, key=key if train else None)
         return _time_first(ys) if layer.keeps_time else ys, rest

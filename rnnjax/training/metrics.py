@@ -7,6 +7,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 
+from .._errors import is_array
 from .._types import Array
 from . import _positions
 from .losses import cross_entropy
@@ -121,11 +122,13 @@ def f1(
         an `F1`, hits, predictions and labels (K).
 
     Raises:
-        ValueError: for another `average`; and as for `accuracy`.
+        ValueError: for another `average`, for "binary" of a single class, and as for `accuracy`.
         TypeError: as for `accuracy`.
     """
     if average not in ("macro", "micro", "binary"):
         raise ValueError(f'`average` must be "macro", "micro" or "binary"; got {average!r}')
+    if average == "binary" and logits.shape[-1] < 2:
+        raise ValueError(f'`average="binary"` is the F1 of class 1; got {logits.shape[-1]} class')
     return F1(*_by_class(logits, labels, mask, lengths, time_major), average=average)
 
 
@@ -181,7 +184,7 @@ def _checked(
     """Logits, integer labels and weights."""
     logits = _positions.floating("logits", logits)
     weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
+    if not (is_array(labels) and jnp.issubdtype(labels.dtype, jnp.integer)):
         labels = _guesses(_positions.like("labels", labels, logits, "logits"))
     return logits, _positions.classes("labels", labels, logits, weight), weight
 

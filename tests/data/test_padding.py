@@ -38,6 +38,7 @@ def test_pad_of_features_and_ids() -> None:
     (lambda: data.pad([[1], [2**31]]), r"number 1 has 2147483648 … 2147483648: pass arrays"),
     (lambda: data.pad([[1, 2], [1]], value=float("nan")), "`value` must be one that int32, the dtype of the sequences"),
     (lambda: data.pad([np.ones(2, np.uint8)], value=-1), "`value` must be one that uint8"),
+    (lambda: data.pad_pairs([[2**32 + 5]], [[1]], start=1, end=2), "must hold ids from 0; number 0 has 4294967301"),
     (lambda: data.pad_pairs([[1]], [], start=1, end=2), "got 1 and 0"),
 ])  # fmt: skip
 def test_bad_sequences(run, message: str) -> None:

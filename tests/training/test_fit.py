@@ -669,6 +669,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "`seed` must be an integer; got True",
     ),
+    "no time axis": (lambda: fit(LAYER, (X[:, 0], Y), **OPTIONS), ValueError, r"must be \(B, T, I\); got shape"),
     "unknown monitor": (
         lambda: fit((PARAMS, LAYER), (X, Y), monitor="val_loss", patience=1, **OPTIONS),
         ValueError,

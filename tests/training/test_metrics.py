@@ -55,6 +55,14 @@ def test_f1() -> None:
         np.testing.assert_allclose(total.value, value, rtol=1e-6)
     with pytest.raises(ValueError, match="`average` must be"):
         training.f1(LOGITS, LABELS, average="weighted")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="is the F1 of class 1; got 1 class"):
+        training.f1(np.zeros((3, 1)), np.zeros(3, int), average="binary")
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_accuracy", "f1", "perplexity"])
+def test_labels_are_an_array(name: str) -> None:
+    with pytest.raises(TypeError, match="`labels` must be"):
+        getattr(training, name)(np.zeros((2, 3)), [0, 1])
 
 
 def test_binary_accuracy() -> None:
