@@ -95,7 +95,7 @@ struct Case {
 
     p.x = in(TB * inputs, shared), p.w = in(inputs * G * hidden, shared);
     p.u = in(hidden * G * hidden, shared, recurrent);
-    p.b = in(G * hidden, shared), p.b_n = in(hidden, shared), p.h0 = in(BH), p.c0 = in(BH);
+    p.b = in(G * hidden, shared), p.b_n = in(hidden, shared), p.h0 = in(BH, false, every == 1 ? 0.3 : 0.0), p.c0 = in(BH);
     if (flagged) {
       p.mask = {mask.get(), 0}, p.reset = {reset.get(), 0};
       p.boundary_h = in(BH), p.boundary_c = in(BH);

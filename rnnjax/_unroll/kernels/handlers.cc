@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "pause.h"
 #include "problem.h"
@@ -53,16 +54,20 @@ const Choice* choices(int64_t* count) {
   return all;
 }
 
-// Waits for a short time, in which waking a thread would not be done, until `ready` holds; false if it never did.
+typedef std::chrono::steady_clock Clock;
+
+// Shorter than it takes to wake a thread, or not much longer.
+constexpr std::chrono::microseconds kMoment(50);
+
+// Waits until `ready` holds, but not beyond `end`; whether it does.
 template <class Ready>
-bool soon(Ready&& ready) {
-  const auto end = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+bool soon(Ready&& ready, Clock::time_point end) {
   do {
     for (int i = 0; i < 16; ++i) {
       if (ready()) return true;
       pause();
     }
-  } while (std::chrono::steady_clock::now() < end);
+  } while (Clock::now() < end);
   return ready();
 }
 
@@ -72,20 +77,26 @@ class Round {
  public:
   Round(int64_t count, void (*task)(void*, int64_t), void* arg) : count_(count), task_(task), arg_(arg) {}
 
-  void take() {
+  // Whether there is a task that nobody has begun.
+  bool open() const { return next_.load() < count_; }
+
+  // Does tasks while there are any; whether it did one.
+  bool take() {
     int64_t done = 0;
     for (int64_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) {
       task_(arg_, i);
       ++done;
     }
-    if (done == 0 || finished_.fetch_add(done) + done != count_) return;
-    std::lock_guard<std::mutex> lock(mutex_);
-    all_.notify_all();
+    if (done > 0 && finished_.fetch_add(done) + done == count_) {
+      std::lock_guard<std::mutex> lock(mutex_);
+      all_.notify_all();
+    }
+    return done > 0;
   }
 
   void wait() {
     const auto over = [&] { return finished_.load() == count_; };
-    if (soon(over)) return;
+    if (soon(over, Clock::now() + kMoment)) return;
     std::unique_lock<std::mutex> lock(mutex_);
     all_.wait(lock, over);
   }
@@ -100,7 +111,8 @@ class Round {
 };
 
 // Threads of XLA's that have helped in a round stay for a moment: the next one often follows, as a backward pass does or
-// the next layer, and to wake a thread takes as long as a small round. Then they go back to XLA.
+// the next layer, and to wake a thread takes as long as a small round. Then they go back to XLA, also from rounds
+// without end, because XLA may need them.
 class Crew {
  public:
   static Crew& instance() {
@@ -108,44 +120,55 @@ class Crew {
     return *crew;
   }
 
+  // Whether a thread is waiting for a round.
   bool awake() const { return waiting_.load() > 0; }
 
   void run(ffi::ThreadPool& pool, int64_t count, void (*task)(void*, int64_t), void* arg) {
     const auto round = std::make_shared<Round>(count, task, arg);
     {
       std::lock_guard<std::mutex> lock(mutex_);
-      latest_ = round;
+      rounds_.push_back(round);
       posted_.fetch_add(1);
     }
-    // one more than can be needed: a thread that is woken on a busy core comes too late
     const int64_t waiting = waiting_.load(), wanted = std::min<int64_t>(pool.num_threads(), count);
-    for (int64_t i = waiting >= count - 1 ? wanted : waiting; i < wanted; ++i) {
+    // one more than can be needed: a thread that is woken on a busy core comes too late
+    for (int64_t i = waiting >= wanted - 1 ? wanted : waiting; i < wanted; ++i) {
       pool.Schedule([this, round] { help(round); });
     }
     round->take();
     round->wait();
+    std::lock_guard<std::mutex> lock(mutex_);
+    rounds_.erase(std::find(rounds_.begin(), rounds_.end(), round));
   }
 
  private:
+  static constexpr std::chrono::microseconds kLongest{1000};
+
   void help(std::shared_ptr<Round> round) {
-    for (int64_t seen = posted_.load();; seen = next(&round)) {
-      round->take();
+    const auto begin = Clock::now();
+    for (auto end = begin + kMoment;;) {
+      const int64_t seen = posted_.load();
+      for (; round; round = open()) {
+        if (round->take()) end = std::min(Clock::now() + kMoment, begin + kLongest);
+      }
       const auto more = [&] { return posted_.load() != seen; };
       waiting_.fetch_add(1);
-      soon(more);
+      soon(more, end);
       waiting_.fetch_sub(1);
       // a round that was posted for this thread while it gave up is seen here
       if (!more()) return;
+      round = open();
     }
   }
-  int64_t next(std::shared_ptr<Round>* round) {
+  // A round with tasks that nobody has begun, or null.
+  std::shared_ptr<Round> open() {
     std::lock_guard<std::mutex> lock(mutex_);
-    *round = latest_;
-    return posted_.load();
+    const auto found = std::find_if(rounds_.begin(), rounds_.end(), [](const auto& round) { return round->open(); });
+    return found == rounds_.end() ? nullptr : *found;
   }
 
   std::mutex mutex_;
-  std::shared_ptr<Round> latest_;
+  std::vector<std::shared_ptr<Round>> rounds_;
   std::atomic<int64_t> posted_{0}, waiting_{0};
 };
 
@@ -293,6 +316,7 @@ ffi::Error handle(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingR
   }
   if (cell < 0 || cell >= kCells) return ffi::Error::InvalidArgument("rnnjax: unknown cell");
   if (every < 0 || models < 1) return ffi::Error::InvalidArgument("rnnjax: `every` or `models` out of range");
+  if (u->dimensions()[1] < 1) return ffi::Error::InvalidArgument("rnnjax: no hidden units");
   const Attributes given = {variant, cell, models, keeps, every, reverse, masked, resets, wants_dx, wants_state};
   const int64_t hidden = u->dimensions()[1];
   if (x->element_type() == ffi::DataType::F32) return call<float>(backward, pool, *x, given, args, rets, hidden);
