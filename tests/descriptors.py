@@ -73,27 +73,33 @@ class Descriptor:
 CELLS: tuple[Descriptor, ...] = (
     Descriptor("elman", rj.Elman(4), implementations=NATIVE),
     Descriptor(
-        "elman_relu_identity", rj.Elman(4, activation="relu", recurrent_init="identity"), implementations=NATIVE
+        "elman_relu_identity",
+        rj.Elman(4, activation="relu", recurrent_init="identity"),
+        implementations=NATIVE,
+        slow=True,
     ),
     Descriptor("lstm", rj.LSTM(4), implementations=NATIVE),
     Descriptor("gru", rj.GRU(4), implementations=NATIVE),
     Descriptor("leaky_elman", rj.LeakyElman(4, leak=0.3), live_leaves=("leak",)),
     Descriptor("peephole_lstm", rj.PeepholeLSTM(4), slow=True),
     Descriptor("projection_lstm", rj.ProjectionLSTM(5, proj_size=4), implementations=PLAIN),
-    Descriptor("coupled_lstm", rj.CoupledLSTM(4)),
+    Descriptor("coupled_lstm", rj.CoupledLSTM(4), slow=True),
     Descriptor("layer_norm_lstm", rj.LayerNormLSTM(4), slow=True),
     Descriptor("layer_norm_gru", rj.LayerNormGRU(4)),
-    Descriptor("reset_before_gru", rj.ResetBeforeGRU(4), implementations=PLAIN),
+    Descriptor("reset_before_gru", rj.ResetBeforeGRU(4), implementations=PLAIN, slow=True),
     Descriptor("mgu", rj.MGU(4)),
     # with relu a unit at rest sees none of its past, and there is no other path
     Descriptor("ind_rnn", rj.IndRNN(4, activation="tanh", max_time=8), implementations=PLAIN),
-    Descriptor("conv_lstm_1d", rj.ConvLSTM(3, (5,), kernel_size=2), event_shape=(5, 2), implementations=PLAIN),
+    Descriptor(
+        "conv_lstm_1d", rj.ConvLSTM(3, (5,), kernel_size=2), event_shape=(5, 2), implementations=PLAIN, slow=True
+    ),
     Descriptor("conv_lstm_2d", rj.ConvLSTM(2, (4, 3)), event_shape=(4, 3, 2), implementations=PLAIN),
     Descriptor(
         "conv_lstm_3d",
         rj.ConvLSTM(2, (2, 3, 4), kernel_size=(1, 2, 3)),
         event_shape=(2, 3, 4, 1),
         implementations=PLAIN,
+        slow=True,
     ),
     Descriptor("min_gru", rj.MinGRU(4), implementations=ASSOCIATIVE),
     Descriptor("min_lstm", rj.MinLSTM(4), implementations=ASSOCIATIVE, slow=True),
