@@ -205,8 +205,8 @@ for name in ("GRU", "LSTM"):
     print(f"{name:<5} horizon {horizons[name]} before training, after each epoch: {way}")
 
 # %% [markdown]
-# The LSTM's reaches the first step within an epoch, and stays. The GRU's wanders between 10 and 22 steps; one leap to the
-# beginning is gone an epoch later.
+# The LSTM's reaches the first step within an epoch, and stays. The GRU's wanders between 10 and 22 steps; one leap to
+# the beginning is gone an epoch later.
 #
 # ## 4. The other side: gradients that explode, and clipping
 #
