@@ -14,6 +14,7 @@ from __future__ import annotations
 from typing import Any, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, PartitionSpec
 from jax.typing import DTypeLike as DTypeLike
@@ -37,6 +38,12 @@ def featured(xs: Xs) -> Any:
 def at_least_float32(dtype: DTypeLike) -> np.dtype:
     """The dtype, or float32 where that is wider. NumPy's promotion also holds when JAX's is strict."""
     return np.promote_types(dtype, np.float32)
+
+
+def wide(x: Any) -> Array:
+    """The array in at least float32. NumPy's float64 become what JAX is set to, without its warning."""
+    x = jnp.asarray(x)
+    return x.astype(at_least_float32(x.dtype))
 
 
 def explicit_spec(array: Array) -> PartitionSpec | None:

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import check_size, describe, is_array
-from .._types import Array
-from ._stft import before_end, checked_lengths, wide
+from .._types import Array, wide
+from ._stft import before_end, checked_lengths
 
 
 def deltas(x: Array, lengths: Array | None = None, *, width: int = 9, order: int = 1) -> Array:

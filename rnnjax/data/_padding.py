@@ -112,7 +112,8 @@ def pad_pairs(
         a `Pairs`.
 
     Raises:
-        ValueError: for different numbers of sources and targets, for no pair, and for a `value` that int32 cannot hold.
+        ValueError: for different numbers of sources and targets, for no pair, for ids that are negative, and for ids
+            and a `value` that int32 cannot hold.
         TypeError: for a row that is not of integers.
 
     >>> import rnnjax as rj
@@ -130,7 +131,7 @@ def pad_pairs(
 
 
 def _ids(name: str, rows: Sequence[Sequence[int]]) -> list[np.ndarray]:
-    """Rows of ids as int32; TypeError for one that is not of integers."""
+    """Rows of ids as int32; TypeError for one that is not of integers, ValueError for numbers that are no ids."""
     arrays = [np.asarray(row) for row in rows]
     for number, array in enumerate(arrays):
         if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):

@@ -10,7 +10,7 @@ import numpy as np
 
 from .._errors import check_size, describe, is_array, known
 from .._struct import struct
-from .._types import Array, at_least_float32
+from .._types import Array, wide
 
 WINDOWS = {"hann": (0.5, 0.5), "hamming": (0.54, 0.46), "ones": (1.0, 0.0)}
 
@@ -104,12 +104,6 @@ def checked(signal: Any, lengths: Any) -> tuple[Array, Array | None]:
         raise ValueError("`signal` must be (*B, N); got a single number")
     signal = wide(signal)
     return signal, None if lengths is None else checked_lengths(lengths, signal.shape[:-1], signal.shape[-1])
-
-
-def wide(x: Any) -> Array:
-    """The array in at least float32. NumPy's float64 become what JAX is set to, without its warning."""
-    x = jnp.asarray(x)
-    return x.astype(at_least_float32(x.dtype))
 
 
 def checked_lengths(lengths: Any, rows: tuple[int, ...], longest: int) -> Array:

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from .._errors import describe, is_array
 from .._struct import node, struct
-from .._types import Array, at_least_float32
+from .._types import Array, wide
 
 
 @struct
@@ -82,8 +82,7 @@ def coverage_penalty(coverage: Array, beta: float | Array = 0.2, mask: Array | N
     """
     if not is_array(coverage) or not jnp.issubdtype(coverage.dtype, jnp.floating) or coverage.ndim == 0:
         raise TypeError(f"`coverage` must be a floating-point array (…, S); got {describe(coverage)}")
-    coverage = jnp.asarray(coverage)
-    coverage = coverage.astype(at_least_float32(coverage.dtype))
+    coverage = wide(coverage)
     logs = jnp.log(jnp.clip(coverage, jnp.finfo(coverage.dtype).tiny, 1))
     if mask is not None:
         mask = jnp.asarray(mask)
