@@ -250,8 +250,8 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--streaming", action="store_true", help="layers that read forwards only")
     parser.add_argument("--smoke", action="store_true", help="a tiny run that shows that all of it runs")
     numbers = {"epochs": (30, "passes"), "count": (2048, "utterances of a pass"), "tests": (300, "those of a test")}
-    numbers |= {"hidden": (96, "units"), "layers": (2, "of LSTM"), "learning-rate": (6e-3, "of Adam"), "seed": (0, "all")}
-    for name, (value, what) in numbers.items():
+    numbers |= {"hidden": (96, "units of a layer"), "layers": (2, "of LSTM"), "learning-rate": (6e-3, "of Adam")}
+    for name, (value, what) in (numbers | {"seed": (0, "of data and weights")}).items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"{what} (%(default)s)")
     parser.add_argument("--checkpoints", metavar="DIR", help="where to go on from, if the run was interrupted")
     parser.add_argument("--out", default=".", metavar="DIR", help="where to save the picture")
