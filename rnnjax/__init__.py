@@ -102,7 +102,7 @@ __version__ = "0.1.0"
 
 def __getattr__(name: str) -> Any:
     """Rooms that the core does without are imported where they are first used."""
-    if name in ("data", "decoding", "diagnostics", "flax", "testing", "training"):
+    if name in ("data", "decoding", "diagnostics", "flax", "interop", "testing", "training"):
         import importlib
 
         return importlib.import_module(f".{name}", __name__)

@@ -1,0 +1,81 @@
+"""What all conversions need: gates in another order, biases folded into one, and shapes that are checked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .. import cells
+from .._cell import Cell
+from .._types import Array, Params
+from ..layers import RNN, Bidirectional, Layer, Stateless
+
+ONE_BIAS: dict[type[Cell], Callable[..., Params]] = {
+    cells.Elman: cells.ElmanParams,
+    cells.LSTM: cells.LSTMParams,
+    cells.ResetBeforeGRU: cells.ResetBeforeGRUParams,
+    cells.ConvLSTM: cells.ConvLSTMParams,
+}
+"""Cells with w, u and one bias: their parameters."""
+
+
+def reordered(blocks: Array, order: tuple[int, ...]) -> Array:
+    """Gate blocks along the last axis, in another order."""
+    if blocks.shape[-1] % len(order):
+        raise ValueError(f"arrays of {len(order)} gates are needed; got shape {blocks.shape}: of another cell?")
+    split = jnp.split(blocks, len(order), axis=-1)
+    return jnp.concatenate([split[i] for i in order], axis=-1)
+
+
+def with_two_biases(cell: Cell, w: Array, u: Array, b: Array, b_h: Array) -> Params:
+    """The parameters of a cell from a bias for the inputs and one for the state, of which a GRU's candidate needs both,
+    and gates in the order of here."""
+    if isinstance(cell, cells.GRU):
+        gates, candidate = jnp.split(b_h, [2 * len(b_h) // 3])
+        return fitting(cell, cells.GRUParams(w, u, b + jnp.pad(gates, (0, len(candidate))), candidate))
+    return fitting(cell, ONE_BIAS[type(cell)](w, u, b + b_h))
+
+
+def both(layer: Bidirectional) -> tuple[Layer, Layer]:
+    return layer.forward, layer.forward if layer.backward is None else layer.backward
+
+
+def bare(layer: Layer) -> bool:
+    """Whether a layer has no parameters."""
+    return isinstance(layer, Stateless) and type(layer).init is Stateless.init
+
+
+def cell_of(layer: Layer, library: str, known: Any) -> Cell:
+    if isinstance(layer, RNN) and type(layer.cell) in known:
+        return layer.cell
+    names = ", ".join(cell.__name__ for cell in known)
+    raise TypeError(f"parameters of {library} fit {names}; got {layer.cell if isinstance(layer, RNN) else layer!r}")
+
+
+def array(value: Any) -> Array:
+    return value if isinstance(value, jax.Array) else jnp.asarray(np.asarray(value))
+
+
+def entry(tree: Mapping[str, Any], name: str) -> Any:
+    if name not in tree:
+        raise ValueError(f"there is no {name!r} among {', '.join(map(repr, sorted(tree))) or 'no arrays at all'}")
+    return tree[name]
+
+
+def take(arrays: Mapping[str, Any], name: str) -> Array:
+    """One of the arrays by its name; a variable of Flax is a tree around its array."""
+    return array(jax.tree.leaves(entry(arrays, name))[0])
+
+
+def fitting(layer: Any, params: Params) -> Params:
+    """The parameters, if they have the shapes that the layer needs for inputs of their own size."""
+    in_size = params[0].shape[-2] if layer.event_ndim else None
+    wanted = jax.eval_shape(lambda: layer.init(jax.random.key(0), in_size))
+    have, want = ([tuple(leaf.shape) for leaf in jax.tree.leaves(tree)] for tree in (params, wanted))
+    if have != want:
+        raise ValueError(f"{layer!r} has arrays of shapes {want}; these give {have}: of other sizes?")
+    return params

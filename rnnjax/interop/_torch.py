@@ -1,0 +1,79 @@
+"""Parameters from PyTorch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+
+from .. import cells
+from .._types import Params
+from ..layers import Bidirectional, Dense, Embedding, Layer, Stack
+from ..layers.bidirectional import BidirectionalParams
+from ..layers.dense import DenseParams
+from ..layers.embedding import EmbeddingParams
+from ..layers.rnn import as_layer
+from ._arrays import bare, both, cell_of, fitting, take, with_two_biases
+
+KNOWN = (cells.Elman, cells.LSTM, cells.ProjectionLSTM, cells.GRU)
+_RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)_l\d+(_reverse)?")
+
+
+def from_torch(layer: Any, tensors: Mapping[str, Any], prefix: str = "") -> Params:
+    """Parameters of a layer from the `state_dict` of PyTorch's.
+
+    Args:
+        layer: what reads the parameters: `Elman`, `LSTM`, `ProjectionLSTM` or `GRU`, such a cell in both directions by
+            `Bidirectional`, or a `Stack` of them for several layers, with dropout between them; `Dense` for `Linear`,
+            `Embedding`.
+        tensors: tensors by name, such as "weight_ih_l0".
+        prefix: what their names begin with in the `state_dict` of a larger model, such as "encoder.".
+
+    Returns:
+        parameters as `layer.init` makes them.
+
+    Raises:
+        TypeError: for a layer that PyTorch does not have.
+        ValueError: for tensors that are missing, of other shapes, or of layers or directions that `layer` has not.
+
+    >>> import numpy as np, rnnjax as rj
+    >>> tensors = {"weight_ih_l0": (12, 3), "weight_hh_l0": (12, 4), "bias_ih_l0": (12,), "bias_hh_l0": (12,)}
+    >>> rj.interop.from_torch(rj.GRU(4), {name: np.ones(shape, "float32") for name, shape in tensors.items()}).b_n.shape
+    (4,)
+    """
+    layer = as_layer("layer", layer)
+    own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if isinstance(layer, Dense):
+        return fitting(layer, DenseParams(take(own, "weight").T, take(own, "bias") if layer.use_bias else None))
+    if isinstance(layer, Embedding):
+        return fitting(layer, EmbeddingParams(take(own, "weight")))
+    recurrent = {name: tensor for name, tensor in own.items() if _RECURRENT.fullmatch(name)}
+    parts = layer.layers if isinstance(layer, Stack) else (layer,)
+    params, level = [], 0
+    for part in parts:
+        params.append(() if bare(part) else _torch_level(part, recurrent, f"l{level}"))
+        level += not bare(part)
+    if recurrent:
+        raise ValueError(f"{layer!r} has no place for {', '.join(map(repr, sorted(recurrent)))}")
+    return tuple(params) if isinstance(layer, Stack) else params[0]
+
+
+def _torch_level(layer: Layer, tensors: dict[str, Any], suffix: str) -> Params:
+    """The parameters of one of PyTorch's layers, whose tensors are taken out."""
+    if isinstance(layer, Bidirectional):
+        forward, backward = both(layer)
+        return BidirectionalParams(
+            _torch_level(forward, tensors, suffix), _torch_level(backward, tensors, f"{suffix}_reverse")
+        )
+    cell = cell_of(layer, "PyTorch", KNOWN)
+    own = {name: tensors.pop(name) for name in list(tensors) if name.partition("_l")[2] == suffix[1:]}
+    w, u = (take(own, f"weight_{side}_{suffix}").T for side in ("ih", "hh"))
+    if any(name.startswith("bias") for name in own):
+        b, b_h = (take(own, f"bias_{side}_{suffix}") for side in ("ih", "hh"))
+    else:
+        b = b_h = jnp.zeros(w.shape[-1:], w.dtype)
+    if isinstance(cell, cells.ProjectionLSTM):
+        return fitting(cell, cells.ProjectionLSTMParams(w, u, b + b_h, take(own, f"weight_hr_{suffix}").T))
+    return with_two_biases(cell, w, u, b, b_h)
