@@ -14,3 +14,14 @@ They are batch-major, x (*B, T, I), unless `time_major=True`. Calling one return
 `Sequential`; `unroll` returns outputs and the last state. Parameters have the same names in both interfaces, and
 outputs and gradients are those of the functional form.
 """
+
+from typing import Any
+
+
+def __getattr__(name: str) -> Any:
+    """Either interface is imported where it is first used."""
+    if name in ("linen", "nnx"):
+        import importlib
+
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numbers
+import warnings
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -33,6 +34,12 @@ def stack(
     one = RNN(cell, remat=remat, implementation=implementation)
     layer = Bidirectional(one, None) if bidirectional else one
     between = () if isinstance(dropout, numbers.Real) and dropout == 0 else (Dropout(dropout),)
+    if between and num_layers == 1:
+        warnings.warn(
+            "`dropout` lies between layers, and there is one: for dropout of inputs or in the recurrence make a `Layer` "
+            "of `rnnjax.Dropout` or `rnnjax.RecurrentDropout`",
+            stacklevel=4,
+        )
     return Stack((layer, *(*between, layer) * (num_layers - 1)))
 
 
@@ -143,7 +150,14 @@ def _expected(structure: Any, leaves: tuple[Any, ...], in_features: Any) -> Para
 
 def structure(layer: Layer, in_features: Any = None) -> Any:
     """The tree structure of a layer's parameters, which for most layers is the same for any number of features."""
-    return jax.tree.structure(expected(layer, 1 if in_features is None and layer.event_ndim else in_features))
+    if in_features is not None or not layer.event_ndim:
+        return jax.tree.structure(expected(layer, in_features))
+    try:
+        return jax.tree.structure(expected(layer, 1))
+    except ValueError as error:
+        raise ValueError(
+            f"the parameters of {layer!r} cannot be told without the features of its inputs: pass `in_features`"
+        ) from error
 
 
 def check_weights(layer: Layer, in_features: Any, weights: Any) -> None:
@@ -262,10 +276,8 @@ def _check_flags(name: str, flags: Any, order: str, lead: tuple[int, ...]) -> No
     if flags is None:
         return
     if not hasattr(flags, "dtype") or flags.dtype != jnp.bool_:
-        raise TypeError(
-            f"`{name}` must be a boolean array {order} = {lead}; got {describe(flags)}: compare with zero, "
-            f"`{name} != 0`"
-        )
+        mend = f"compare with zero, `{name} != 0`" if hasattr(flags, "dtype") else "convert it with `jnp.asarray`"
+        raise TypeError(f"`{name}` must be a boolean array {order} = {lead}; got {describe(flags)}: {mend}")
     if tuple(flags.shape) != lead:
         raise ValueError(
             f"`{name}` must be {order} = {lead} to match `x`; got {tuple(flags.shape)}. Modules are batch-major unless "

@@ -82,7 +82,10 @@ class Recurrent(nn.Module, kw_only=True):
     def initial_state(
         self, batch_shape: tuple[int, ...] = (), in_features: int | None = None, dtype: DTypeLike = jnp.float32
     ) -> State:
-        """The state before the first step: `module.apply(variables, (16,), method="initial_state")`."""
+        """The state before the first step: `module.apply(variables, (16,), method="initial_state")`.
+
+        Layers whose structure cannot be told without them, such as `rnnjax.Residual`, need `in_features` here.
+        """
         if not self.has_variable("params", "weights"):
             raise ValueError(
                 "`initial_state` reads this module's parameters, which its first call makes: in `init` call the module "

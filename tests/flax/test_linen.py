@@ -169,6 +169,12 @@ def test_shown_and_compared() -> None:
     assert "layer_1" in table
 
 
+def test_a_state_for_inputs_of_some_features() -> None:
+    state = RESIDUAL.apply(start(RESIDUAL), (B,), F, method="initial_state")
+    assert jax.tree.map(jnp.shape, state) == rj.GRU(F).initial_state(None, (B,))._replace(h=(B, F))
+
+
+RESIDUAL = rlinen.Layer(rj.Residual(rj.GRU(F)))
 ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: rlinen.LSTM(H, 0), ValueError, "`num_layers` must be at least 1; got 0"),
     (lambda: rlinen.LSTM(H, dropout=1.5), ValueError, "`dropout` must lie in"),
@@ -184,6 +190,11 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: start(rlinen.Elman(H), X[0, 0]), ValueError, r"`x` must be \(\*B, T, I\), at least 2 axes"),
     (lambda: start(rlinen.Elman(H), X.astype(int)), TypeError, "must be floating point"),
     (lambda: rlinen.Elman(H).apply({}, X), ScopeCollectionNotFound, "params"),
+    (
+        lambda: RESIDUAL.apply(start(RESIDUAL), (B,), method="initial_state"),
+        ValueError,
+        "without the features of its inputs: pass `in_features`",
+    ),
     (
         lambda: rlinen.Elman(H).apply(start(rlinen.Elman(H)), X[..., :1]),
         ValueError,

@@ -126,7 +126,8 @@ def test_dropout_is_between_layers() -> None:
     layer, drop = rj.Bidirectional(rj.Elman(H)), rj.Dropout(0.5)
     options = {"bidirectional": True, "dropout": 0.5}
     assert rnnx.Elman(F, H, 3, rngs=nnx.Rngs(0), **options).functional == rj.Stack([layer, drop, layer, drop, layer])
-    assert rnnx.Elman(F, H, rngs=nnx.Rngs(0), **options).functional == rj.Stack([layer])
+    with pytest.warns(UserWarning, match="`dropout` lies between layers, and there is one"):
+        assert rnnx.Elman(F, H, rngs=nnx.Rngs(0), **options).functional == rj.Stack([layer])
 
 
 def test_streams_are_kept_for_noise_only() -> None:
@@ -136,7 +137,7 @@ def test_streams_are_kept_for_noise_only() -> None:
     assert kept(rj.WeightDrop(rj.Elman(H)))
     assert kept(rj.Stack([rj.Elman(H), rj.VariationalDropout(0.1)]))
     assert not kept(rj.Bidirectional(rj.Stack([rj.Elman(H), rj.Last()])))
-    assert lstm(dropout=0.5).rngs is None
+    assert rnnx.Layer(rj.Stack([rj.Elman(H)]), F, rngs=nnx.Rngs(0)).rngs is None
     assert rnnx.LSTM(F, H, 2, dropout=0.5, rngs=nnx.Rngs(params=0)).rngs is None
     with pytest.raises(ValueError, match="no random stream"):
         rnnx.LSTM(F, H, 2, dropout=0.5, rngs=nnx.Rngs(params=0))(X)
@@ -354,7 +355,8 @@ ERRORS: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: lstm()(X, lengths=np.array([1, 2])), ValueError, r"`lengths` must be \(\*B\) = \(3,\)"),
     (lambda: lstm()(X, lengths=np.array([1, 2, 5])), ValueError, "must lie in 0…T = 4"),
     (lambda: lstm()(X, mask=np.ones((T, B), bool)), ValueError, r"`mask` must be \(\*B, T\) = \(3, 4\).*batch-major"),
-    (lambda: lstm()(X, reset=np.ones((B, T))), TypeError, "`reset` must be a boolean array"),
+    (lambda: lstm()(X, reset=np.ones((B, T))), TypeError, "`reset` must be a boolean array .* compare with zero"),
+    (lambda: lstm()(X, reset=[[True]]), TypeError, "`reset` must be a boolean array .* got list: convert it with"),
     (lambda: lstm(time_major=True)(X, mask=np.ones((T, B), bool)), ValueError, r"must be \(T, \*B\) = \(3, 4\)"),
     (lambda: lstm(num_layers=2)(X, lstm().initial_state((B,))), ValueError, "`state` must have 2 entries"),
     (lambda: lstm()(X, lstm().initial_state((1,))), ValueError, "States are never broadcast"),
