@@ -36,8 +36,8 @@ def stack(
     between = () if isinstance(dropout, numbers.Real) and dropout == 0 else (Dropout(dropout),)
     if between and num_layers == 1:
         warnings.warn(
-            "`dropout` lies between layers, and there is one: for dropout of inputs or in the recurrence make a `Layer` "
-            "of `rnnjax.Dropout` or `rnnjax.RecurrentDropout`",
+            "`dropout` lies between layers, and there is one: for dropout of inputs or in the recurrence make a "
+            "`Layer` of `rnnjax.Dropout` or `rnnjax.RecurrentDropout`",
             stacklevel=4,
         )
     return Stack((layer, *(*between, layer) * (num_layers - 1)))
