@@ -114,6 +114,7 @@ LENGTHS: list[Row] = [
     (call(lengths=np.array([-1, 2, 3])), ValueError, "`lengths` must lie in 0…T = 6; got values from -1 to 3"),
     (call(lengths=np.array([1, 2, 7])), ValueError, "got values from 1 to 7: pad `xs` .. or cut them"),
     (call(lengths=ints(2)), ValueError, "`lengths` must be (*B) = (3,), one number for each .. got shape (2,)"),
+    (call(lengths=ints(T)), ValueError, "`lengths` must be (*B) = (3,) .. got shape (6,). Time is axis 0: transpose"),
     (call(lengths=ints(B, 1)), ValueError, "`lengths` must be (*B) = (3,) .. got shape (3, 1)"),
     (call(lengths=np.int32(3)), ValueError, "`lengths` must be (*B) = (3,), one number .. got shape ()"),
     (call(lengths=zeros(B)), TypeError, "integer array (*B) = (3,); got float64(3,): cast it with `.astype("),

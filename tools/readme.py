@@ -1,4 +1,4 @@
-"""Fills the README's tables: cells × implementations from the code, tasks and speed from `benchmarks/results`.
+"""Fills the README's tables: cells × implementations and layers from the code, the rest from `benchmarks/results`.
 
 With `--check` nothing is changed, and the exit code is 1 where the README is out of date.
 """
@@ -147,6 +147,13 @@ def cells() -> list[str]:
     return lines
 
 
+def layers() -> list[str]:
+    """One row for each layer."""
+    named = [value for value in vars(rj).values() if isinstance(value, type) and issubclass(value, rj.Layer)]
+    shown = [cls for cls in named if not inspect.isabstract(cls)]
+    return ["| layer | what it is |", "|---|---|", *(f"| `{cls.__name__}` | {first_sentence(cls)} |" for cls in shown)]
+
+
 def descriptors() -> ModuleType:
     """The tests' table of all cells."""
     sys.path.insert(0, str(ROOT / "tests"))
@@ -187,7 +194,7 @@ def best(marks: list[str]) -> str:
 def first_sentence(cls: type) -> str:
     """What the docstring says up to its first full stop."""
     paragraph = (inspect.getdoc(cls) or "").split("\n\n")[0]
-    return paragraph.replace("\n", " ").split(". ")[0].rstrip(".")
+    return paragraph.replace("\n", " ").replace("*", r"\*").split(". ")[0].rstrip(".")
 
 
 def saved(figures: list[tuple[str, str, str, str]]) -> list[str]:
@@ -223,7 +230,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args(argv).check
     old = README.read_text(encoding="utf-8")
-    new = fill(fill(fill(old, "cells", cells()), "training", saved(TRAINING)), "tasks", saved(TASKS))
+    tables = {"cells": cells(), "layers": layers(), "training": saved(TRAINING), "tasks": saved(TASKS)}
+    new = old
+    for name, lines in tables.items():
+        new = fill(new, name, lines)
     for name, (file, meanings) in FIGURES.items():
         if (RESULTS / f"{file}.md").exists():
             new = fill(new, name, measured(file, meanings))

@@ -217,7 +217,7 @@ def check_lengths(
     steps: int,
     batch_shape: tuple[int, ...],
     of: str = "xs",
-    hint: str = "Flags for every step go into `mask`",
+    hint: str | None = None,
 ) -> None:
     """Lengths are integers (*B), within 0…T where they are concrete."""
     if lengths is None:
@@ -227,10 +227,15 @@ def check_lengths(
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         mend = "pass it as `mask`" if lengths.dtype == jnp.bool_ else "cast it with `.astype(jnp.int32)`"
         raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}: {mend}")
-    if tuple(lengths.shape) != batch_shape:
+    shape = tuple(lengths.shape)
+    if shape != batch_shape:
+        if hint is None and shape == (steps, *batch_shape[1:]):
+            hint = _TIME
+        elif hint is None and len(shape) < len(batch_shape):
+            hint = "Features of several axes, as a convolutional cell has them, need `event_ndim` in the layer"
         raise ValueError(
-            f"`lengths` must be (*B) = {batch_shape}, one number for each row of `{of}`; got shape "
-            f"{tuple(lengths.shape)}. {hint}"
+            f"`lengths` must be (*B) = {batch_shape}, one number for each row of `{of}`; got shape {shape}. "
+            f"{hint or 'Flags for every step go into `mask`'}"
         )
     values = known(lengths)
     if values is None or values.size == 0:

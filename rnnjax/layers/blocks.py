@@ -31,6 +31,8 @@ class Activate(Stateless):
 
     Args:
         activation: g, a name from `rnnjax.activations` or a module-level function such as `jax.nn.gelu`.
+        event_ndim: trailing axes that `lengths` and `mask` do not cover: 1, after a convolutional cell 1 + its spatial
+            axes.
 
     >>> import jax.numpy as jnp, rnnjax as rj
     >>> rj.Activate("relu")((), jnp.array([[-1.0, 2.0]]))[0].tolist()
@@ -38,6 +40,7 @@ class Activate(Stateless):
     """
 
     activation: Activation
+    event_ndim: int = 1
 
     needs_time = False
 

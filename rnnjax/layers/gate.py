@@ -73,6 +73,10 @@ class Gate(Layer):
         return self.layer, self.gate
 
     @property
+    def event_ndim(self) -> int:  # type: ignore[override]
+        return max(layer.event_ndim for layer in self._pair)
+
+    @property
     def causal(self) -> bool:  # type: ignore[override]
         return self.layer.causal and self.gate.causal
 

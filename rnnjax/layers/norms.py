@@ -41,6 +41,8 @@ class LayerNorm(Stateless):
         groups: features lie in so many groups of one size, each with a mean and variance of its own: with one for each
             head the head-wise norm of matrix memories, called group norm there.
         compute_dtype: dtype of the outputs; None takes the promotion of inputs and parameters.
+        event_ndim: trailing axes that `lengths` and `mask` do not cover: 1, after a convolutional cell 1 + its spatial
+            axes.
 
     Raises:
         ValueError: in `init`, for groups that do not divide the features.
@@ -58,6 +60,7 @@ class LayerNorm(Stateless):
     epsilon: float = 1e-6
     groups: int = 1
     compute_dtype: DTypeLike | None = None
+    event_ndim: int = 1
 
     needs_time = False
 
@@ -100,6 +103,8 @@ class RMSNorm(Stateless):
     Args:
         epsilon: ε.
         compute_dtype: dtype of the outputs; None takes the promotion of inputs and parameters.
+        event_ndim: trailing axes that `lengths` and `mask` do not cover: 1, after a convolutional cell 1 + its spatial
+            axes.
 
     References:
         Zhang, Sennrich 2019, Root mean square layer normalization, arXiv:1910.07467.
@@ -113,6 +118,7 @@ class RMSNorm(Stateless):
 
     epsilon: float = 1e-6
     compute_dtype: DTypeLike | None = None
+    event_ndim: int = 1
 
     needs_time = False
 
