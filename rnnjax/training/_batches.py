@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import numbers
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -11,15 +12,17 @@ import jax
 import numpy as np
 
 from .._errors import check_size, describe
+from .._types import featured
 from ._positions import check_lengths
 
 
 class Batch(NamedTuple):
     """Rows of data. Every leaf leads with the rows (B, …); time, where there is any, is the second axis.
 
-    inputs and targets may be pytrees; lengths (B) are valid steps; weights (B), or (B, T) of single steps, say how much
-    a row counts, 0 for the rows that fill up a batch; reset (B, T) is True where a new sequence begins. A plain tuple
-    (inputs, targets), (inputs, targets, lengths), … is taken for one.
+    inputs and targets may be pytrees; lengths (B) are valid steps of the inputs, of several those with the most axes;
+    weights (B), or (B, T) of single steps, say how much a row counts, 0 for the rows that fill up a batch; reset (B, T)
+    is True where a new sequence begins. A plain tuple (inputs, targets), (inputs, targets, lengths), … is taken for
+    one, but two tuples (inputs, targets) of arrays could also be two batches.
     """
 
     inputs: Any
@@ -48,7 +51,7 @@ def as_batch(data: Any) -> Batch:
     if batch.lengths is not None and not np.issubdtype(np.asarray(batch.lengths).dtype, np.integer):
         raise TypeError(f"`lengths` must be integers (B); got {describe(batch.lengths)}")
     if batch.lengths is not None:
-        steps = [np.shape(leaf)[1] for leaf in jax.tree.leaves((batch.inputs, batch.targets)) if np.ndim(leaf) > 1]
+        steps = [np.shape(leaf)[1] for leaf in jax.tree.leaves(batch.inputs) if np.ndim(leaf) > 1]
         check_lengths(batch.lengths, max(steps, default=0))
     if batch.weights is not None:
         _check_weights(batch.weights)
@@ -98,6 +101,14 @@ def split_rows(batch: Batch, share: float) -> tuple[Batch, Batch]:
     return take(batch, slice(None, cut)), take(batch, slice(cut, None))
 
 
+def check_seed(seed: Any) -> None:
+    """Raises unless `seed` is an integer from 0 on, of which NumPy makes an order."""
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
+        raise TypeError(f"`seed` must be an integer; got {seed!r}")
+    if seed < 0:
+        raise ValueError(f"`seed` must not be negative; got {seed}")
+
+
 def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0) -> Callable[..., Iterator[Batch]]:
     """Batches of rows of about the same length, for `fit`: short rows are not padded to the longest of all.
 
@@ -116,8 +127,8 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
 
     Raises:
         ValueError: for data without lengths, arrays that differ in their number of rows, lengths that are negative or
-            beyond the steps, weights that are negative, not finite or of more than two axes, and a `batch_size` or
-            `count` below 1.
+            beyond the steps, weights that are negative, not finite or of more than two axes, a `batch_size` or `count`
+            below 1, and a negative `seed`.
         TypeError: for data that are no tuple of two to five parts, a part that is no array with rows, lengths that are
             not integers, and a `batch_size` or `count` that is no integer.
 
@@ -129,13 +140,15 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
     """
     check_size("batch_size", batch_size)
     check_size("count", count)
+    if seed is not None:
+        check_seed(seed)
     batch = as_batch(data)
     if batch.lengths is None:
         raise ValueError("buckets need the lengths of the rows: pass (inputs, targets, lengths)")
     if batch.weights is None:
         batch = batch._replace(weights=np.ones(rows_of(batch), np.float32))
     lengths = np.asarray(batch.lengths)
-    steps = jax.tree.leaves(batch.inputs)[0].shape[1]
+    steps = featured(batch.inputs).shape[1]
     order = np.argsort(lengths, kind="stable")
     borders = sorted({int(lengths[part[-1]]) for part in np.array_split(order, count) if len(part)})
     groups = np.searchsorted(borders, lengths)
@@ -224,13 +237,19 @@ def fill_up(batch: Batch, rows: int) -> Batch:
 
 def is_arrays(data: Any) -> bool:
     """Whether `data` is one batch that holds all rows, and no iterable of batches: a tuple of which some part is an
-    array, so that inputs may be a tuple of their own."""
-    return isinstance(data, Batch) or (
-        isinstance(data, tuple)
-        and 2 <= len(data) <= 5
-        and not isinstance(data[0], list)
-        and any(not isinstance(part, (tuple, list)) for part in data)
-    )
+    array, so that inputs may be a tuple of their own. TypeError for a pair of tuples, which may be either."""
+    if isinstance(data, Batch) or not isinstance(data, tuple):
+        return isinstance(data, Batch)
+    if not 2 <= len(data) <= 5 or isinstance(data[0], (list, Batch)):
+        return False
+    if all(isinstance(part, (tuple, list)) for part in data):
+        if len(data) == 2:
+            raise TypeError(
+                "two tuples may be one batch or two: pass `rnnjax.training.Batch(inputs, targets)` for several "
+                "inputs and targets, and a list of batches"
+            )
+        return False
+    return True
 
 
 class Stream:

@@ -11,7 +11,7 @@ import numpy as np
 
 from . import _positions, losses, metrics
 from ._batches import Batch, rows_of, take
-from ._measure import Measure, keeps_time
+from ._measure import Measure
 from ._model import Model, Streamed
 from .truncation import TBPTT
 
@@ -32,7 +32,7 @@ def checks(used: tuple[Measure, ...], model: Model, first: Batch, batch_size: in
         return lambda batch: None
     part = first if truncate else take(first, slice(0, batch_size))
 
-    def outputs_of(params: Any, rest: Any) -> Any:
+    def outputs_of(params: Any, rest: Any, part: Batch) -> Any:
         if truncate is None:
             return model.apply(params, rest, part, None, False)[0]
         inputs, reset = jax.tree.map(lambda leaf: leaf[:, : truncate.window], (part.inputs, part.reset))
@@ -40,7 +40,7 @@ def checks(used: tuple[Measure, ...], model: Model, first: Batch, batch_size: in
         state = model.initial_state(params, rest, inputs)
         return model.stream(params, rest, Streamed(inputs, mask, reset, state), None, False)[0]
 
-    outputs = jax.eval_shape(outputs_of, model.params, model.rest)
+    outputs = jax.eval_shape(outputs_of, model.params, model.rest, part)
     if truncate is not None and hasattr(outputs, "shape"):
         outputs = jax.ShapeDtypeStruct((1, *np.shape(first.targets)[1:2], *outputs.shape[2:]), outputs.dtype)
     check_targets(used, outputs, first)
@@ -74,7 +74,7 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
         shape = (rows_of(batch), *outputs.shape[1:])
         if targets.shape[: len(shape) - 1] != shape[:-1]:
             continue  # the measure says so
-        valid = _valid(shape[:-1], batch, keeps_time(outputs, batch))
+        valid = _valid(shape[:-1], batch, measure.takes_lengths(outputs, batch))
         if function in SHARES:
             _positions.check_shares("targets", targets, valid)
         elif floating and function in ENTROPIES:  # the others take the largest of any numbers

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
-import numbers
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,7 +17,7 @@ import optax
 
 from .._errors import check_size
 from . import _runs
-from ._batches import Batch, as_batch, fill_up, first_of, is_arrays, rows_of, split_rows, take
+from ._batches import Batch, as_batch, check_seed, fill_up, first_of, is_arrays, rows_of, split_rows, take
 from ._checkpoint import Checkpoints, filled
 from ._checks import checks
 from ._measure import measures, own_name, rises, values
@@ -90,33 +89,37 @@ def fit(
 ) -> Fitted:
     """Trains a model.
 
-    Arrays that fit in memory are moved to the device once, and an epoch is one compiled loop. Everything random follows
-    from `seed`: the parameters of a bare layer, the order of the rows in every epoch, and noise.
+    Arrays that fit in memory are moved to the device once, and an epoch is one compiled loop. What is random follows
+    from `seed`: the parameters of a bare layer, the order of the rows in every epoch, and noise, but for that of an nnx
+    module, which draws from its own `Rngs`. A batch or window in which nothing counts changes neither parameters nor
+    the optimizer's state.
 
     Args:
-        model: an `nnx.Module`, which is updated; a layer of rnnjax, whose parameters are drawn; or a pair
-            (params, layer), (params, apply) or (variables, linen module). Data are batch-major, and so is a model:
-            (B, T, I) -> (B, T, O) or (B, O); for a layer of rnnjax the axes are swapped. A function
-            `apply(params, inputs, …)` is given, of `lengths`, `key`, `train` and `deterministic`, the ones that it has
-            parameters for.
+        model: an `nnx.Module`, which is updated, and trained as after its `train()`, with dropout even if it was made
+            `deterministic`; a layer of rnnjax, whose parameters are drawn; or a pair (params, layer), (params, apply)
+            or (variables, linen module). Data are batch-major, and so is a model: (B, T, I) -> (B, T, O) or (B, O); for
+            a layer of rnnjax the axes are swapped. A function `apply(params, inputs, …)` is given, of `lengths`, `key`,
+            `train` and `deterministic`, the ones that it has parameters for.
         data: arrays (inputs, targets), (inputs, targets, lengths) or (inputs, targets, lengths, weights) that lead with
-            the rows, of which inputs or targets may be tuples; or an iterable of such batches, or a function that
-            returns one, such as `buckets(…)`. An iterable is read once an epoch; a function with a parameter `epoch` is
-            given its number. Lengths are applied to outputs (B, T, …) with the T of the inputs.
+            the rows, of which inputs or targets may be tuples, both only in a `Batch(inputs, targets)`; or an iterable
+            of such batches, or a function that returns one, such as `buckets(…)`. An iterable is read once an epoch; a
+            function with a parameter `epoch` is given its number. Lengths are applied to outputs (B, T, …) with the T
+            of the inputs. Where these differ in T, outputs with that of one of them need weights (B, T), such as those
+            of a decoder, and lengths are for the model alone.
         loss: a name such as "cross_entropy", a function of `rnnjax.training`, or a function
             `(outputs, targets, *, mask, lengths) -> scalar or Mean`; it is passed the arguments that it takes.
         optimizer: an Optax transformation; None is `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.
         metrics: more of the same, or pairs of a name and a function.
         epochs: how often the data are read.
-        batch_size: rows of one update, for arrays. A smaller last batch is filled up with repetitions of a row that
-            count in no loss, gradient or metric; batch statistics of the model see them.
+        batch_size: rows of one update, for arrays; all of them where there are fewer. A smaller last batch is filled up
+            with repetitions of a row that count in no loss, gradient or metric; batch statistics of the model see them.
         accumulate: parts in which the gradient of a batch is formed, one after another, to save memory.
         truncate: `tbptt(window, overlap)` for long streams: inputs and targets are (B, L, …), an update is made for
             every window of all rows, and the model carries its state from one to the next. It must then be able to
             take a state: a layer that is causal, a module with `unroll` and `initial_state`, or a function that is
             given `state`, `mask` and `reset` and returns (outputs, state).
         shuffle: whether the rows of arrays are drawn in a new order every epoch.
-        seed: of the parameters of a bare layer, of the order and of the noise.
+        seed: of the parameters of a bare layer, of the order and of the noise; an integer from 0 on.
         compute_dtype: the dtype of products and outputs, `jnp.bfloat16` for mixed precision. Parameters, gradients,
             states, the loss and the optimizer stay in their own; parameters and inputs are cast for every pass.
         mesh: devices over which the rows of every batch are divided, for data-parallel training. The gradient is that
@@ -146,7 +149,8 @@ def fit(
     Returns:
         a `Fitted`. Its history names the loss "loss", metrics by their names and values of the validation after "val_";
         "skipped_steps" are the steps left out so far, where there are any, and "loss_impossible" the rows that `ctc`
-        left out. With `restore_best`, `model` and `params` are those of the best epoch, `state` is that of the last.
+        left out; values over nothing that counts are NaN. With `restore_best`, `model` and `params` are those of the
+        best epoch, `state` is that of the last.
 
     Raises:
         ValueError, TypeError: for data, names and options that do not fit, before anything runs; for later batches of
@@ -165,8 +169,7 @@ def fit(
     check_size("checkpoint_every", checkpoint_every)
     if patience is not None:
         check_size("patience", patience)
-    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral):
-        raise TypeError(f"`seed` must be an integer; got {seed!r}")
+    check_seed(seed)
     # NumPy's integers cannot be written into a checkpoint
     batch_size, accumulate, seed = int(batch_size), int(accumulate), int(seed)
     used = measures(loss, metrics)
@@ -207,7 +210,8 @@ def fit(
     if arrays is None:
         run = _runs.StreamRun(step, first, data, parallel, check)
     elif truncate is None:
-        run = _runs.over_arrays(step, arrays, batch_size, seed if shuffle else None, parallel, every)
+        size = parallel.enough(batch_size, rows_of(arrays), accumulate)
+        run = _runs.over_arrays(step, arrays, size, seed if shuffle else None, parallel, every)
     else:
         run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate), parallel, every)
     if validation is not None and is_arrays(validation):
@@ -218,6 +222,8 @@ def fit(
     state = parallel.put(start(adapted, chain, noise_key), run.state)
     judge = _Judge(monitor, rising, patience, restore_best)
     state = run.begin(state)
+    if validate is not None:
+        validate.trace(state.params, state.rest)
     record, zeros = _Record.new(state, judge), run.zeros(state)
     record = record._replace(totals=zeros())
     described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
@@ -255,8 +261,6 @@ def fit(
                 break
             watchers.see(before + run.steps(done), state.params, ends=True)
             logs = values(used, totals)
-            if not float(totals[0].count):  # nothing was counted, as where every step was left out
-                logs = dict.fromkeys(logs, math.nan)
             if validate is not None:
                 logs |= values(used, validate(state.params, state.rest), "val_")
             skipped = skipped_steps(state.optimizer)
@@ -425,7 +429,7 @@ def evaluate(
         truncate, compute_dtype: as for `fit`.
 
     Returns:
-        the values by name, the loss under "loss".
+        the values by name, the loss under "loss"; NaN where nothing counts.
 
     Raises:
         ValueError: for unknown names and two of one name, data without a row or a batch, rows or lengths that do not

@@ -8,7 +8,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from .._types import Array
 from . import losses, metrics
 from ._batches import Batch, rows_of
 from ._model import Accepted, accepted
@@ -63,21 +65,10 @@ class Measure(NamedTuple):
         if self.accepted.takes("time_major"):
             arguments["time_major"] = False
         if batch.weights is not None:
-            if not self.accepted.takes("mask"):
-                raise TypeError(
-                    f"{self.name} does not take a `mask`, and the batch has rows that do not count: let it take one, "
-                    "or make the number of rows a multiple of the batch size"
-                )
+            self._check_mask(batch.weights)
             arguments["mask"] = batch.weights
-        if batch.lengths is not None and self.accepted.takes("lengths"):
-            number_a_step = _number_a_step(outputs, batch)
-            if number_a_step and getattr(self.function, "func", self.function) in NAMES.values():
-                raise ValueError(
-                    f"outputs and targets {tuple(outputs.shape)} may be a number for each step, which `lengths` cuts "
-                    "off, or features of a row: pass them as (B, T, 1), or a loss of your own that takes `lengths`"
-                )
-            if keeps_time(outputs, batch) or number_a_step:
-                arguments["lengths"] = batch.lengths
+        if self.takes_lengths(outputs, batch):
+            arguments["lengths"] = batch.lengths
         total = self.function(outputs, batch.targets, **arguments)
         if isinstance(total, Total):
             return total
@@ -90,6 +81,46 @@ class Measure(NamedTuple):
             arguments["mask"] = jnp.where(count > 0, batch.weights, jnp.ones_like(batch.weights))
             total = self.function(outputs, batch.targets, **arguments)
         return Mean(total * count, count)
+
+    def _check_mask(self, weights: Any) -> None:
+        """Raises TypeError if it takes no `mask`, which weights of rows or of steps need."""
+        if self.accepted.takes("mask"):
+            return
+        what, otherwise = "rows", ", or make the number of rows a multiple of the batch size"
+        if weights.ndim == 2:
+            what, otherwise = "steps", ""
+        raise TypeError(
+            f"{self.name} does not take a `mask`, and the batch has {what} that do not count: let it take one"
+            f"{otherwise}"
+        )
+
+    def takes_lengths(self, outputs: Any, batch: Batch) -> bool:
+        """Whether it is given the lengths of a batch, because they are of the steps of the outputs. Where shapes leave
+        that open, a function of the user's own is given them, and for one of the library's it is a ValueError."""
+        if batch.lengths is None or not self.accepted.takes("lengths"):
+            return False
+        if not hasattr(outputs, "ndim"):
+            return True
+        own = getattr(self.function, "func", self.function) not in NAMES.values()
+        first, others = _steps(batch.inputs)
+        if outputs.ndim == 2 and outputs.shape[1] in first and getattr(batch.targets, "shape", None) == outputs.shape:
+            if own:
+                return True
+            raise ValueError(
+                f"outputs and targets {tuple(outputs.shape)} may be a number for each step, which `lengths` cuts "
+                "off, or features of a row: pass them as (B, T, 1), or a loss of your own that takes `lengths`"
+            )
+        if outputs.ndim < 3 or outputs.shape[1] not in first | others:
+            return False
+        if own or first == {outputs.shape[1]}:
+            return True
+        if np.ndim(batch.weights) == 2:
+            return False
+        steps = outputs.shape[1]
+        raise ValueError(
+            f"inputs differ in their steps, and `lengths` may not be of the {steps} steps of the outputs: say which of "
+            f"these count by `weights` (B, {steps}), or pass a loss of your own that takes `lengths`"
+        )
 
     @property
     def rising(self) -> bool | None:
@@ -162,31 +193,32 @@ def badness(value: float, rising: bool) -> float:
     return math.inf if math.isnan(value) else -value if rising else value
 
 
-def keeps_time(outputs: Any, batch: Batch) -> bool:
-    """Whether outputs may have features for each step of the inputs: (B, T, …), or anything but an array."""
-    return not hasattr(outputs, "ndim") or (outputs.ndim >= 3 and outputs.shape[1] in _steps(batch))
-
-
-def _number_a_step(outputs: Any, batch: Batch) -> bool:
-    """Whether outputs and targets may be one number for each step, (B, T)."""
-    shape = getattr(outputs, "shape", ())
-    return len(shape) == 2 and shape[1] in _steps(batch) and getattr(batch.targets, "shape", None) == shape
-
-
-def _steps(batch: Batch) -> set[int]:
-    return {leaf.shape[1] for leaf in jax.tree.leaves(batch.inputs) if leaf.ndim > 1}
+def _steps(inputs: Any) -> tuple[set[int], set[int]]:
+    """The second axes of the inputs with the most axes, which have features if any do, and those of the others."""
+    leaves = [leaf for leaf in jax.tree.leaves(inputs) if leaf.ndim > 1]
+    most = max((leaf.ndim for leaf in leaves), default=0)
+    return (
+        {leaf.shape[1] for leaf in leaves if leaf.ndim == most},
+        {leaf.shape[1] for leaf in leaves if leaf.ndim < most},
+    )
 
 
 def values(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, float]:
     """The values of totals as Python numbers, and how many rows a loss left out, if it did."""
     found = {}
-    for measure, total, value in zip(used, totals, jax.device_get(_values(totals)), strict=True):
+    for measure, total, value in zip(used, totals, jax.device_get(_numbers(totals)), strict=True):
         found[prefix + measure.name] = float(value)
         if hasattr(total, "impossible"):
             found[f"{prefix}{measure.name}_impossible"] = int(total.impossible)
     return found
 
 
-@jax.jit
-def _values(totals: Any) -> list[Any]:
-    return [total.value for total in totals]
+def numbers(totals: Any) -> list[Array]:
+    """The values of totals, of which the first is the loss's; NaN if that has counted nothing, as where every step was
+    left out."""
+    counted = totals[0].count > 0 if isinstance(totals[0], Mean) else True
+    with jax.numpy_dtype_promotion("standard"):  # a total of the user's own may have a value that is an integer
+        return [jnp.where(counted, total.value, jnp.nan) for total in totals]
+
+
+_numbers = jax.jit(numbers)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from .. import layers
 from .._errors import check_key
-from .._types import Array, Key
+from .._types import Array, Key, featured
 from ._batches import Batch, rows_of
 
 KINDS = "an nnx.Module, a layer of rnnjax, or a pair: (params, apply), (params, layer) or (variables, linen module)"
@@ -172,7 +172,9 @@ def _of_linen(module: Any) -> Model:
         return *found, rest
 
     def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
-        return module.bind({"params": params, **rest}).initial_state((rows_of(Batch(inputs, None)),))
+        x, bound = featured(inputs), module.bind({"params": params, **rest})
+        known = "in_features" in accepted(bound.initial_state).names and jnp.issubdtype(x.dtype, jnp.floating)
+        return bound.initial_state((rows_of(Batch(inputs, None)),), **({"in_features": x.shape[-1]} if known else {}))
 
     def publish(params: Any, rest: Any) -> Any:
         return {"params": params, **rest}, module
@@ -253,6 +255,7 @@ def _marks(batch: Batch) -> dict[str, Any]:
 def _chosen(model: Any, accepted: Accepted, marks: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     """The marks that the batch has and the options that the model names; TypeError for a mark that it does not take."""
     present = {name: value for name, value in marks.items() if value is not None}
+    _check_sequential(model, present)
     for name in present:
         if not accepted.takes(name):
             raise TypeError(
@@ -260,6 +263,22 @@ def _chosen(model: Any, accepted: Accepted, marks: dict[str, Any], options: dict
                 "leave it out and mask the loss"
             )
     return present | {name: value for name, value in options.items() if name in accepted.names}
+
+
+def _check_sequential(model: Any, marks: Iterable[str]) -> None:
+    """Raises TypeError for Flax's `Sequential`s, which hand keywords to their first layer alone, if others need these
+    marks."""
+    call = next(base for base in type(model).__mro__ if "__call__" in vars(base))
+    if call.__name__ != "Sequential" or not call.__module__.startswith("flax."):
+        return
+    first, *others = map(accepted, model.layers)
+    for name in marks:
+        if not first.takes(name) or any(name in layer.names for layer in others):
+            raise TypeError(
+                f"the batch has `{name}`, which `Sequential` hands to its first layer alone: put the layers into "
+                "`rnnjax.Stack`, whose modules are `rnnjax.flax.nnx.Layer` and `rnnjax.flax.linen.Layer`, or write a "
+                "module that passes it on"
+            )
 
 
 def _name(model: Any) -> str:

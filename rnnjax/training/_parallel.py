@@ -69,6 +69,12 @@ class Parallel:
         if rows % self.devices:
             raise ValueError(f"`{name}` must be a multiple of the mesh's {self.devices} devices; got {rows}")
 
+    def enough(self, batch_size: int, rows: int, parts: int) -> int:
+        """Rows of a batch of at most that size: no more than there are, but so many that they can be dealt to the
+        devices, in so many parts each."""
+        least = self.devices * parts
+        return min(batch_size, -(-rows // least) * least)
+
     def sum(self, tree: Any) -> Any:
         """The sum over the devices, inside a compiled function."""
         return tree if self.mesh is None else jax.lax.psum(tree, self.axes)

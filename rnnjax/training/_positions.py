@@ -11,7 +11,7 @@ import numpy as np
 from jax.core import Tracer
 
 from .._errors import describe, is_array
-from .._types import Array, at_least_float32
+from .._types import Array, wide
 from .totals import Mean
 
 
@@ -21,7 +21,7 @@ def floating(name: str, value: Any) -> Array:
         raise TypeError(f"`{name}` must be a floating-point array (…, O); got {describe(value)}")
     if value.ndim == 0:
         raise ValueError(f"`{name}` must be (…, O), with a last axis of features; got a scalar")
-    return jnp.asarray(value, at_least_float32(value.dtype))
+    return wide(value)
 
 
 def like(name: str, value: Any, other: Array, other_name: str) -> Array:
@@ -31,6 +31,23 @@ def like(name: str, value: Any, other: Array, other_name: str) -> Array:
     if value.shape != other.shape:
         raise ValueError(f"`{name}` must have the shape of `{other_name}`, {other.shape}; got {value.shape}")
     return jnp.asarray(value).astype(other.dtype)
+
+
+def soft(name: str, labels: Any, logits: Array, what: str = "probabilities") -> Array:
+    """Labels that are numbers (…, K) for logits (…, K); TypeError for classes that are not integers."""
+    if is_array(labels) and labels.shape == logits.shape[:-1]:
+        raise TypeError(
+            f"`{name}` must be classes, integers {labels.shape}, or {what} {logits.shape}; got {describe(labels)}: "
+            "cast classes with `.astype(int)`"
+        )
+    return like(name, labels, logits, "logits")
+
+
+def labelled(labels: Array, weight: Array | None) -> Array:
+    """The weight of every position, 0 where its numbers (…, K) are all zero, as `jax.nn.one_hot` writes a class to
+    ignore."""
+    given = (labels != 0).any(-1).astype(labels.dtype)
+    return given if weight is None else weight * given
 
 
 def classes(name: str, labels: Any, logits: Array, valid: Array | None) -> Array:
@@ -70,7 +87,7 @@ def check_probabilities(name: str, values: Any, valid: Array | None) -> None:
     if found is None:
         return
     sums = found.astype(np.float64).sum(-1)
-    off = np.where(sums == 0, 0, np.abs(sums - 1))  # none at all is how one_hot writes a class to ignore
+    off = np.where(sums == 0, 0, np.abs(sums - 1))  # a class to ignore
     if off.max() > 0.02:  # what bfloat16 makes of many probabilities
         raise ValueError(
             f"`{name}` must be probabilities that sum to 1 over the last axis; got a sum of {sums.flat[off.argmax()]}"
@@ -127,8 +144,8 @@ def within(shape: tuple[int, ...], lengths: Array, time_major: bool) -> Array:
             f"Time is taken as axis {time}: pass `time_major={not time_major}` if it is the other one"
         )
     check_lengths(lengths, shape[time])
-    steps = jax.lax.broadcasted_iota(lengths.dtype, shape, time)
-    return steps < jnp.broadcast_to(jnp.expand_dims(lengths, time), shape)
+    steps = jax.lax.broadcasted_iota(jnp.int32, shape, time)
+    return steps < jnp.broadcast_to(jnp.expand_dims(lengths.astype(jnp.int32), time), shape)
 
 
 def check_lengths(lengths: Any, steps: int) -> None:

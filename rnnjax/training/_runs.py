@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._batches import Batch, Cut, Stream, as_batch, fill_up, gather, is_arrays, rows_of, take
+from ._batches import Batch, Cut, Stream, as_batch, fill_up, first_of, gather, is_arrays, rows_of, take
 from ._checks import Check
 from ._measure import Measure
 from ._model import Model
@@ -153,6 +153,43 @@ def _zeros(shapes: Any, parallel: Parallel) -> Callable[[], Any]:
     return zeros
 
 
+class Evaluation:
+    """The totals over data that lie on the devices, as a function of parameters and other state."""
+
+    def __init__(self, run: Callable[..., Any], data: Any) -> None:
+        self.run, self.data = run, data
+
+    def __call__(self, params: Any, rest: Any) -> tuple[Any, ...]:
+        return self.run(params, rest, self.data)
+
+    def trace(self, params: Any, rest: Any) -> None:
+        """Raises for what does not fit, before anything runs. What is traced here is not traced again."""
+        jax.eval_shape(self.run, params, rest, self.data)
+
+
+class StreamEvaluation(Evaluation):
+    """The same over an iterable of batches."""
+
+    def __init__(self, run: Callable[..., Any], data: Any, parallel: Parallel, check: Check) -> None:
+        super().__init__(run, Stream(data))
+        self.source, self.parallel, self.check = data, parallel, check
+
+    def __call__(self, params: Any, rest: Any) -> tuple[Any, ...]:
+        totals = [self._of(batch, params, rest) for batch in self.data.read(0)]
+        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
+
+    def _of(self, batch: Batch, params: Any, rest: Any) -> tuple[Any, ...]:
+        self.check(batch)
+        return self.run(params, rest, self.parallel.batch(batch))
+
+    def trace(self, params: Any, rest: Any) -> None:
+        """As that of arrays, with the first batch."""
+        first, data = first_of(self.source)
+        self.check(first)
+        self.data = Stream(data)
+        jax.eval_shape(self.run, params, rest, self.parallel.batch(first))
+
+
 def evaluation(
     model: Model,
     used: tuple[Measure, ...],
@@ -161,7 +198,7 @@ def evaluation(
     truncate: TBPTT | None,
     parallel: Parallel,
     check: Check,
-) -> Callable[[Any, Any], tuple[Any, ...]]:
+) -> Evaluation:
     """The totals over all data, as a function of parameters and other state."""
     whole = parallel.whole
 
@@ -174,28 +211,19 @@ def evaluation(
     if not is_arrays(data):
         if truncate is not None:
             raise ValueError("`truncate` needs arrays (B, L, …) for validation too")
-        stream, of_batch = Stream(data), summed(_of_a_batch(model.apply, used), whole, whole, parallel.rows)
-
-        def over_stream(params: Any, rest: Any) -> tuple[Any, ...]:
-            totals = []
-            for batch in stream.read(0):
-                check(batch)
-                totals.append(of_batch(params, rest, parallel.batch(batch)))
-            return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
-
-        return over_stream
+        of_batch = summed(_of_a_batch(model.apply, used), whole, whole, parallel.rows)
+        return StreamEvaluation(of_batch, data, parallel, check)
 
     arrays = as_batch(data)
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
     if truncate is None:
         size = -(-min(batch_size, rows_of(arrays)) // parallel.devices) * parallel.devices
-        placed = parallel.put(stacked(arrays, size), parallel.steps)
         over_arrays = summed(_of_arrays(model.apply, used), whole, whole, parallel.steps)
-        return lambda params, rest: over_arrays(params, rest, placed)
+        return Evaluation(over_arrays, parallel.put(stacked(arrays, size), parallel.steps))
 
+    parallel.check_rows("B of validation", rows_of(arrays))
     windows = Windows.of(arrays, truncate)
-    streams = parallel.put((windows.batch, windows.mask), parallel.rows)
 
     @jax.jit
     def of_windows(params: Any, rest: Any, streams: Any) -> tuple[Any, ...]:
@@ -203,7 +231,7 @@ def evaluation(
         return _of_parts(model.apply, used, params, rest, streams, windows.at, windows.count)
 
     over_windows = summed(of_windows, whole, (whole, parallel.rows), parallel.rows)
-    return lambda params, rest: over_windows(params, rest, streams)
+    return Evaluation(over_windows, parallel.put((windows.batch, windows.mask), parallel.rows))
 
 
 def _of_a_batch(apply: Apply, used: tuple[Measure, ...]) -> Callable[..., tuple[Any, ...]]:

@@ -82,8 +82,8 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
         if rows_of(batch) % accumulate:
-            where = "" if parallel.mesh is None else " on one device"
-            raise ValueError(f"`accumulate` must divide the rows of a batch{where}, {rows_of(batch)}; got {accumulate}")
+            place = "" if parallel.mesh is None else " on one device"
+            raise ValueError(f"`accumulate` must divide the rows of a batch{place}, {rows_of(batch)}; got {accumulate}")
         gradient, totals, rest = gradients(state, batch, jax.random.fold_in(state.key, state.step))
         gradient, totals = parallel.sum((gradient, totals))
         mean = totals[0]
@@ -91,9 +91,11 @@ def make_step(
         gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
         # optax mixes dtypes inside, which the strict promotion of a user's own settings would refuse
         with jax.numpy_dtype_promotion("standard"):
-            change, inner = update(gradient, state.optimizer, state.params, value=mean.value)
-        params = optax.apply_updates(state.params, change)
-        skipped = has_skipped(state.optimizer, inner)
+            change, after = update(gradient, state.optimizer, state.params, value=mean.value)
+            params = optax.apply_updates(state.params, change)
+            # where nothing counts, moments, decay and schedules would go on without a gradient
+            params, inner = where(mean.count > 0, (params, after), (state.params, state.optimizer))
+        skipped = has_skipped(state.optimizer, after)
         rest, totals = _sane(rest, state.rest, skipped, parallel), _counted(totals, skipped)
         return TrainState(params, rest, inner, state.step + 1, state.key), totals
 

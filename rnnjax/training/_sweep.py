@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -14,9 +14,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import layers
 from .._errors import check_size
-from ._batches import Batch, Cut, as_batch, gather, is_arrays, rows_of, split_rows, take
+from ._batches import Batch, Cut, as_batch, check_seed, gather, is_arrays, rows_of, split_rows, take
 from ._checks import checks
-from ._measure import Measure, badness, measures, rises
+from ._measure import Measure, badness, measures, numbers, rises
 from ._model import adapt
 from ._parallel import Parallel
 from ._runs import stacked
@@ -102,9 +102,9 @@ def sweep(
         ValueError: for a `space` without a value, configurations that differ in their names or name a column of the
             table, unknown names of measures, a `monitor` that is none of them, data without a row, targets that are no
             class or no probability, `validation_split` beside `validation`, a share that leaves no rows, an epoch of
-            `halve_after` that is not before the last, and sizes below 1.
+            `halve_after` that is not before the last, a negative seed, and sizes below 1.
         TypeError: for a value that is no number, data or validation that are no arrays, a `make` that does not return
-            a layer, and sizes that are not integers.
+            a layer, a `halve_after` that is no sequence, and sizes and seeds that are not integers.
 
     References:
         Jamieson, Talwalkar 2016, Non-stochastic best arm identification and hyperparameter optimization,
@@ -124,6 +124,8 @@ def sweep(
     if group is not None:
         check_size("group", group)
     configs = configurations(space)
+    for config in configs:
+        check_seed(config.get("seed", seed))
     used = measures(loss, metrics)
     if not is_arrays(data):
         raise TypeError("a sweep needs arrays (inputs, targets), which all configurations share; got an iterable")
@@ -142,6 +144,8 @@ def sweep(
     rising = rises(used, monitor, mode)
     if taken := [name for name in configs[0] if name in (*names, "epochs")]:
         raise ValueError(f"`space` must not name {', '.join(taken)}, which the table has: choose another name")
+    if not isinstance(halve_after, Iterable):
+        raise TypeError(f"`halve_after` must be a sequence of epochs, such as [1]; got {halve_after!r}")
     for epoch in halve_after:
         check_size("halve_after", epoch)
         if epoch >= epochs:
@@ -273,7 +277,8 @@ class _Program:
         self.validation = None
         if validation is not None:
             self.validation = jax.device_put(stacked(validation, min(128, rows_of(validation))))
-        self.cut = Cut.of(rows_of(arrays), batch_size, -(-rows_of(arrays) // batch_size))
+        size = min(batch_size, rows_of(arrays))
+        self.cut = Cut.of(rows_of(arrays), size, -(-rows_of(arrays) // size))
         self._starts = jax.jit(jax.vmap(self._start))
         self._epochs = jax.jit(self._all, donate_argnums=1)
 
@@ -316,7 +321,7 @@ class _Program:
         model = adapt((state.params, layer), self.arrays.inputs, state.key)
         step = make_step(model, self.used, chain, 1, Parallel(None))
         state, totals = scan_batches(step, gather, state, self.arrays, rows, weights)
-        found = [total.value for total in totals]
+        found = numbers(totals)
         if self.validation is not None:
             evaluate = make_evaluation(model.apply, self.used)
 
@@ -325,7 +330,7 @@ class _Program:
 
             first, _ = evaluate(state.params, state.rest, take(self.validation, 0))
             totals, _ = jax.lax.scan(body, first, take(self.validation, slice(1, None)))
-            found += [total.value for total in totals]
+            found += numbers(totals)
         return state, found
 
 

@@ -75,7 +75,7 @@ def load_params(path: str | os.PathLike[str], like: Any) -> Any:
 
     Args:
         path: the file, written by `save_params` or by another library under the same names.
-        like: the tree to fill: parameters, or their shapes from `jax.eval_shape(layer.init, key, in_size)`.
+        like: the tree to fill: parameters, or their shapes from `jax.eval_shape(lambda: layer.init(key, in_size))`.
 
     Returns:
         a tree like `like`, with the arrays of the file.

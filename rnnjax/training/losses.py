@@ -34,7 +34,8 @@ def cross_entropy(
 
     Args:
         logits: unnormalised log probabilities (…, K).
-        labels: classes 0 … K−1, integers (…), or probabilities (…, K).
+        labels: classes 0 … K−1, integers (…), or probabilities (…, K), of which a position that has none does not
+            count: `jax.nn.one_hot` writes a class to ignore so.
         mask: True at the positions that count, or their weights, (…) or one a row, (B).
         lengths: valid steps of each row, integers (B).
         time_major: whether time is axis 0, as everywhere in the functional form, or axis 1.
@@ -62,8 +63,9 @@ def cross_entropy(
             return _positions.mean(optax.losses.softmax_cross_entropy_with_integer_labels, weight, logits, labels)
         labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
     else:
-        labels = _positions.like("labels", labels, logits, "logits")
+        labels = _positions.soft("labels", labels, logits)
         _positions.check_probabilities("labels", labels, weight)
+        weight = _positions.labelled(labels, weight)
     labels = optax.losses.smooth_labels(labels, label_smoothing)
     return _positions.mean(optax.losses.softmax_cross_entropy, weight, logits, labels)
 

@@ -26,7 +26,8 @@ def accuracy(
 
     Args:
         logits: (…, K), floating point.
-        labels: classes 0 … K−1, integers (…), or numbers (…, K), of which the largest is the label.
+        labels: classes 0 … K−1, integers (…), or numbers (…, K), of which the largest is the label; where all are zero
+            there is none, and the position does not count.
         mask, lengths, time_major: what counts, as for `cross_entropy`.
 
     Returns:
@@ -35,7 +36,8 @@ def accuracy(
     Raises:
         ValueError: for shapes that do not fit, and for concrete labels that are no class, lengths beyond the steps and
             negative weights.
-        TypeError: for logits that are not floating point, and lengths that are not integers.
+        TypeError: for logits that are not floating point, labels that are no array, and classes or lengths that are no
+            integers.
     """
     logits, labels, weight = _checked(logits, labels, mask, lengths, time_major)
 
@@ -185,7 +187,9 @@ def _checked(
     logits = _positions.floating("logits", logits)
     weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
     if not (is_array(labels) and jnp.issubdtype(labels.dtype, jnp.integer)):
-        labels = _guesses(_positions.like("labels", labels, logits, "logits"))
+        labels = _positions.soft("labels", labels, logits, "numbers")
+        weight = _positions.labelled(labels, weight)
+        labels = _guesses(labels)
     return logits, _positions.classes("labels", labels, logits, weight), weight
 
 

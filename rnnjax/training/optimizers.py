@@ -118,7 +118,8 @@ def _descends(algorithm: optax.GradientTransformation) -> bool:
     with jax.numpy_dtype_promotion("standard"):
         update = optax.with_extra_args_support(algorithm).update
         change, _ = update(gradient, algorithm.init(param), param, value=jnp.zeros(()))
-    return not isinstance(change, Tracer) and bool(np.all(np.asarray(change) < 0))
+    # the sign tells of a step of length zero too, with which a schedule may begin
+    return not isinstance(change, Tracer) and bool(np.all(np.signbit(np.asarray(change))))
 
 
 def _decay(rate: Any, which: Callable[[Params], Any]) -> list[optax.GradientTransformation]:
@@ -138,16 +139,26 @@ NO_WEIGHTS = ("w_e", "w_mu", "w_sigma", "u_e", "u_mu", "u_sigma")
 
 
 def recurrent(params: Params) -> Any:
-    """True for recurrent weights: the arrays in fields named `u` or `u_h`, and vectors of one weight a unit."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.ndim(leaf) >= 1 and _ends(path, ("u", "u_h")), params
-    )
+    """True for recurrent weights: the arrays in fields named `u` or `u_h`, and vectors of one weight a unit. That of
+    a `LocationScore`, which is of its filters, is none."""
+    paths = [_names(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    scores = [names[:-2] for names in paths if names[-2:-1] == ["additive"]]
+
+    def is_recurrent(path: Any, leaf: Any) -> bool:
+        return jnp.ndim(leaf) >= 1 and _ends(path, ("u", "u_h")) and _names(path)[:-1] not in scores
+
+    return jax.tree_util.tree_map_with_path(is_recurrent, params)
 
 
 def _ends(path: Any, names: tuple[str, ...]) -> bool:
-    """Whether a field of that name holds the leaf, itself or as the value of a variable of nnx."""
-    keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    return bool(keys) and (keys[-2] if keys[-1] == "value" and len(keys) > 1 else keys[-1]) in names
+    """Whether a field of one of these names holds the leaf."""
+    return bool(path) and _names(path)[-1] in names
+
+
+def _names(path: Any) -> list[str]:
+    """The names of the fields down to a leaf, without that of the value of a variable of nnx."""
+    names = [jax.tree_util.keystr((key,), simple=True) for key in path]
+    return names[:-1] if names[-1:] == ["value"] and len(names) > 1 else names
 
 
 class SkipState(NamedTuple):

@@ -162,5 +162,10 @@ def windowed(model: Model, cut: TBPTT) -> Model:
 
 
 def begin(model: Model, params: Any, rest: Any, inputs: Any) -> tuple[Any, Any]:
-    """The other state before the first window of these rows: each starts from the initial state."""
-    return rest[0], model.initial_state(params, rest[0], inputs)
+    """The other state before the first window of these rows: each starts from the initial state, in the dtypes that a
+    step leaves it in."""
+    state = model.initial_state(params, rest[0], inputs)
+    one = jax.tree.map(lambda leaf: leaf[:, :1], inputs)
+    mask = jnp.ones(jax.tree.leaves(one)[0].shape[:2], bool)
+    after = jax.eval_shape(lambda: model.stream(params, rest[0], Streamed(one, mask, None, state), None, False)[1])
+    return rest[0], jax.tree.map(lambda leaf, then: leaf.astype(then.dtype), state, after)

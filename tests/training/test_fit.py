@@ -176,7 +176,44 @@ def test_nnx_module_is_updated_in_place_and_learns_statistics() -> None:
     assert fitted.model is model
     assert not np.allclose(model.norm.mean[...], before)
     np.testing.assert_array_equal(training.predict(model, X), training.predict(model, X))  # no noise, no statistics
-    assert fitted.history["loss"][0] != pytest.approx(training.evaluate(model, (X, Y))["loss"])
+
+
+class Dropped(nnx.Module):
+    """The mean over time, half of it dropped where the module trains."""
+
+    def __init__(self) -> None:
+        self.drop, self.out = nnx.Dropout(0.5, rngs=nnx.Rngs(0)), nnx.Linear(I, K, rngs=nnx.Rngs(1))
+
+    def __call__(self, x: Any) -> Any:
+        return self.out(self.drop(x.mean(1)))
+
+
+@pytest.mark.parametrize(("make", "differs"), [(Dropped, True), (nnx_model, False)])
+def test_nnx_modules_train_in_training_mode(make: Callable[[], Any], differs: bool) -> None:
+    """At a learning rate of zero the losses of training and of evaluation are those of the same parameters."""
+    model, data = make(), (X[:8], Y[:8])
+    before = training.evaluate(model, data)["loss"]
+    loss = fit(model, data, **OPTIONS | {"optimizer": optax.sgd(0.0)}).history["loss"][0]
+    assert (abs(loss - before) > 1e-2) == differs
+    assert differs or loss == pytest.approx(before, rel=1e-5)
+
+
+def test_flax_sequentials_hand_marks_to_their_first_layer_alone() -> None:
+    rngs = nnx.Rngs(0)
+    parts = rnnx.GRU(H, H, return_sequences=False, rngs=rngs), nnx.Linear(H, K, rngs=rngs)
+    one = nnx.Sequential(rnnx.GRU(I, H, return_sequences=False, rngs=rngs), nnx.Linear(H, K, rngs=rngs))
+    two = nnx.Sequential(rnnx.GRU(I, H, rngs=rngs), *parts)
+    linen = nn.Sequential([rlinen.GRU(H), rlinen.GRU(H, return_sequences=False), nn.Dense(K)])
+    for model in (two, (linen.init(jax.random.key(0), X), linen)):
+        with pytest.raises(TypeError, match="`Sequential` hands to its first layer alone: put the layers into"):
+            fit(model, (X, Y, LENGTHS), **OPTIONS)
+    gru, dense = one.layers
+    ys, _ = gru.functional(gru.params, X.swapaxes(0, 1), lengths=LENGTHS)
+    logits = ys[LENGTHS - 1, np.arange(N)] @ dense.kernel[...] + dense.bias[...]
+    np.testing.assert_allclose(training.predict(one, X, lengths=LENGTHS), logits, atol=1e-6)
+    nats = -np.take_along_axis(np.asarray(jax.nn.log_softmax(logits)), Y[:, None], 1).mean()
+    fitted = fit(one, (X, Y, LENGTHS), **OPTIONS | {"batch_size": N})
+    assert fitted.history["loss"][0] == pytest.approx(nats, rel=1e-5)
 
 
 STREAMS: dict[str, Callable[[], Any]] = {
@@ -254,6 +291,29 @@ def test_compiles_as_often_for_many_epochs_as_for_one() -> None:
 
     for data in ((X, Y), STREAMS["list"]()):
         assert traces(1, data) == traces(4, data)
+
+
+def test_validation_is_traced_before_anything_runs() -> None:
+    """Labels of another shape are found by the loss alone; here within the program for six rows."""
+    for labels in ((X, Y[:, None]), [(X, Y[:, None])]):
+        watcher = Watcher(every=1)
+        with pytest.raises(ValueError, match=r"`labels` must be integers"):
+            fit((PARAMS, LAYER), (X, Y), validation=labels, callbacks=watcher, **OPTIONS)
+        assert not watcher.seen
+
+    def traces(run: Callable[..., Any], **options: Any) -> int:
+        count = 0
+
+        def apply(params: Any, x: Any) -> Any:
+            nonlocal count
+            count += len(x) == 6
+            return logits_of(params, x)
+
+        run((PARAMS, apply), **options)
+        return count
+
+    alone = traces(training.evaluate, data=(X[:6], Y[:6]))
+    assert traces(fit, data=(X, Y), validation=(X[:6], Y[:6]), **OPTIONS | {"batch_size": 8}) == alone
 
 
 @pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
@@ -402,6 +462,57 @@ def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
         points += [(found.step, value.tag, value.simple_value) for value in found.summary.value]
         content = content[16 + size :]
     assert points == [(3, "loss", 0.5), (3, "accuracy", 0.25), (6, "loss", 0.125)]
+
+
+def test_models_are_given_arrays_of_jax() -> None:
+    def apply(params: Any, x: Any) -> Any:
+        x = x.at[:, 0].add(1.0)
+        return jax.lax.map(lambda t: x[:, t], jnp.arange(T)).sum(0) * params
+
+    got = training.evaluate((jnp.float32(1.0), apply), (X, Y))["loss"]
+    logits = X.sum(1, dtype=np.float64) + 1
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    assert got == pytest.approx(-np.take_along_axis(log_p, Y[:, None], 1).mean(), rel=1e-5)
+
+
+def test_a_batch_without_weight_is_no_step() -> None:
+    """Neither Adam's moments nor decay nor a schedule go on."""
+    recipe = training.skip_if_nonfinite(optax.adamw(optax.linear_schedule(0.1, 0.0, 4), weight_decay=0.1))
+    one, other = ((X[:B], Y[:B], None, np.full(B, own, np.float32)) for own in (1.0, 0.0))
+    options = OPTIONS | {"optimizer": recipe}
+    whole, short = fit((PARAMS, LAYER), [one, other, one], **options), fit((PARAMS, LAYER), [one, one], **options)
+    assert_close((whole.params, whole.state.optimizer), (short.params, short.state.optimizer), 1e-7)
+    assert sorted(whole.history) == ["loss"]
+    assert whole.history["loss"] == pytest.approx(short.history["loss"], rel=1e-6)
+
+
+def test_a_batch_has_no_more_rows_than_there_are() -> None:
+    """Ten rows in a batch of at most 64, or in four parts of three: but for the two there are no fillers."""
+    seen: set[int] = set()
+
+    def apply(params: Any, x: Any) -> Any:
+        seen.add(len(x))
+        return logits_of(params, x)
+
+    def own(outputs: Any, targets: Any) -> Any:  # takes no `mask`
+        return optax.losses.softmax_cross_entropy_with_integer_labels(outputs, targets).mean()
+
+    whole = fit((PARAMS, apply), (X, Y), loss=own, epochs=2, **OPTIONS | {"batch_size": 64})
+    assert seen == {N}
+    parts = fit((PARAMS, apply), (X, Y), epochs=2, accumulate=4, **OPTIONS | {"batch_size": 64})
+    assert seen == {N, 3}
+    assert_close(parts.params, whole.params)
+
+
+def test_rows_that_no_alignment_fits_are_no_steps() -> None:
+    """1 1 1 needs five steps. An epoch of nothing is NaN, still says how many rows were left out, and is never best."""
+    layer = rj.Stack([rj.RNN(rj.Elman(2)), rj.Dense(K)])
+    params, data = layer.init(jax.random.key(0), I), (X[:, :4], np.ones((N, 3), int))
+    options = OPTIONS | {"optimizer": optax.adamw(0.1), "batch_size": N, "epochs": 3, "patience": 1}
+    fitted = fit((params, layer), data, loss="ctc", validation=data, **options)
+    assert fitted.history["loss_impossible"] == fitted.history["val_loss_impossible"] == [N]
+    assert np.isnan(fitted.history["loss"] + fitted.history["val_loss"]).all()
+    assert_close(fitted.params, params, 0)
 
 
 def test_nonfinite_batch_is_skipped_and_counted() -> None:
@@ -583,6 +694,57 @@ def test_lengths_are_of_the_steps_of_the_inputs() -> None:
     assert training.evaluate((params, apply), (X, labels, LENGTHS))["loss"] == pytest.approx(expected, rel=1e-5)
 
 
+S = 3
+
+
+def answers(params: Any, inputs: Any, lengths: Any) -> Any:
+    """Logits (B, S, K) of a decoder, which depend on the target so far alone."""
+    return params[inputs["target"]]
+
+
+@pytest.mark.parametrize(
+    "source", [RNG.integers(0, 7, (N, T)), X], ids=["of as many axes as the target", "with features"]
+)
+def test_lengths_of_a_source_do_not_cut_the_outputs(source: Any) -> None:
+    table, target = RNG.normal(size=(4, K)).astype(np.float32), RNG.integers(0, 4, (N, S))
+    labels, weights = RNG.integers(0, K, (N, S)), np.arange(S) < RNG.integers(1, S + 1, N)[:, None]
+    log_p = np.asarray(jax.nn.log_softmax(table))[target]
+    nats = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0]
+    inputs = {"source": source, "target": target}
+    data = training.Batch(inputs, labels, LENGTHS, weights.astype(np.float32))
+    got = training.evaluate((table, answers), data, metrics=["accuracy"])
+    assert got["loss"] == pytest.approx(nats[weights].mean(), rel=1e-5)
+    assert got["accuracy"] == pytest.approx((log_p.argmax(-1) == labels)[weights].mean(), rel=1e-5)
+    for unsaid in (data._replace(weights=None), data._replace(weights=np.ones(N))):
+        with pytest.raises(ValueError, match=r"of the 3 steps of the outputs: say which .* by `weights` \(B, 3\)"):
+            training.evaluate((table, answers), unsaid)
+
+    def own(outputs: Any, targets: Any, mask: Any, lengths: Any) -> Any:
+        return lengths.sum().astype(outputs.dtype)
+
+    assert training.evaluate((table, answers), data, loss=own)["loss"] == LENGTHS.sum()
+
+
+def test_features_of_a_row_have_no_steps() -> None:
+    """Of inputs (B, T, I) and (B, 3), lengths are of the first: they cut (B, T, K), and leave (B, 3) alone."""
+    static, labels = RNG.normal(size=(N, 3)).astype(np.float32), RNG.integers(0, K, (N, T))
+
+    def steps(params: Any, inputs: Any, lengths: Any) -> Any:
+        x, static = inputs
+        return params * x + static[:, None, :I]
+
+    def row(params: Any, inputs: Any, lengths: Any) -> Any:
+        return params * inputs[1]
+
+    log_p = np.asarray(jax.nn.log_softmax(X + static[:, None, :I]))
+    inside = np.arange(T) < LENGTHS[:, None]
+    nats = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0][inside].mean()
+    one = jnp.float32(1.0)
+    assert training.evaluate((one, steps), ((X, static), labels, LENGTHS))["loss"] == pytest.approx(nats, rel=1e-5)
+    found = training.evaluate((one, row), ((X, static), 0 * static, LENGTHS), loss="mean_squared_error")["loss"]
+    assert found == pytest.approx((static**2).mean(), rel=1e-5)
+
+
 def test_batches_are_checked_without_jax() -> None:
     """A computation of JAX would wait for the step that is running, and reading would not overlap with it."""
     x, labels = jax.ShapeDtypeStruct((N, T, K), np.float32), np.zeros((N, T), np.int32)
@@ -608,6 +770,20 @@ def test_inputs_that_are_a_tuple() -> None:
     fitted = fit((params, cell), ((X, dt), Y), **OPTIONS)
     batches = [((X[i : i + B], dt[i : i + B]), Y[i : i + B]) for i in range(0, N, B)]
     assert_close(fitted.params, fit((params, cell), batches, **OPTIONS).params)
+
+
+def test_inputs_and_targets_that_are_tuples_are_a_batch_by_name() -> None:
+    def apply(params: Any, inputs: Any) -> Any:
+        return params * inputs[0][:, 0], inputs[1]
+
+    def own(outputs: Any, targets: Any, mask: Any = None) -> Any:
+        return ((outputs[0] - targets[0]) ** 2).mean() + ((outputs[1] - targets[1]) ** 2).mean()
+
+    parts = (X, X[:, 1]), (X[:, 2], X[:, 3])
+    with pytest.raises(TypeError, match=r"two tuples may be one batch or two: pass `rnnjax\.training\.Batch\("):
+        training.evaluate((jnp.float32(1.0), apply), parts, loss=own)
+    found = training.evaluate((jnp.float32(1.0), apply), training.Batch(*parts), loss=own)["loss"]
+    assert found == pytest.approx(((X[:, 0] - X[:, 2]) ** 2).mean() + ((X[:, 1] - X[:, 3]) ** 2).mean(), rel=1e-5)
 
 
 def test_labels_for_every_step_with_lengths() -> None:
@@ -669,6 +845,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "`seed` must be an integer; got True",
     ),
+    "a seed below zero": (
+        lambda: fit(LAYER, (X, Y), **OPTIONS | {"seed": -1}),
+        ValueError,
+        "`seed` must not be negative; got -1",
+    ),
     "no time axis": (lambda: fit(LAYER, (X[:, 0], Y), **OPTIONS), ValueError, r"must be \(B, T, I\); got shape"),
     "unknown monitor": (
         lambda: fit((PARAMS, LAYER), (X, Y), monitor="val_loss", patience=1, **OPTIONS),
@@ -693,6 +874,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     ),
     "lengths beyond the steps": (
         lambda: fit(LAYER, (X, Y, LENGTHS + T), **OPTIONS),
+        ValueError,
+        "`lengths` must lie in 0 … 5",
+    ),
+    "lengths beyond the steps of the inputs, within those of the targets": (
+        lambda: fit(LAYER, (X, np.zeros((N, 2 * T), int), LENGTHS + T), **OPTIONS),
         ValueError,
         "`lengths` must lie in 0 … 5",
     ),
@@ -807,6 +993,12 @@ def test_buckets_hold_every_row_once_and_cut_time() -> None:
     assert targets[0] == targets[1] != targets[2]
     with pytest.raises(ValueError, match="buckets need the lengths of the rows"):
         training.buckets((X, Y), 4)
+    with pytest.raises(ValueError, match="`seed` must not be negative; got -2"):
+        training.buckets(data, 4, seed=-2)
+    several = {"about": np.ones((23, 2)), "x": x}  # in this order
+    (batch, *_) = training.buckets((several, *data[1:]), 4, count=3, seed=None)()
+    assert lengths[batch.targets].max() <= batch.inputs["x"].shape[1] < T
+    assert batch.inputs["about"].shape == (4, 2)
 
 
 def test_buckets_train_as_arrays_of_the_same_batches() -> None:

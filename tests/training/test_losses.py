@@ -155,6 +155,35 @@ def test_label_smoothing_spreads_the_label() -> None:
     np.testing.assert_allclose(traced, expected, rtol=1e-12)
 
 
+def test_a_class_to_ignore_does_not_count() -> None:
+    """`jax.nn.one_hot` writes a class that there is not as zeros, which smoothing would make a label of."""
+    ignored = np.arange(T * B).reshape(T, B) % 4 == 1
+    labels = jax.nn.one_hot(np.where(ignored, -1, LABELS), K, dtype=float)
+    smooth = 0.9 * np.eye(K)[LABELS] + 0.1 / K
+    for own, smoothing in ((np.eye(K)[LABELS], 0.0), (smooth, 0.1)):
+        expected = reference("soft", LOGITS, own)
+        for lengths, counted in ((None, ~ignored), (LENGTHS, ~ignored & VALID)):
+            total = training.cross_entropy(LOGITS, labels, lengths=lengths, label_smoothing=smoothing)
+            np.testing.assert_allclose(total.value, expected[counted].mean(), rtol=1e-12)
+            assert float(total.count) == counted.sum()
+
+
+@pytest.mark.parametrize("dtype", [np.int8, np.uint8])
+def test_lengths_of_few_bits(dtype: Any) -> None:
+    """Steps from 128 or 256 on, counted in as few bits, would begin anew and lie inside."""
+    lengths = np.array([120, 100] if dtype == np.int8 else [200, 250], dtype)
+    zeros = np.zeros((300, 2, 1))
+    assert float(training.mean_squared_error(zeros, zeros, lengths=lengths).count) == lengths.sum(dtype=int)
+
+
+def test_numbers_of_numpy_raise_no_warning_in_32_bits() -> None:
+    with jax.enable_x64(False):
+        total = training.cross_entropy(LOGITS, LABELS, lengths=LENGTHS)
+        assert total.total.dtype == jnp.float32
+        expected = reference("cross_entropy", LOGITS, LABELS)[VALID].mean()
+        np.testing.assert_allclose(total.value, expected, rtol=1e-6)
+
+
 def test_huber_takes_delta() -> None:
     e = np.abs(LOGITS - TARGETS)
     expected = np.where(e <= 0.3, e**2 / 2, 0.3 * (e - 0.15)).mean()
@@ -232,6 +261,16 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: training.cross_entropy(LOGITS, SOFT[0]),
         ValueError,
         r"`labels` must have the shape of `logits`",
+    ),
+    "classes that are no integers": (
+        lambda: training.cross_entropy(LOGITS, LABELS * 1.0),
+        TypeError,
+        r"`labels` must be classes, integers \(5, 3\), or probabilities \(5, 3, 4\); got float64\(5, 3\): cast classes",
+    ),
+    "truths as classes": (
+        lambda: training.accuracy(LOGITS, LABELS > 1),
+        TypeError,
+        r"`labels` must be classes, integers \(5, 3\), or numbers \(5, 3, 4\); got bool\(5, 3\): cast classes",
     ),
     "a label that is no class": (
         lambda: training.cross_entropy(LOGITS, LABELS + 1),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import numpy as np
 import pytest
 
@@ -63,6 +64,14 @@ def test_f1() -> None:
 def test_labels_are_an_array(name: str) -> None:
     with pytest.raises(TypeError, match="`labels` must be"):
         getattr(training, name)(np.zeros((2, 3)), [0, 1])
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_accuracy", "f1", "perplexity", "bits_per_character"])
+def test_a_class_to_ignore_does_not_count(name: str) -> None:
+    """`jax.nn.one_hot` writes a class that there is not as zeros, whose largest would be class 0."""
+    metric = getattr(training, name)
+    ignored = jax.nn.one_hot(np.where(VALID, LABELS, -1), K, dtype=float)
+    np.testing.assert_allclose(metric(LOGITS, ignored).value, metric(LOGITS, LABELS, lengths=LENGTHS).value, rtol=1e-12)
 
 
 def test_binary_accuracy() -> None:

@@ -12,7 +12,9 @@ import optax
 import pytest
 
 import rnnjax as rj
+from rnnjax.flax import nnx as rnnx
 from rnnjax.training import optimizer, skip_if_nonfinite, skipped_steps
+from rnnjax.training.optimizers import recurrent
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +88,21 @@ def test_recurrent_weights_of_other_cells(cell: rj.Cell, names: set[str]) -> Non
         np.testing.assert_allclose(leaf, (-0.25 if name in names else 0) * getattr(params, name), rtol=1e-6)
 
 
+def test_filters_of_a_score_are_not_recurrent() -> None:
+    """`LocationScore.u` maps filters of the alignment on the units of the score, at every step anew."""
+    cell = rj.BahdanauAttention(rj.GRU(3), rj.LocationScore(2, filters=2, width=3), memory_size=2)
+    params = cell.init(jax.random.key(0), 2)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    got = change(optimizer(1.0, algorithm="sgd", weight_decay=0.5, recurrent_decay=0.25), zero, params)
+    close(got.cell.u, -0.25 * params.cell.u)
+    close(got.score.u, -0.5 * params.score.u)
+    module = rnnx.RNN(cell, 2, rngs=rnnx.nnx.Rngs(0))
+    leaves, _ = jax.tree_util.tree_flatten_with_path(recurrent(rnnx.nnx.state(module, rnnx.nnx.Param)))
+    chosen = [jax.tree_util.keystr(path, simple=True, separator=".") for path, own in leaves if own]
+    assert len(chosen) == 1
+    assert "cell.u" in chosen[0]
+
+
 def test_potentials_do_not_decay() -> None:
     params = rj.LTC(3).init(jax.random.key(0), 2)
     got = change(optimizer(1.0, algorithm="sgd", weight_decay=0.5), jax.tree.map(jnp.zeros_like, params), params)
@@ -153,7 +170,8 @@ def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: s
 
 
 def test_an_algorithm_that_takes_the_step_itself_is_refused() -> None:
-    for algorithm in (optax.adam(1e-3), optax.sgd(1.0), optax.adamw(1e-2)):
+    rising = optax.warmup_cosine_decay_schedule(0.0, 1e-3, 10, 100)  # the first step is of length zero
+    for algorithm in (optax.adam(1e-3), optax.sgd(1.0), optax.adamw(1e-2), optax.adam(rising)):
         with pytest.raises(ValueError, match="must leave the step to `learning_rate`"):
             optimizer(0.1, algorithm=algorithm)
     for algorithm in (optax.scale_by_adam(), optax.scale_by_lion(), optax.identity(), optax.scale_by_rss()):

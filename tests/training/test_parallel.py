@@ -84,6 +84,8 @@ def check_what_cannot_be_dealt() -> None:
         fit(LAYER, (X, Y), batch_size=20, mesh=eight)
     with pytest.raises(ValueError, match="`B` must be a multiple of the mesh's 8 devices; got 3"):
         fit(TAGGER, (LONG[:3], SIGNS[:3]), truncate=tbptt(6), mesh=eight)
+    with pytest.raises(ValueError, match="`B of validation` must be a multiple of the mesh's 8 devices; got 3"):
+        fit(TAGGER, (LONG, SIGNS), truncate=tbptt(6), mesh=eight, validation=(LONG[:3], SIGNS[:3]))
     with pytest.raises(ValueError, match="`accumulate` must divide the rows of a batch on one device, 1; got 2"):
         fit(LAYER, (X, Y), batch_size=8, accumulate=2, mesh=eight)
 
@@ -202,17 +204,26 @@ def free_port() -> int:
 def outputs(*processes: subprocess.Popen[str]) -> list[str]:
     """What they print; where one fails, the others, which would wait for it, are killed."""
     try:
-        while any(process.poll() is None for process in processes):
+        while None in (codes := [process.poll() for process in processes]) and not any(codes):
             time.sleep(0.2)
-            if any(process.poll() for process in processes):
-                break
     finally:
         for process in processes:
             process.kill()
     found = [process.communicate() for process in processes]
-    failed = [errors[-3000:] for process, (_, errors) in zip(processes, found, strict=True) if process.returncode > 0]
+    failed = [f"{code}: {errors[-3000:]}" for code, (_, errors) in zip(codes, found, strict=True) if code]
     assert not failed, failed[0]
     return [out for out, _ in found]
+
+
+def test_a_process_that_is_killed_has_failed() -> None:
+    """By the system, where memory runs out; not one that was killed because another has failed."""
+    waiting, killed = (
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for code in ("import time; time.sleep(60)", "import os; os.kill(os.getpid(), 9)")
+    )
+    with pytest.raises(AssertionError, match="-9: "):
+        outputs(waiting, killed)
+    assert waiting.returncode == -signal.SIGKILL
 
 
 @pytest.mark.slow

@@ -115,6 +115,30 @@ def test_diverged_members_are_last() -> None:
     assert swept.configs[0]["learning_rate"] == 1e-2
 
 
+def test_diverged_members_are_last_without_validation_too() -> None:
+    """From the second epoch on all its steps are left out: what was counted is nothing, and no loss of zero."""
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 8, "loss": "mean_squared_error"}
+    targets = np.eye(K, dtype=np.float32)[Y]
+    swept = sweep(make, {"learning_rate": [1e-2, 1e25]}, (X, targets), **options)
+    assert [config["learning_rate"] for config in swept.configs] == [1e-2, 1e25]
+    assert np.isnan(swept.history["loss"][1, 1])
+    assert swept.history["loss"][0, 1] < swept.history["loss"][0, 0]
+
+
+def test_fewer_rows_than_a_batch_are_not_filled_up() -> None:
+    """Noise is drawn for the rows of a batch, so that more of them would be another dropout than that of `fit`."""
+
+    def own(outputs: Any, targets: Any) -> Any:  # takes no `mask`
+        return ((outputs - targets) ** 2).mean()
+
+    targets = np.eye(K, dtype=np.float32)[Y]
+    configs: list[dict[str, Any]] = [{"learning_rate": 0.1, "dropout": 0.4}]
+    swept = sweep(make, configs, (X, targets), epochs=2, batch_size=64, loss=own)
+    layer, recipe = make(configs[0])
+    alone = fit(layer, (X, targets), optimizer=recipe, epochs=2, batch_size=N, loss=own, progress=False)
+    np.testing.assert_allclose(swept.history["loss"][0], alone.history["loss"], rtol=1e-5)
+
+
 @pytest.mark.slow
 def test_members_are_spread_over_devices() -> None:
     """On eight devices of one host, in a process of its own."""
@@ -157,6 +181,21 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: sweep(make, {"learning_rate": [0.1, -0.1]}, (X, Y)),
         ValueError,
         "`learning_rate` must be positive; got -0.1",
+    ),
+    "a seed below zero": (
+        lambda: sweep(make, {"a": [1]}, (X, Y), seed=-1),
+        ValueError,
+        "`seed` must not be negative; got -1",
+    ),
+    "one of many seeds": (
+        lambda: sweep(make, {"seed": [0, 0.5]}, (X, Y)),
+        TypeError,
+        r"`seed` must be an integer; got 0\.5",
+    ),
+    "one epoch to halve after": (
+        lambda: sweep(make, {"a": [1]}, (X, Y), epochs=2, halve_after=1),  # type: ignore[arg-type]
+        TypeError,
+        r"`halve_after` must be a sequence of epochs, such as \[1\]; got 1",
     ),
     "monitor": (lambda: sweep(make, {"a": [1]}, (X, Y), monitor="f1"), ValueError, "`monitor` must be one of loss"),
 }

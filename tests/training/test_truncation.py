@@ -178,10 +178,55 @@ def test_window_that_is_left_out_leaves_the_state_alone() -> None:
     assert_close(fitted.params, wanted.params, 1e-6)
 
 
+def test_windows_of_padding_are_no_steps() -> None:
+    """All rows end with the first of three windows: behind it neither moments nor decay nor a schedule go on."""
+    recipe = training.skip_if_nonfinite(optax.adamw(optax.linear_schedule(0.1, 0.0, 6), weight_decay=0.1))
+    options = OPTIONS | {"optimizer": recipe, "truncate": tbptt(4), "epochs": 2}
+    short = fit((PARAMS, LAYER), (X[:, :4], Y[:, :4]), **options)
+    long = fit((PARAMS, LAYER), (X, Y, np.full(B, 4)), **options)
+    assert int(long.state.step) == 3 * int(short.state.step)
+    assert_close((long.params, long.state.optimizer), (short.params, short.state.optimizer), 1e-7)
+    np.testing.assert_allclose(long.history["loss"], short.history["loss"], rtol=1e-6)
+    assert "skipped_steps" not in long.history
+
+
+@pytest.mark.parametrize("kind", ["layer", "nnx", "linen"])
+def test_inputs_of_float64(kind: str) -> None:
+    """The state becomes as wide as the inputs, and so it is before the first window too."""
+    narrow, wide = (fit(MODELS[kind](), (x, Y), truncate=tbptt(4), **OPTIONS) for x in (X, X.astype(np.float64)))
+    np.testing.assert_allclose(wide.history["loss"], narrow.history["loss"], rtol=1e-5)
+    assert_close(wide.params, narrow.params)
+
+
+def test_parameters_of_float64() -> None:
+    wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), PARAMS)
+    fitted = fit((wide, LAYER), (X.astype(np.float64), Y), truncate=tbptt(4), **OPTIONS)
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(fitted.params)} == {"float64"}
+    assert_close(fitted.params, written_out(4, 0))
+
+
+@pytest.mark.parametrize("layer", [rj.Residual(rj.GRU(I)), rj.RNN(rj.SRU(I))], ids=["Residual", "SRU"])
+def test_linen_modules_whose_parameters_follow_the_features(layer: Any) -> None:
+    """Their structure cannot be told without `in_features`."""
+    params, module = layer.init(jax.random.key(0), I), rlinen.Layer(layer)
+    options = OPTIONS | {"loss": "mean_squared_error", "truncate": tbptt(5, 1)}
+    wanted = fit((params, layer), (X, X[..., ::-1].copy()), **options)
+    fitted = fit((module.bind({}).to_variables(params), module), (X, X[..., ::-1].copy()), **options)
+    np.testing.assert_allclose(fitted.history["loss"], wanted.history["loss"], rtol=1e-6)
+    assert_close(module.to_params(fitted.model[0], I), wanted.params, 1e-6)
+
+
 def test_streams_lie_one_after_another() -> None:
     np.testing.assert_array_equal(training.streams(np.arange(11), 3), [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
     with pytest.raises(ValueError, match="`sequence` must have at least 3 steps, one a row; got 2"):
         training.streams(np.arange(2), 3)
+
+
+def test_a_loss_without_mask_is_told_of_the_steps() -> None:
+    """Another number of rows would not help."""
+    options = OPTIONS | {"truncate": tbptt(4), "loss": lambda outputs, targets: outputs.sum()}
+    with pytest.raises(TypeError, match=r"the batch has steps that do not count: let it take one(\n|$)"):
+        fit((PARAMS, LAYER), (X, Y), **options)
 
 
 @pytest.mark.parametrize(
