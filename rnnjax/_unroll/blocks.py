@@ -70,7 +70,7 @@ class _Filter(NamedTuple):
 
 
 def solve_damped(a: Array, b: Array, damping: Array) -> Array:
-    """The x that minimises Σ_t |x_t − a_t x_{t-1} − b_t|² + damping Σ_t |x_t|², with a_0 = 0 and damping > 0.
+    """The x that minimises Σ_t |x_t − a_t x_{t-1} − b_t|² + damping Σ_t |x_t|², with a_0 = 0 and damping ≥ 0.
 
     It is the mean of a linear Gaussian system with noise of variance 1 that is observed as 0 with variance 1 / damping:
     a Kalman filter forwards and a smoother backwards, both parallel (Särkkä, García-Fernández 2021, arXiv:1905.13002).

@@ -37,8 +37,8 @@ class NewtonReport(NamedTuple):
     iterations: linear recurrences that were solved.
     residual: the largest |step(s_{t-1}) − s_t| / max(1, |s_t|) when they ended; not a number where they diverged.
     correction: the largest last change, relative to max(1, |s_t|), and what is still to come where changes shrink
-        slowly. States are off by no more, which may be T times the residual: slow units add residuals up. Only where
-        every step is met to rounding it does not matter.
+        slowly. States are off by no more, which may be T times the residual: slow units add residuals up. Only for a
+        whole Jacobian without damping it does not matter where every step is met to rounding.
     """
 
     converged: Array
@@ -54,8 +54,10 @@ class Newton:
     It pays where a device is far from busy with one step: then T steps in a few iterations are faster than T steps in a
     row. Whether they converge depends on the cell and its weights: contractive ones take a few iterations whatever T
     is, chaotic ones as many as there are steps. After `max_iterations`, or when a number is not finite, the loop of
-    `scan` runs instead, and the result is exactly its own; `rnnjax.newton_report` tells. Memory grows with T · B · N²
-    for a dense Jacobian, N numbers in the state of one row, and with T · B · N for the others; `remat` bounds T.
+    `scan` runs instead, and the result is its own; `rnnjax.newton_report` tells. Products within a step are formed with
+    JAX's precision "highest", in either case: from factors rounded as accelerators do by default no step would be met
+    to the tolerance. Memory grows with T · B · N² for a dense Jacobian, N numbers in the state of one row, and with
+    T · B · N for the others; `remat` bounds T.
 
     Args:
         jacobian: "dense" is Newton's own, quadratic near the solution (DEER). "diagonal" keeps what each number of the
@@ -64,10 +66,11 @@ class Newton:
             cell's steps have no more than that, dense up to N = 64, and the blocks above.
         damping: 0, or the weight of |Δ|² in the least-squares problem that each iteration then solves, as in
             Levenberg's and Marquardt's method (ELK): steadier where plain iterations overshoot, and slower. It is
-            multiplied with the largest residual, where that is below 1, so that the end is as fast as without.
+            multiplied with the largest residual, where that is below 1, and is 0 where that is below the tolerance, so
+            that the end is as fast and as sure as without.
         tolerance: what states may be off by, relative to max(1, |s_t|); None takes 1e-12, 1e-5 or 1e-2 where products
-            are in float64, float32 or a shorter format. Every step being met to rounding will do as well: the loop
-            itself is not closer.
+            are in float64, float32 or a shorter format. Of a whole Jacobian without damping, every step being met to
+            rounding will do as well: the loop itself is not closer.
         max_iterations: how many before the loop runs instead.
 
     Raises:
@@ -213,8 +216,11 @@ def _states(plan: _Plan, weights: _Weights, along: _Along) -> tuple[Array, Newto
     def correction(states: Array, rest: Array, worst: Array) -> Array:
         a = _jacobian(plan, weights, along, _before(start, states))
         rest = in_blocks(plan.jacobian.parts, plan.jacobian.form, rest)
-        damping = plan.newton.damping
-        moved = blocks.solve_damped(a, rest, damping * jnp.minimum(1, worst)) if damping else blocks.solve(a, rest)
+        if not plan.newton.damping:
+            return from_blocks(plan.jacobian.form, blocks.solve(a, rest))
+        # the last corrections tell what is left only where nothing holds them back
+        held = jnp.where(worst > plan.tolerance, jnp.minimum(1, worst), 0)
+        moved = blocks.solve_damped(a, rest, plan.newton.damping * held)
         return from_blocks(plan.jacobian.form, moved)
 
     def size(states: Array) -> Array:
@@ -238,13 +244,16 @@ def _advance(plan: _Plan, weights: _Weights, along: _Along, old: Array, take: An
 def _one(plan: _Plan, weights: _Weights, constant: Noise, take: Any, old: Array, inputs: Any) -> Array:
     parts, params = plan.jacobian.parts, plan.dtypes.cast(weights.params)
     state = unflatten(parts, weights.start, old)
-    return flatten(parts, scan.step(take, params, weights.boundary, constant, state, inputs))
+    # what accelerators round factors to by default is coarser than the tolerance
+    with jax.default_matmul_precision("highest"):
+        return flatten(parts, scan.step(take, params, weights.boundary, constant, state, inputs))
 
 
 def _jacobian(plan: _Plan, weights: _Weights, along: _Along, old: Array) -> Array:
     """J_t in blocks (T, *B, G, K, K). The first one would only be multiplied by zero, and is zero."""
     own = plan.jacobian
-    take = jacobians.decoupled(weights.cell) if own.probes == "arrays" and not own.exact else None
+    coupled = weights.cell.capability == "gated" and own.probes == "arrays" and not own.exact
+    take = jacobians.decoupled(weights.cell) if coupled else None
     push = jax.linearize(lambda old: _advance(plan, weights, along, old, take), old)[1]
     return jacobians.blocks(own, push, old).at[0].set(0)
 
@@ -261,8 +270,9 @@ def _refine(
 
     What x is off by is told by the correction, which carries residuals on along time, not by the residual of a step.
     The first correction is the last where the problem is linear and the Jacobian whole; of a whole Jacobian each bounds
-    those to come; else they shrink by a rate ρ, and those to come are ρ / (1 − ρ) times the last one. Corrections that
-    no longer shrink, while every step is met to rounding, are rounding themselves.
+    those to come; else they shrink by a rate ρ, and those to come are ρ / (1 − ρ) times the last one. Of a whole
+    Jacobian, corrections that no longer shrink while every step is met to rounding are rounding themselves; of others
+    they may have just begun, because a slow unit meets every step long before it is where it belongs.
     """
     infinite, rounding = jnp.asarray(jnp.inf, guess.dtype), 8 * jnp.finfo(guess.dtype).eps
 
@@ -270,7 +280,8 @@ def _refine(
         return _largest(jnp.abs(values) / size(x))
 
     def settled(now: _Iterate) -> Array:
-        rounded = (now.residual <= rounding) & (now.moved >= now.before / 2) & (now.moved <= len(guess) * rounding)
+        stands = (rate == "fast") & (now.moved >= now.before / 2) & (now.moved <= len(guess) * rounding)
+        rounded = stands & (now.residual <= rounding)
         enough = (now.error <= plan.tolerance) | rounded | (rate == "at once")
         return (now.count > 0) & (now.residual <= plan.tolerance) & enough
 
@@ -281,7 +292,7 @@ def _refine(
         change = correction(now.x, now.rest, now.residual)
         x = now.x + change
         rest, moved = residual(x), relative(x, change)
-        shrinks = jnp.clip(moved / now.moved, 0, 0.99)
+        shrinks = jnp.clip(moved / now.moved, 0, 1 - jnp.finfo(x.dtype).eps)
         to_come = jnp.where(now.count > 0, jnp.maximum(1, shrinks / (1 - shrinks)), infinite)
         error = moved * to_come if rate == "slow" else moved
         return _Iterate(x, rest, relative(x, rest), moved, now.moved, error, now.count + 1)
@@ -369,18 +380,23 @@ def _adjoint(
     """g_t = d_t + J_{t+1}ᵀ g_{t+1}, by one parallel scan where the Jacobian is whole, by several where it is not, and
     step by step where the states were found so or the scans do not converge."""
     parts, form = plan.jacobian.parts, plan.jacobian.form
-    a = _jacobian(plan, weights, along, old)
-
-    def correction(g: Array, rest: Array, worst: Array) -> Array:
-        return from_blocks(form, blocks.solve_transposed(a, in_blocks(parts, form, rest)))
 
     def size(g: Array) -> Array:
         largest = jnp.maximum(jnp.abs(g).max(initial=0), jnp.abs(d).max(initial=jnp.finfo(d.dtype).tiny))
         return jnp.broadcast_to(largest, g.shape)
 
-    rate = "at once" if plan.jacobian.exact else "slow"
-    g, report = _refine(plan, lambda g: d - matvec(g), correction, size, jnp.zeros_like(d), rate)
-    return _unless(converged & report.converged, partial(_adjoint_loop, plan, weights, along, old, d), g)
+    def scans() -> tuple[Array, Array]:
+        a = _jacobian(plan, weights, along, old)
+
+        def correction(g: Array, rest: Array, worst: Array) -> Array:
+            return from_blocks(form, blocks.solve_transposed(a, in_blocks(parts, form, rest)))
+
+        rate = "at once" if plan.jacobian.exact else "slow"
+        g, report = _refine(plan, lambda g: d - matvec(g), correction, size, jnp.zeros_like(d), rate)
+        return g, report.converged
+
+    g, done = lax.cond(converged, scans, lambda: (jnp.zeros_like(d), converged))
+    return _unless(done, partial(_adjoint_loop, plan, weights, along, old, d), g)
 
 
 def _adjoint_loop(plan: _Plan, weights: _Weights, along: _Along, old: Array, d: Array) -> Array:
