@@ -196,10 +196,11 @@ def test_sums_of_a_stream_do_not_stall_in_bfloat16() -> None:
     params, xs, targets = problem(cell, 1000, jnp.bfloat16)
     params = params._replace(u=jnp.zeros_like(params.u))
     for method in (online.RTRL(), online.DenseRTRL(), online.SnAp1(), online.EProp()):
-        run = online.online_gradient(method, cell, lambda y, target: jnp.sum(y) / B)
-        found = jax.jit(run)(params, None, xs, targets).grads
-        assert found.b.dtype == jnp.bfloat16
-        np.testing.assert_array_equal(found.b, [1000, 1000])
+        run = online.online_gradient(method, cell, lambda y, target, head: jnp.sum(y) / B + jnp.sum(head))
+        found = jax.jit(run)(params, None, xs, targets, head=jnp.zeros(2, jnp.bfloat16))
+        for leaf in (found.grads.b, found.head):
+            assert leaf.dtype == jnp.bfloat16
+            np.testing.assert_array_equal(leaf, [1000, 1000])
 
 
 def eprop_lstm(x: Any, target: Any, *, w: Any, u: Any, b: Any) -> dict[str, Any]:
@@ -250,6 +251,21 @@ def test_uoro_is_right_in_the_mean(cell: rj.Cell) -> None:
         assert (np.abs(np.mean(samples, axis=0) - want) < 4.5 * error).all()
         assert (error > 0).all()
         assert (error < 0.1 * np.abs(want).max()).all()
+
+
+def test_uoro_draws_no_noise_for_what_is_nothing() -> None:
+    """Parameters that move no state yet, and a state that forgets all: then one sign squared is all that is left."""
+    params, xs, targets = problem(rj.LRU(3), 5)
+    run = jax.jit(online.online_gradient(online.UORO(), rj.LRU(3), loss))
+    found = run(params, None, jnp.zeros_like(xs), targets, key=jax.random.key(2))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(found.carry.trace))
+    forgets = rj.IndRNN(1, activation="tanh")
+    params, xs, targets = problem(forgets, 5)
+    params = params._replace(u=jnp.zeros_like(params.u))
+    found = jax.jit(online.online_gradient(online.UORO(), forgets, loss))(
+        params, None, xs, targets, key=jax.random.key(2)
+    )
+    agree(found[:2], through_time(forgets, params, xs, targets))
 
 
 def test_a_head_is_learnt_with_the_cell() -> None:
@@ -323,6 +339,15 @@ def run(method: Any, cell: rj.Cell, make_loss: Any = loss, **options: Any) -> Ca
 def test_bad_calls_are_refused(make: Callable[[], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "method", [online.RTRL(), online.DenseRTRL(), online.SnAp1(), online.UORO(), online.EProp()], ids=repr
+)
+def test_a_clip_of_what_flows_back_is_refused(method: Any) -> None:
+    for cell in (rj.GradientClip(rj.GRU(3)), rj.LearnedInitialState(rj.Zoneout(rj.GradientClip(rj.IndRNN(3))))):
+        with pytest.raises(ValueError, match=r"must be without `GradientClip`.*: take the cell inside it"):
+            online.online_gradient(method, cell, loss)
 
 
 def test_targets_must_have_as_many_steps() -> None:

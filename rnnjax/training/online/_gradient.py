@@ -12,11 +12,12 @@ from jax import lax
 
 from ..._cell import Cell
 from ..._errors import check_key, describe
-from ..._types import Array, Key, Params, State, Xs
+from ..._types import Array, Key, Params, State, Xs, at_least_float32
 from ..._unroll import check, unroll
-from ..._unroll.call import Dtypes
+from ..._unroll.call import Dtypes, features
 from ..._unroll.jacobians import Parts, flatten, unflatten
 from ..._unroll.lift import hold, valid_steps, where, zero_where_masked
+from ...cells import GradientClip
 from ._row import Method, Row, add, zeros_like
 
 Loss = Callable[..., Array]
@@ -73,8 +74,9 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
     Raises:
         TypeError: if `cell` is no cell, or `method` none of these. The function that is returned raises it for a
             `carry` from another method or cell, and for inputs, parameters, flags, lengths or a key of another kind.
-        ValueError: only the function that is returned raises it: where the method does not fit the cell or lacks a key,
-            for shapes, lengths or a `carry` that do not fit, and for a `loss` that returns more than one number.
+        ValueError: for a cell with a `GradientClip`. The function that is returned raises it where the method does not
+            fit the cell or lacks a key, for shapes, lengths or a `carry` that do not fit, and for a `loss` that returns
+            more than one number.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> from rnnjax.training import online
@@ -88,8 +90,7 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
     >>> all(bool(jnp.allclose(a, b, rtol=1e-3, atol=1e-3)) for a, b in zip(found.grads, whole))
     True
     """
-    if not isinstance(cell, Cell):
-        raise TypeError(f"`cell` must be a cell; got {cell!r}")
+    _check_cell(cell)
     if not hasattr(method, "advance") or isinstance(method, type):
         raise TypeError(f"`method` must be one of `rnnjax.training.online`, such as `RTRL()`; got {method!r}")
 
@@ -114,7 +115,7 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         check.check_flags("reset", reset, steps, batch_shape, xs)
         _check_key(method, key)
         _check_targets(targets, steps)
-        dtypes = Dtypes.of(cell.compute_dtype, xs, params)
+        dtypes = Dtypes.of(cell.compute_dtype, features(xs, 1 + len(batch_shape)), params)
         # sums and traces over a whole stream are kept as the state is
         exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtypes.state), params)
         row = Row.of(cell, exact, dtypes)
@@ -122,7 +123,7 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         mask = valid_steps(lengths, mask, steps)
         xs = zero_where_masked(mask, dtypes.inputs(xs, 1 + len(batch_shape)))
         found = _run(method, row, loss, exact, head, carry, xs, targets, mask, reset, key, steps, batch_shape)
-        return found._replace(grads=jax.tree.map(lambda leaf, own: leaf.astype(own.dtype), found.grads, params))
+        return found._replace(grads=_cast_like(found.grads, params), head=_cast_like(found.head, head))
 
     return run
 
@@ -180,13 +181,18 @@ def _run(
         owed = gradient(params, trace, d_state)
         owed = jax.tree.map(lambda leaf: leaf.sum(tuple(range(len(batch_shape)))), owed)
         total = total + value.astype(total.dtype)
-        return (state, trace, total, add(grads, add(direct, owed)), add(d_head, of_head)), None
+        return (state, trace, total, add(grads, add(direct, owed)), add(d_head, _cast_like(of_head, d_head))), None
 
-    begin = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params), zeros_like(head))
+    sums = jax.tree.map(lambda leaf: jnp.zeros_like(leaf, at_least_float32(jnp.result_type(leaf))), head)
+    begin = (*first, jnp.zeros((), row.dtypes.state), zeros_like(params), sums)
     times = count + jnp.arange(steps, dtype=jnp.int32)
     (state, trace, total, grads, d_head), _ = lax.scan(body, begin, (xs, targets, mask, reset, times))
     carry = OnlineCarry(unflatten(parts, row.like, state), trace, count + steps)
     return OnlineGradient(total, grads, carry, d_head)
+
+
+def _cast_like(tree: Any, like: Any) -> Any:
+    return jax.tree.map(lambda leaf, own: leaf.astype(jnp.result_type(own)), tree, like)
 
 
 def _settled(parts: Parts, carry: Any, fresh: Any) -> Any:
@@ -207,6 +213,17 @@ def _settled(parts: Parts, carry: Any, fresh: Any) -> Any:
 
 def _keys(key: Key, batch_shape: tuple[int, ...]) -> Key:
     return jax.random.split(key, batch_shape) if batch_shape else key
+
+
+def _check_cell(cell: Any) -> None:
+    if not isinstance(cell, Cell):
+        raise TypeError(f"`cell` must be a cell; got {cell!r}")
+    parts = jax.tree.leaves(cell, is_leaf=lambda part: isinstance(part, GradientClip))
+    if any(isinstance(part, GradientClip) for part in parts):
+        raise ValueError(
+            "`cell` must be without `GradientClip`, which clips what flows back through time, where these methods let "
+            f"nothing flow; got {cell!r}: take the cell inside it, and clip `grads` instead"
+        )
 
 
 def _check_key(method: Method, key: Any) -> None:

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._types import Array, Params, Xs
-from ._row import Row
+from ._row import Row, add
 
 
 class UOROTrace(NamedTuple):
@@ -28,7 +28,8 @@ class UORO:
     ρ₀ = √(|θ̃_{t-1}| / |J_t s̃_{t-1}|)    ρ₁ = √(|ν ∂s_t/∂θ| / |ν|)
     s̃_0 = ρ₁ ν, θ̃_0 = ν ∂s_0/∂θ / ρ₁ of a learned initial state, else 0
 
-    The ρ make the variance small. Each row of the batch draws signs of its own, from `key`.
+    The ρ make the variance small; where one of two factors is zero, and with it their product, both are left out: they
+    would add noise and no more. Each row of the batch draws signs of its own, from `key`.
 
     References:
         Tallec, Ollivier 2017, Unbiased online recurrent optimization, arXiv:1702.05043.
@@ -43,10 +44,7 @@ class UORO:
         state, pull = jax.vjp(row.start, params)
         signs = jax.random.rademacher(key, state.shape, state.dtype)
         (direct,) = pull(signs)
-        size = _norm(direct)
-        enter = _ratio(size, _norm(signs))
-        # where the initial state is not learned, signs would be noise and no more
-        return UOROTrace(jnp.where(size > 0, enter * signs, 0), jax.tree.map(lambda leaf: leaf / enter, direct))
+        return _balanced(signs, direct)
 
     def advance(
         self, row: Row, params: Params, trace: UOROTrace, old: Array, x: Xs, key: Any
@@ -55,21 +53,23 @@ class UORO:
         carried = jax.jvp(lambda old: row.step(params, old, x), (old,), (trace.state,))[1]
         signs = jax.random.rademacher(key, new.shape, new.dtype)
         (direct,) = pull(signs)
-        keep, enter = _ratio(_norm(trace.params), _norm(carried)), _ratio(_norm(direct), _norm(signs))
-        state = keep * carried + enter * signs
-        return new, UOROTrace(state, jax.tree.map(lambda a, b: a / keep + b / enter, trace.params, direct))
+        return new, add(_balanced(carried, trace.params), _balanced(signs, direct))
 
     def gradient(self, row: Row, params: Params, trace: UOROTrace, d_state: Array) -> Params:
         signal = jnp.vdot(d_state, trace.state, precision="highest")
         return jax.tree.map(lambda leaf: signal * leaf, trace.params)
 
 
+def _balanced(state: Array, params: Params) -> UOROTrace:
+    """ρ s̃ and θ̃ / ρ, as long as each other; zeros where their product is zero."""
+    sizes = _norm(state), _norm(params)
+    # NaN is not zero, and stays
+    none = (sizes[0] == 0) | (sizes[1] == 0)
+    ratio = jnp.sqrt(jnp.where(none, 1, sizes[1]) / jnp.where(none, 1, sizes[0]))
+    pair = UOROTrace(ratio * state, jax.tree.map(lambda leaf: leaf / ratio, params))
+    return jax.tree.map(lambda leaf: jnp.where(none, 0, leaf), pair)
+
+
 def _norm(tree: Any) -> Array:
     squares = [jnp.sum(jnp.square(leaf)) for leaf in jax.tree.leaves(tree)]
     return jnp.sqrt(sum(squares[1:], squares[0]))
-
-
-def _ratio(a: Array, b: Array) -> Array:
-    """√(a / b); where one of them is zero, so is its product with whatever it balances, and any number is right."""
-    fit = (a > 0) & (b > 0)
-    return jnp.where(fit, jnp.sqrt(jnp.where(fit, a, 1) / jnp.where(fit, b, 1)), 1)
