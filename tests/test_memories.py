@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import rnnjax as rj
+from rnnjax._cell import Marks
 
 CELLS = (rj.MLSTM(6, heads=2), rj.GLA(6, heads=2, rank=2), rj.DeltaNet(6, heads=2), rj.GatedDeltaNet(6, heads=2))
 
@@ -182,6 +183,46 @@ def test_states_between_long_pieces(cell: Any) -> None:
     want = pull(cell, params, xs, "scan")
     for remat in (None, 100, 150):
         close(pull(cell, params, xs, "chunked", remat=remat), want, 1e-10)
+
+
+@pytest.mark.parametrize(
+    ("steps", "remat", "lengths"),
+    [(70, None, {64, 6}), (288, None, {64, 32}), (50, None, {50}), (1050, 100, {64, 36, 50}), (70, 30, {30, 10})],
+)
+def test_chunks_are_no_longer_than_64_steps(steps: int, remat: Any, lengths: set[int]) -> None:
+    """What halves itself pads to a power of two: of 70 steps it would make 128."""
+    seen: set[int] = set()
+
+    @rj.struct
+    class Watched(rj.GLA):
+        def chunk(self, params: Any, state: Any, z: Any, marks: Any) -> Any:
+            seen.add(z.q.shape[0])
+            return super().chunk(params, state, z, marks)
+
+    cell = Watched(4, rank=2)
+    params, xs = jax.eval_shape(lambda: draw(cell, steps, 1))
+    jax.eval_shape(lambda params, xs: rj.unroll(cell, params, xs, remat=remat, implementation="chunked"), params, xs)
+    assert seen == lengths
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+@pytest.mark.parametrize("one", [False, True], ids=["chunk", "step"])
+def test_what_is_carried_on_is_exact_on_every_device(cell: Any, one: bool) -> None:
+    """Of factors in float32 a GPU's default would keep 11 bits, a TPU's 8."""
+    params, xs = draw(cell, 5, 2, jnp.float32)
+    z, state = cell.project(params, xs), cell.initial_state(params, (2,))
+
+    def carried(z: Any, state: Any) -> Any:
+        if one:
+            new = cell.step(params, state, jax.tree.map(lambda leaf: leaf[0], z))
+        else:
+            new, _ = cell.chunk(params, state, z, Marks(None, None, None))
+        return sum(jnp.sin(leaf).sum() for name, leaf in new._asdict().items() if name != "h")
+
+    text = jax.jit(jax.value_and_grad(carried, argnums=(0, 1))).lower(z, state).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
+    assert products or one
 
 
 def test_a_chunked_cell_is_run_in_chunks() -> None:

@@ -23,6 +23,7 @@ reads_out = True
 
 _CHUNK_BYTES = 1 << 20
 _LEAST_ROWS = 256
+# a power of two, to which cells pad what they halve; an even length that is none is slower than a shorter last chunk
 _MEMORY_STEPS = 64
 
 
@@ -46,7 +47,7 @@ def run(call: Call) -> tuple[Any, State]:
     """Outputs (T, *B, O) and the last state."""
     if takes_chunks(call.cell):
         kept = length(call)
-        return memories.run(call, chunks.even_length(kept, _MEMORY_STEPS), kept)
+        return memories.run(call, min(kept, _MEMORY_STEPS), kept)
     return transitions.in_pieces(call, "loop" if jax.default_backend() == "cpu" else "parallel", length(call))
 
 
@@ -55,7 +56,7 @@ def length(call: Call) -> int:
     if call.remat not in (None, "state"):
         return chunks.length(call.steps, call.remat)
     if takes_chunks(call.cell):
-        return chunks.even_length(call.steps, _MEMORY_STEPS)
+        return _MEMORY_STEPS
     noise = merge_noise(call.flow.noise, call.constant_noise)
     z = jax.eval_shape(lambda p, x, n: call.cell.project(p, x, *some(n)), call.params, call.flow.xs, noise)
     bytes_a_step = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(z)) // call.steps

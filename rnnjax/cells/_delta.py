@@ -17,7 +17,7 @@ from jax import lax
 
 from .._cell import Marks
 from .._types import Array, State
-from ._memory import Reach, inside, latest, merge_heads
+from ._memory import Reach, exact, inside, latest, merge_heads, stored
 
 
 class DeltaInputs(NamedTuple):
@@ -39,7 +39,7 @@ def step(s: Array, z: DeltaInputs) -> tuple[Array, Array]:
     """What is read, (*B, N·V), and the memory (*B, N, D, V) after one step."""
     if z.log_a is not None:
         s = jnp.exp(z.log_a)[..., None, None] * s
-    u = z.beta[..., None] * (z.v - jnp.einsum("...d,...de->...e", z.k, s))
+    u = z.beta[..., None] * (z.v - exact("...d,...de->...e", z.k, s))
     s = s + z.k[..., None] * u[..., None, :]
     return merge_heads(jnp.einsum("...d,...de->...e", z.q, s)), s
 
@@ -56,15 +56,15 @@ def chunk(state: State, z: DeltaInputs, marks: Marks) -> tuple[Array, Array, Arr
     between, past = map(jnp.exp, reach.decays(log_a))
 
     beta, past = beta[..., None], past[..., None]
-    overlaps = jnp.tril(beta * jnp.einsum("...td,...jd->...tj", k, k) * between, -1)
-    wanted = beta * (v - past * reach.before(marks, state, lambda s: k @ s.s))
-    u = _inverse(overlaps) @ wanted
+    overlaps = jnp.tril(beta * exact("...td,...jd->...tj", k, k) * between, -1)
+    wanted = beta * (v - past * reach.before(marks, state, lambda s: _product(k, s.s)))
+    u = _product(_inverse(overlaps), wanted)
     weights = jnp.einsum("...td,...jd->...tj", q, k) * between
     h = weights @ u + past * reach.before(marks, state, lambda s: q @ s.s)
     h = merge_heads(jnp.moveaxis(h, -2, 0))
 
     k = k * between[..., -1, :, None]
-    s = jnp.einsum("...jd,...je->...de", k, u) + past[..., -1:, :] * reach.last(marks, state, lambda s: s.s)
+    s = stored(k, u) + past[..., -1:, :] * reach.last(marks, state, lambda s: s.s)
     return latest(marks.mask, h), s, h
 
 
@@ -90,5 +90,4 @@ def _inverse(below: Array) -> Array:
 
 
 def _product(a: Array, b: Array) -> Array:
-    """a b, exact to the dtype on every device: the inverse is a product of products."""
-    return jnp.matmul(a, b, precision=lax.Precision.HIGHEST)
+    return exact("...ij,...jk->...ik", a, b)

@@ -66,6 +66,16 @@ def head_product(x: Array, w: Array) -> Array:
     return jnp.einsum("...nd,nde->...ne", heads, w, preferred_element_type=at_least_float32(w.dtype))
 
 
+def exact(equation: str, a: Array, b: Array) -> Array:
+    """`einsum`, exact to the dtype on every device, of what is carried on: by default accelerators round factors."""
+    return jnp.einsum(equation, a, b, precision=lax.Precision.HIGHEST)
+
+
+def stored(k: Array, v: Array) -> Array:
+    """What K steps add to a memory, Σ_j k_j v_jᵀ (…, D, V), of keys (…, K, D) and values (…, K, V)."""
+    return exact("...jd,...je->...de", k, v)
+
+
 def inside(x: Array, axes: int) -> Array:
     """x (K, *B, …) with the axis of steps in front of the last `axes` ones."""
     return jnp.moveaxis(x, 0, -1 - axes)
@@ -114,7 +124,7 @@ class Reach(NamedTuple):
         square = (*g.shape, steps)
         pairs = jnp.broadcast_to(self.pairs, square)
         later = jnp.tril(jnp.broadcast_to(g[..., :, None], square), -1)
-        between = jnp.einsum("tl,...lj->...tj", jnp.tri(steps, dtype=g.dtype), later, precision=lax.Precision.HIGHEST)
+        between = exact("tl,...lj->...tj", jnp.tri(steps, dtype=g.dtype), later)
         past = jnp.where(pairs, jnp.broadcast_to(g[..., None, :], square), 0).sum(-1)
         return jnp.where(pairs, between, -jnp.inf), past
 

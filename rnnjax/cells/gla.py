@@ -13,7 +13,17 @@ from .._errors import check_size
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise
 from ._common import across, settle, settle_positive
-from ._memory import check_heads, head_inputs, initial_memory, inside, key_size, latest, merge_heads, split_heads
+from ._memory import (
+    check_heads,
+    head_inputs,
+    initial_memory,
+    inside,
+    key_size,
+    latest,
+    merge_heads,
+    split_heads,
+    stored,
+)
 
 
 class GLAParams(NamedTuple):
@@ -142,7 +152,7 @@ class GLA(ChunkedCell):
 
         h = h + (q * jnp.exp(prefix)) @ state.s
         k = k * jnp.exp(suffix)
-        s = jnp.exp(prefix[..., -1, :, None]) * state.s + jnp.einsum("...jd,...je->...de", k, v)
+        s = jnp.exp(prefix[..., -1, :, None]) * state.s + stored(k, v)
         if again is not None and marks.boundary is not None:
             h = h + (q * jnp.exp(again)) @ marks.boundary.s
             s = s + jnp.exp(again[..., -1, :, None]) * marks.boundary.s

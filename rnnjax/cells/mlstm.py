@@ -12,7 +12,7 @@ from .._cell import ChunkedCell, Marks, affine, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
 from ._common import settle
-from ._memory import Reach, check_heads, inside, latest, merge_heads, split_heads
+from ._memory import Reach, check_heads, inside, latest, merge_heads, split_heads, stored
 
 
 class MLSTMParams(NamedTuple):
@@ -131,9 +131,10 @@ class MLSTM(ChunkedCell):
 
     def step(self, params: MLSTMParams, state: MLSTMState, z: MLSTMInputs, noise: Noise = None) -> MLSTMState:
         m = jnp.maximum(z.log_f + state.m, z.log_i)
-        i, f = jnp.exp(z.log_i - m)[..., None], jnp.exp(z.log_f + state.m - m)[..., None]
-        c = f[..., None] * state.c + (i * z.k)[..., None] * z.v[..., None, :]
-        n = f * state.n + i * z.k
+        # f − 1, because a float32 f close to 1 is off by up to 3e-8, which adds up over 1 / (1 − f) steps
+        i, loss = jnp.exp(z.log_i - m)[..., None], jnp.expm1(z.log_f + (state.m - m))[..., None]
+        c = state.c + loss[..., None] * state.c + (i * z.k)[..., None] * z.v[..., None, :]
+        n = state.n + loss * state.n + i * z.k
         read = jnp.einsum("...d,...de->...e", z.q, c), jnp.einsum("...d,...d->...", z.q, n)
         return MLSTMState(merge_heads(_normalized(*read, m)), c, n, m)
 
@@ -157,7 +158,7 @@ class MLSTM(ChunkedCell):
         h = merge_heads(jnp.moveaxis(h, -2, 0))
 
         k, past = k * written[..., -1, :, None], past[..., -1, None]
-        c = jnp.einsum("...jd,...je->...de", k, v) + past[..., None] * reach.last(marks, state, lambda s: s.c)
+        c = stored(k, v) + past[..., None] * reach.last(marks, state, lambda s: s.c)
         n = k.sum(-2) + past * reach.last(marks, state, lambda s: s.n)
         return MLSTMState(latest(marks.mask, h), c, n, m[..., -1]), h
 
