@@ -116,8 +116,9 @@ class CausalConv(Layer):
         past = place.along_time(self._past(start, batch_shape, x))
         reset = along(None if reset is None else place.along_time(jnp.asarray(reset)), self.reverse)
         x, valid, reset = flip((x, valid, reset), self.reverse)
-        run = self._run if valid is None and reset is None else self._run_flagged
-        ys, past = run(params, x, past, valid, reset)
+        # running forwards, what lies beyond a row's length is behind its valid steps
+        in_order = mask is None and (lengths is None or not self.reverse)
+        ys, past = self._run(params, x, past, valid, reset, in_order)
         ys = zero_where_masked(valid, add_bias(ys, params.b)).astype(dtypes.compute)
         return flip(ys, self.reverse), CausalConvState(jnp.moveaxis(past, 0, -2))
 
@@ -130,40 +131,65 @@ class CausalConv(Layer):
             raise ValueError(f"`state.x` must be (*B, K − 1, I) = {wanted}; got {tuple(state.x.shape)}")
         return jnp.moveaxis(state.x.astype(x.dtype), -2, 0)
 
-    def _run(self, params: CausalConvParams, x: Array, past: Array, valid: None, reset: None) -> tuple[Array, Array]:
-        both = jnp.concatenate([past, x])
-        taps = [times(both[self._at(k, x)], params.w[k]) for k in range(self.width)]
-        return sum(taps[1:], taps[0]), both[len(both) - self.width + 1 :]
-
-    def _run_flagged(
-        self, params: CausalConvParams, x: Array, past: Array, valid: Array | None, reset: Array | None
+    def _run(
+        self,
+        params: CausalConvParams,
+        x: Array,
+        past: Array,
+        valid: Array | None,
+        reset: Array | None,
+        in_order: bool,
     ) -> tuple[Array, Array]:
-        """The valid steps of each row move to its front, and outputs back to where they were."""
-        valid = jnp.ones_like(reset) if valid is None else valid
-        reset = jnp.zeros_like(valid) if reset is None else reset
+        """Outputs and the last inputs. Where a row's valid steps are not its first, they move to its front, and outputs
+        back to where they were."""
+        sequence = None if reset is None else jnp.cumsum(reset, axis=0, dtype=jnp.int32)
+        if in_order or valid is None:
+            both, of = _behind(past, x, sequence)
+            return self._convolved(params, both, of), self._kept(both, of, valid)
         order = jnp.argsort(~valid, axis=0, stable=True)
-        sequence = jnp.cumsum(reset, axis=0, dtype=jnp.int32)
-        both = jnp.concatenate([past, _take(x, order)])
-        of = jnp.concatenate([jnp.zeros_like(past[..., 0], jnp.int32), jnp.take_along_axis(sequence, order, 0)])
+        both, of = _behind(past, _take(x, order), None if sequence is None else _take(sequence, order))
+        rank = jnp.maximum(jnp.cumsum(valid, axis=0, dtype=jnp.int32) - 1, 0)
+        return _take(self._convolved(params, both, of), rank), self._kept(both, of, valid)
+
+    def _convolved(self, params: CausalConvParams, both: Array, of: Array | None) -> Array:
         taps = []
         for k in range(self.width):
-            at = self._at(k, x)
-            same = of[at] == of[self._at(0, x)]
-            taps.append(times(where(same, both[at], jnp.zeros_like(x)), params.w[k]))
-        count = valid.sum(0, dtype=jnp.int32)
-        rank = jnp.maximum(jnp.cumsum(valid, axis=0, dtype=jnp.int32) - 1, 0)
-        ys = _take(sum(taps[1:], taps[0]), rank)
-        places = jnp.stack([count + k for k in range(self.width - 1)]) if self.width > 1 else of[:0]
-        last = sequence[-1] if len(sequence) else jnp.zeros_like(count)
-        kept = jnp.take_along_axis(of, places, 0) == last[None]
-        new = _take(both, places)
-        return ys, where(kept, new, jnp.zeros_like(new))
+            tap = both[self._at(k, both)]
+            if of is not None:
+                tap = where(of[self._at(k, both)] == of[self._at(0, both)], tap, jnp.zeros_like(tap))
+            taps.append(times(tap, params.w[k]))
+        return sum(taps[1:], taps[0])
 
-    def _at(self, k: int, x: Array) -> slice:
+    def _kept(self, both: Array, of: Array | None, valid: Array | None) -> Array:
+        """The last K − 1 inputs of each row's valid steps, with zeros for those from before the last reset."""
+        past = self.width - 1
+        places = None
+        if valid is not None and past > 0:
+            count = valid.sum(0, dtype=jnp.int32)
+            places = jnp.stack([count + k for k in range(past)])
+
+        def pick(leaf: Array) -> Array:
+            return leaf[len(leaf) - past :] if places is None else _take(leaf, places)
+
+        new = pick(both)
+        if of is None:
+            return new
+        return where(pick(of) == of.max(0, initial=0)[None], new, jnp.zeros_like(new))
+
+    def _at(self, k: int, both: Array) -> slice:
         """Where the inputs k steps before lie, behind those of the past."""
-        return slice(self.width - 1 - k, self.width - 1 - k + len(x))
+        return slice(self.width - 1 - k, len(both) - k)
+
+
+def _behind(past: Array, x: Array, sequence: Array | None) -> tuple[Array, Array | None]:
+    """The past and the inputs behind it, (K − 1 + T, *B, I), and which of the sequences between resets each is of."""
+    both = jnp.concatenate([past, x])
+    if sequence is None:
+        return both, None
+    return both, jnp.concatenate([jnp.zeros_like(past[..., 0], jnp.int32), sequence])
 
 
 def _take(x: Array, at: Array) -> Array:
-    """x (T, *B, I) at the steps (T', *B)."""
-    return jnp.take_along_axis(x, jnp.broadcast_to(at[..., None], (*at.shape, x.shape[-1])), 0)
+    """x (T, *B, …) at the steps (T', *B)."""
+    places = at.reshape(*at.shape, *(1,) * (x.ndim - at.ndim))
+    return jnp.take_along_axis(x, jnp.broadcast_to(places, (*at.shape, *x.shape[at.ndim :])), 0)

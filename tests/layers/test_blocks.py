@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -195,6 +196,24 @@ def test_blocks_stream_step_by_step(block: rj.Layer, published: Callable[..., An
     close(jax.jit(backwards)(params, xs)[0], np.flip(jax.jit(model)(params, np.flip(xs, 0))[0], 0))
 
 
+def convolved(params: Any, xs: Any, start: Any, mask: Any, reset: Any, reverse: bool = False) -> tuple[Any, Any]:
+    """Outputs, and the last two inputs of each row."""
+    steps, rows, _ = xs.shape
+    wanted, last = np.zeros_like(xs), np.zeros_like(start)
+    for row in range(rows):
+        past = list(start[row])
+        for t in reversed(range(steps)) if reverse else range(steps):
+            at = t + 1 if reverse else t
+            if at < steps and reset[at, row]:
+                past = [np.zeros(D)] * 2
+            if mask[t, row]:
+                window = [*past, xs[t, row]]
+                wanted[t, row] = sum(params.w[k] * window[2 - k] for k in range(3)) + params.b
+                past = window[1:]
+        last[row] = past
+    return wanted, last
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_convolution_skips_what_is_masked_and_stops_at_resets(reverse: bool, draw: Any, close: Any) -> None:
     layer = rj.CausalConv(3, reverse=reverse)
@@ -202,21 +221,31 @@ def test_convolution_skips_what_is_masked_and_stops_at_resets(reverse: bool, dra
     rng = np.random.default_rng(2)
     mask, reset = rng.random((9, 4)) < 0.6, rng.random((9, 4)) < 0.3
     start = np.zeros((4, 2, D)) if reverse else draw(4, 2, D)
-    wanted, last = np.zeros_like(xs), np.zeros((4, 2, D))
-    for row in range(4):
-        past = list(start[row])
-        for t in reversed(range(9)) if reverse else range(9):
-            at = t + 1 if reverse else t
-            if at < 9 and reset[at, row]:
-                past = [np.zeros(D)] * 2
-            if mask[t, row]:
-                window = [*past, xs[t, row]]
-                wanted[t, row] = sum(params.w[k] * window[2 - k] for k in range(3)) + params.b
-                past = window[1:]
-        last[row] = past
     state = None if reverse else rj.layers.CausalConvState(jnp.asarray(start))
     ys, after = layer(params, np.where(mask[..., None], xs, np.nan), state, mask=mask, reset=reset)
-    close((ys, after.x), (wanted, last))
+    close((ys, after.x), convolved(params, xs, start, mask, reset, reverse))
+
+
+@pytest.mark.parametrize("resets", [False, True])
+def test_convolution_of_padded_rows_sorts_nothing(resets: bool, draw: Any, close: Any) -> None:
+    """Padding is behind what is valid as it is."""
+    layer, lengths = rj.CausalConv(3), np.array([9, 0, 1, 5])
+    params, xs, start = drawn(layer), draw(9, 4, D), draw(4, 2, D)
+    mask = np.arange(9)[:, None] < lengths
+    reset = np.random.default_rng(2).random((9, 4)) < 0.3 if resets else np.zeros((9, 4), bool)
+    given = params, jnp.asarray(np.where(mask[..., None], xs, np.nan)), jnp.asarray(start)
+
+    def total(params: Any, xs: Any, start: Any, **options: Any) -> Any:
+        state = rj.layers.CausalConvState(start)
+        ys, after = layer(params, xs, state, reset=reset if resets else None, **options)
+        return jnp.sin(ys).sum() + jnp.cos(after.x).sum(), (ys, after.x)
+
+    pull = jax.value_and_grad(total, argnums=(0, 1, 2), has_aux=True)
+    got, moved = pull(*given, lengths=lengths), pull(*given, mask=mask)
+    close(got[0][1], convolved(params, xs, start, mask, reset))
+    close(got, moved)
+    for options, sorts in (({"lengths": lengths}, False), ({"mask": mask}, True)):
+        assert (" sort[" in str(jax.make_jaxpr(partial(pull, **options))(*given))) == sorts
 
 
 def test_norms_are_their_equations(draw: Any, close: Any) -> None:
@@ -265,3 +294,27 @@ def test_a_gate_multiplies(elman: Any, draw: Any, close: Any) -> None:
 def test_refuses_what_does_not_fit(make: Callable[[], Any], error: type[Exception], words: str) -> None:
     with pytest.raises(error, match=words):
         make()
+
+
+@pytest.mark.parametrize(
+    "above", [rj.LayerNorm(event_ndim=2), rj.RMSNorm(event_ndim=2), rj.Activate("relu", 2)], ids=str
+)
+def test_layers_behind_a_convolution_know_its_axes(above: rj.Layer, draw: Any, close: Any) -> None:
+    """Padding behind a row's length, with places (S, I) for features, is neither read nor written."""
+    layer, xs, lengths = rj.Stack([rj.ConvLSTM(2, (4,)), above]), draw(T, B, 4, 3), np.array([T, 3])
+    params = drawn(layer)
+    ys, _ = layer(params, xs, lengths=lengths)
+    close(ys[:, 0], layer(params, xs[:, :1])[0][:, 0])
+    close(ys[:3, 1], layer(params, xs[:3, 1:])[0][:, 0])
+    assert not ys[3:, 1].any()
+    with pytest.raises(ValueError, match="need `event_ndim` in the layer"):
+        rj.LayerNorm()(rj.LayerNorm().init(KEY, 3), xs, lengths=lengths)
+
+
+def test_a_gate_of_convolutions_has_their_axes(draw: Any, close: Any) -> None:
+    gate, xs, lengths = rj.Gate(rj.ConvLSTM(2, (4,)), rj.ConvLSTM(2, (4,))), draw(T, B, 4, 3), np.array([T, 3])
+    params = drawn(gate)
+    assert gate.event_ndim == 2
+    ys, _ = gate(params, xs, lengths=lengths)
+    wanted = [rj.unroll(gate.layer.cell, own, xs, lengths=lengths)[0] for own in params]
+    close(ys, wanted[0] * wanted[1])
