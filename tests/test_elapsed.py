@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import rnnjax as rj
+from rnnjax.training import online
 
 CELLS = [rj.S5(4), rj.CfC(4, backbone_size=5), rj.LTC(4, unfolds=2)]
 
@@ -29,6 +30,23 @@ def test_elapsed_times_are_not_rounded_to_the_compute_dtype() -> None:
     for implementation in ("scan", "chunked", "associative"):
         _, state = rj.unroll(cell, params, xs, start, implementation=implementation)
         np.testing.assert_allclose(np.asarray(state.re) + 1j * np.asarray(state.im), want, rtol=0.01, atol=1e-4)
+
+
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_elapsed_times_have_no_say_in_the_compute_dtype(cell: rj.Cell) -> None:
+    params = params_of(cell, jnp.bfloat16)
+    xs = jnp.ones((5, 2, 3), jnp.bfloat16), jnp.ones((5, 2), jnp.float32)
+    ys, state = jax.eval_shape(lambda: rj.unroll(cell, params, xs))
+    assert ys.dtype == jnp.bfloat16
+    assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+    seen = []
+
+    def loss(y: Any, target: Any) -> Any:
+        seen.append(y.dtype)
+        return y.sum()
+
+    jax.eval_shape(lambda: online.online_gradient(online.DenseRTRL(), cell, loss)(params, None, xs, jnp.ones(5)))
+    assert set(seen) == {jnp.dtype("bfloat16")}
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=repr)

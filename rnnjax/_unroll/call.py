@@ -47,6 +47,12 @@ class Dtypes(NamedTuple):
         return leaf.astype(self.compute if leaf.ndim > 1 else self.state)
 
 
+def features(xs: Xs, axes: int) -> list[Array]:
+    """The leaves of inputs that have features beside their (T, *B), so many axes. The others are elapsed times, which
+    have no say in the compute dtype."""
+    return [leaf for leaf in jax.tree.leaves(xs) if leaf.ndim > axes]
+
+
 class Flow(NamedTuple):
     """What runs along time, leaves (T, …): inputs, noise, mask and reset, the last three possibly None."""
 

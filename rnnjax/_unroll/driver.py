@@ -10,7 +10,7 @@ import jax
 from .._cell import Cell, split_key
 from .._types import Array, Key, Params, State, Xs
 from . import check, table
-from .call import Call, Dtypes, Flow, Remat, split_noise
+from .call import Call, Dtypes, Flow, Remat, features, split_noise
 from .lift import along, valid_steps, zero_where_masked
 from .newton import Newton, NewtonReport
 from .place import Placement
@@ -223,7 +223,7 @@ def _call(
     remat: Remat,
 ) -> Call:
     steps, batch_shape = check.sizes(cell, xs)
-    dtypes = Dtypes.of(cell.compute_dtype, xs, params)
+    dtypes = Dtypes.of(cell.compute_dtype, features(xs, 1 + len(batch_shape)), params)
     place = Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape), xs, params, cell, state)
     cell, params, xs = place.vary(cell), place.vary(place.whole(params)), place.vary(xs)
     mask, reset = place.along_time(valid_steps(lengths, mask, steps)), place.along_time(reset)

@@ -47,17 +47,22 @@ def states(plan: Plan, z: Affine, start: Parts, cut: Array | None) -> Parts:
 
 def _parallel(numbers: Numbers, z: Affine, start: Parts | None, cut: Array | None) -> Parts:
     """Running forwards; no `start` is zero."""
+    if start is not None:
+        z = _entered(numbers, z, start, cut)
 
     def compose(first: Any, then: Any) -> Any:
         (f, f_cut), (g, g_cut) = first, then
         b = where(g_cut, g.b, plus(times(numbers, g.a, f.b), g.b))
         return Affine(times(numbers, g.a, f.a), b), None if g_cut is None else f_cut | g_cut
 
-    composed, any_cut = lax.associative_scan(compose, (z, cut))
-    if start is None:
-        return composed.b
-    start = jax.tree.map(lambda leaf, like: jnp.broadcast_to(leaf[None], like.shape), start, composed.b)
-    return where(any_cut, composed.b, plus(times(numbers, composed.a, start), composed.b))
+    return lax.associative_scan(compose, (z, cut))[0].b
+
+
+def _entered(numbers: Numbers, z: Affine, start: Parts, cut: Array | None) -> Affine:
+    """With the start in the first b: multiplied with all of a product of a, which may overflow, zero would be NaN."""
+    a, b = jax.tree.map(lambda leaf: leaf[0], z)
+    first = where(None if cut is None else cut[0], b, plus(times(numbers, a, start), b))
+    return z._replace(b=jax.tree.map(lambda one, leaf: jnp.concatenate([one[None], leaf[1:]]), first, z.b))
 
 
 def _flipped(reverse: bool, run: Any, z: Affine, start: Parts | None, cut: Array | None) -> Parts:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from .._cell import Cell, Gates, recurrent_gates, split_bias
 from .._types import Array, Params, State, Xs, Z
 from .._unroll import check
-from .._unroll.call import Dtypes
+from .._unroll.call import Dtypes, features
 from .._unroll.jacobians import elementwise
 
 Step = Callable[[Array, Z], Array]
@@ -59,9 +59,10 @@ def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None, different
     check.arguments(cell, params, xs, state, None, None, None, None, None, None, None)
     steps, batch_shape = check.sizes(cell, xs)
     rows = math.prod(batch_shape)
-    dtypes = Dtypes.of(cell.compute_dtype, xs, params)
+    lead = 1 + len(batch_shape)
+    dtypes = Dtypes.of(cell.compute_dtype, features(xs, lead), params)
     prepared = cell.prepare(params)
-    params, lead = dtypes.cast(prepared), 1 + len(batch_shape)
+    params = dtypes.cast(prepared)
     xs = jax.tree.map(lambda x: x.reshape(steps, rows, *x.shape[lead:]), dtypes.inputs(xs, lead))
     if state is None:
         state = cell.initial_state(prepared, batch_shape, dtypes.state)

@@ -15,7 +15,7 @@ from .._cell import Wrapper
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise, Params, State, Xs, Z, featured
 from .._unroll import unroll
-from .._unroll.call import Dtypes
+from .._unroll.call import Dtypes, features
 from ..layers import RNN, Bidirectional, Layer
 from ..layers.blocks import Composed
 
@@ -88,8 +88,8 @@ class Probed(Layer):
         context: Any = None,
     ) -> tuple[Array, State]:
         rnn = self.layer
-        compute = Dtypes.of(rnn.cell.compute_dtype, xs, params).compute
         lead = leading(self, xs)
+        compute = Dtypes.of(rnn.cell.compute_dtype, features(xs, len(lead)), params).compute
 
         def in_one_axis(leaf: Array) -> Array:
             return leaf.astype(compute).reshape(*leaf.shape[: len(lead)], math.prod(leaf.shape[len(lead) :]))
