@@ -4,11 +4,11 @@
 
 The rivals are what one writes by hand: the textbook's `lax.scan` with the products inside the loop, with the readout
 inside or behind it, and `lax.associative_scan` between products over all steps; for the LRU with complex numbers, but
-products of real ones. Matrix memories have no other rival than the loop, and are measured against the length; the
-longest gives their figures. Each figure compares the automatic choice with the best of them, in a forward pass that
-returns its outputs and the gradients of parameters and inputs for given cotangents: temporary bytes are then what the
-loop itself needs. Rivals run interleaved in one process; absolute times mean nothing on a shared machine, ratios within
-one run do.
+products of real ones. Matrix memories are measured against the textbook's loop alone, at several lengths; the longest
+gives their figures. A plain scan whose products are hoisted out of the loop is the row `rnnjax scan`. Each figure
+compares the automatic choice with the best of them, in a forward pass that returns its outputs and the gradients of
+parameters and inputs for given cotangents: temporary bytes are then what the loop itself needs. Rivals run interleaved
+in one process; absolute times mean nothing on a shared machine, ratios within one run do.
 """
 
 from __future__ import annotations

@@ -6,10 +6,10 @@ Four tables: layers at many sizes; cost against T, B and H; many models under `v
 
 One process runs all rivals of a row in turns (A B C A B C …). Before each measurement it waits until the last one's
 threads sleep, because PyTorch's spin for ten milliseconds after their work and slow down whoever comes next, and then
-makes calls that are not counted until the machine is awake again. A row gives medians; its ratio is the best peer's
-median over that of `cpu`, with the quartiles of that ratio over the turns. Peers
-that are not installed are left out and named. Gradients are those of Σy² by parameters and inputs; ONNX Runtime has
-none. benchmarks/README.md says how to read it.
+makes calls that are not counted until the machine is awake again. A row gives medians; its ratio is that of the peer
+with the least median to `cpu`, formed in every turn: the median of those ratios and, in brackets, their quartiles.
+Peers that are not installed are left out and named. Gradients are those of Σy² by parameters and inputs; ONNX Runtime
+has none. benchmarks/README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -217,7 +217,7 @@ def row(name: str, shape: Shape, what: str, seconds: float, peak: float) -> dict
         "ms": medians,
         "facts": facts,
         "best": best,
-        "ratio": medians[best] / medians[chosen],
+        "ratio": statistics.median(ratios),
         "spread": (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]),
         "peak_share": work / medians[chosen] / 1e6 / peak,
     }
