@@ -85,6 +85,52 @@ TRAINING = [
         "benchmarks/kill_resume.py",
     ),
 ]
+PARALLEL = [
+    (
+        "mingru_time",
+        "parallel",
+        "minGRU, 4,096 steps, forward and gradients: speed, times that of the better of `lax.scan` with the products "
+        "inside and `associative_scan`",
+        "benchmarks/parallel.py",
+    ),
+    ("mingru_memory", "parallel", "the same: memory over theirs; less is better", "benchmarks/parallel.py"),
+    ("lru_time", "parallel", "the same of an LRU", "benchmarks/parallel.py"),
+    ("lru_memory", "parallel", "its memory", "benchmarks/parallel.py"),
+    (
+        "mlstm_time",
+        "parallel",
+        "mLSTM, 8,192 steps, `chunked`: speed, times that of the loop",
+        "benchmarks/parallel.py",
+    ),
+    ("mlstm_memory", "parallel", "its memory", "benchmarks/parallel.py"),
+    ("gated_delta_net_time", "parallel", "the same of a gated DeltaNet", "benchmarks/parallel.py"),
+    ("gated_delta_net_memory", "parallel", "its memory", "benchmarks/parallel.py"),
+    (
+        "forms_agree_f64",
+        "parallel",
+        "largest relative difference of any form from the loop, float64",
+        "benchmarks/parallel.py",
+    ),
+    ("forms_agree_f32", "parallel", "the same in float32 over 16,384 steps", "benchmarks/parallel.py"),
+    (
+        "newton_iterations",
+        "parallel",
+        "iterations of Newton's method for a GRU of 32 units, 10,000 steps, to 1e-10",
+        "benchmarks/parallel.py",
+    ),
+    (
+        "rtrl_error",
+        "parallel",
+        "exact RTRL against back-propagation through 1,000 steps, relative",
+        "benchmarks/parallel.py",
+    ),
+    (
+        "psmnist_accuracy",
+        "psmnist",
+        "digits from their 784 pixels in a shuffled order, 51,000 weights",
+        "benchmarks/psmnist.py",
+    ),
+]
 TASKS = [
     ("dates_exact", "dates_exact", "dates right to the last digit, in forms never seen", "examples/translation.py"),
     (
@@ -231,6 +277,7 @@ def main(argv: list[str] | None = None) -> int:
     check = parser.parse_args(argv).check
     old = README.read_text(encoding="utf-8")
     tables = {"cells": cells(), "layers": layers(), "training": saved(TRAINING), "tasks": saved(TASKS)}
+    tables["parallel"] = saved(PARALLEL)
     new = old
     for name, lines in tables.items():
         new = fill(new, name, lines)
