@@ -28,7 +28,7 @@ import rnnjax as rj
 from rnnjax.training import accuracy
 
 WIDTH, STATES, BLOCKS = 64, 64, 2
-EPOCHS, BATCH, RATE, DROPOUT = 12, 64, 4e-3, 0.1
+EPOCHS, BATCH, RATE, DROPOUT = 5, 64, 4e-3, 0.1
 VALIDATION = 5_000
 GOAL, MOST_WEIGHTS = 0.90, 150_000
 
