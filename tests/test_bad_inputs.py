@@ -116,7 +116,11 @@ LENGTHS: list[Row] = [
     (call(lengths=ints(2)), ValueError, "`lengths` must be (*B) = (3,), one number for each .. got shape (2,)"),
     (call(lengths=ints(T)), ValueError, "`lengths` must be (*B) = (3,) .. got shape (6,). Time is axis 0: transpose"),
     (call(lengths=ints(B, 1)), ValueError, "`lengths` must be (*B) = (3,) .. got shape (3, 1)"),
-    (call(lengths=np.int32(3)), ValueError, "`lengths` must be (*B) = (3,), one number .. got shape ()"),
+    (
+        call(lengths=np.int32(3)),
+        ValueError,
+        "`lengths` must be (*B) = (3,), one number .. got shape (). Flags for every step",
+    ),
     (call(lengths=zeros(B)), TypeError, "integer array (*B) = (3,); got float64(3,): cast it with `.astype("),
     (call(lengths=bools(B)), TypeError, "integer array (*B) = (3,); got bool(3,): pass it as `mask`"),
     (call(lengths=[1, 2, 3]), TypeError, "integer array (*B) = (3,); got list: convert it with `jnp.asarray`"),

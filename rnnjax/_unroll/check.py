@@ -231,7 +231,7 @@ def check_lengths(
     if shape != batch_shape:
         if hint is None and shape == (steps, *batch_shape[1:]):
             hint = _TIME
-        elif hint is None and len(shape) < len(batch_shape):
+        elif hint is None and shape and shape == batch_shape[: len(shape)]:
             hint = "Features of several axes, as a convolutional cell has them, need `event_ndim` in the layer"
         raise ValueError(
             f"`lengths` must be (*B) = {batch_shape}, one number for each row of `{of}`; got shape {shape}. "
