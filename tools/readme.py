@@ -55,82 +55,52 @@ CORE = {
 }
 # each has a table in Markdown and figures in JSON, under the name of the file
 FIGURES = {"figures": ("core", CORE), "speed": ("speed", SPEED)}
+# files of benchmarks and of their results, and what their figures say
+TRAINING = {
+    "fit": {
+        "fit_vs_keras": "samples a second of `fit` on the model above, times those of Keras",
+        "fit_vs_torch": "the same, times those of a loop in PyTorch",
+        "fit_overhead": "what `fit` adds to the time of its compiled steps",
+    },
+    "sweep": {
+        "sweep_h8": "speed of 32 LSTM(8) at once, times that of one training after another",
+        "sweep_h32": "the same of LSTM(32), which one program trains one by one",
+        "sweep_h64": "the same of LSTM(64)",
+        "sweep_compile": "first epoch of a sweep of LSTM(8), compilation included, in those of one training",
+    },
+    "charlm": {
+        "charlm_nats": "nats a character, last tenth of tinyshakespeare, 2 × LSTM(256)",
+    },
+    "adding": {
+        "adding_gru_200": "squared error of the adding problem, 200 steps, GRU",
+        "adding_chrono_lstm_200": "the same, LSTM with chrono initialisation",
+        "adding_elman_200": "the same, plain network; the mean gives 0.167",
+    },
+    "kill_resume": {
+        "kill_resume": "runs of 50 that end with the same bits after `kill -9`",
+    },
+}
+PARALLEL = {
+    "parallel": {
+        "mingru_time": "minGRU, 4,096 steps, forward and gradients: speed, times that of the better of `lax.scan` with "
+        "the products inside and `associative_scan`",
+        "mingru_memory": "the same: memory over theirs; less is better",
+        "lru_time": "the same of an LRU",
+        "lru_memory": "its memory",
+        "mlstm_time": "mLSTM, 8,192 steps, `chunked`: speed, times that of the loop",
+        "mlstm_memory": "its memory",
+        "gated_delta_net_time": "the same of a gated DeltaNet",
+        "gated_delta_net_memory": "its memory",
+        "forms_agree_f64": "largest relative difference of any form from the loop, float64",
+        "forms_agree_f32": "the same in float32 over 16,384 steps",
+        "newton_iterations": "iterations of Newton's method for a GRU of 32 units, 10,000 steps, to 1e-10",
+        "rtrl_error": "exact RTRL against back-propagation through 1,000 steps, relative",
+    },
+    "psmnist": {
+        "psmnist_accuracy": "digits from their 784 pixels in a shuffled order, 51,000 weights",
+    },
+}
 # figure, the file that has it, what it says, the command that writes it
-TRAINING = [
-    ("fit_vs_keras", "fit", "samples a second of `fit` on the model above, times those of Keras", "benchmarks/fit.py"),
-    ("fit_vs_torch", "fit", "the same, times those of a loop in PyTorch", "benchmarks/fit.py"),
-    ("fit_overhead", "fit", "what `fit` adds to the time of its compiled steps", "benchmarks/fit.py"),
-    (
-        "sweep_h8",
-        "sweep",
-        "speed of 32 LSTM(8) at once, times that of one training after another",
-        "benchmarks/sweep.py",
-    ),
-    ("sweep_h32", "sweep", "the same of LSTM(32), which one program trains one by one", "benchmarks/sweep.py"),
-    ("sweep_h64", "sweep", "the same of LSTM(64)", "benchmarks/sweep.py"),
-    (
-        "sweep_compile",
-        "sweep",
-        "first epoch of a sweep of LSTM(8), compilation included, in those of one training",
-        "benchmarks/sweep.py",
-    ),
-    ("charlm_nats", "charlm", "nats a character, last tenth of tinyshakespeare, 2 × LSTM(256)", "benchmarks/charlm.py"),
-    ("adding_gru_200", "adding", "squared error of the adding problem, 200 steps, GRU", "benchmarks/adding.py"),
-    ("adding_chrono_lstm_200", "adding", "the same, LSTM with chrono initialisation", "benchmarks/adding.py"),
-    ("adding_elman_200", "adding", "the same, plain network; the mean gives 0.167", "benchmarks/adding.py"),
-    (
-        "kill_resume",
-        "kill_resume",
-        "runs of 50 that end with the same bits after `kill -9`",
-        "benchmarks/kill_resume.py",
-    ),
-]
-PARALLEL = [
-    (
-        "mingru_time",
-        "parallel",
-        "minGRU, 4,096 steps, forward and gradients: speed, times that of the better of `lax.scan` with the products "
-        "inside and `associative_scan`",
-        "benchmarks/parallel.py",
-    ),
-    ("mingru_memory", "parallel", "the same: memory over theirs; less is better", "benchmarks/parallel.py"),
-    ("lru_time", "parallel", "the same of an LRU", "benchmarks/parallel.py"),
-    ("lru_memory", "parallel", "its memory", "benchmarks/parallel.py"),
-    (
-        "mlstm_time",
-        "parallel",
-        "mLSTM, 8,192 steps, `chunked`: speed, times that of the loop",
-        "benchmarks/parallel.py",
-    ),
-    ("mlstm_memory", "parallel", "its memory", "benchmarks/parallel.py"),
-    ("gated_delta_net_time", "parallel", "the same of a gated DeltaNet", "benchmarks/parallel.py"),
-    ("gated_delta_net_memory", "parallel", "its memory", "benchmarks/parallel.py"),
-    (
-        "forms_agree_f64",
-        "parallel",
-        "largest relative difference of any form from the loop, float64",
-        "benchmarks/parallel.py",
-    ),
-    ("forms_agree_f32", "parallel", "the same in float32 over 16,384 steps", "benchmarks/parallel.py"),
-    (
-        "newton_iterations",
-        "parallel",
-        "iterations of Newton's method for a GRU of 32 units, 10,000 steps, to 1e-10",
-        "benchmarks/parallel.py",
-    ),
-    (
-        "rtrl_error",
-        "parallel",
-        "exact RTRL against back-propagation through 1,000 steps, relative",
-        "benchmarks/parallel.py",
-    ),
-    (
-        "psmnist_accuracy",
-        "psmnist",
-        "digits from their 784 pixels in a shuffled order, 51,000 weights",
-        "benchmarks/psmnist.py",
-    ),
-]
 TASKS = [
     ("dates_exact", "dates_exact", "dates right to the last digit, in forms never seen", "examples/translation.py"),
     (
@@ -243,6 +213,15 @@ def first_sentence(cls: type) -> str:
     return paragraph.replace("\n", " ").replace("*", r"\*").split(". ")[0].rstrip(".")
 
 
+def of_benchmarks(files: dict[str, dict[str, str]]) -> list[tuple[str, str, str, str]]:
+    """The rows of figures whose command is the benchmark of the name of their file."""
+    return [
+        (figure, file, what, f"benchmarks/{file}.py")
+        for file, figures in files.items()
+        for figure, what in figures.items()
+    ]
+
+
 def saved(figures: list[tuple[str, str, str, str]]) -> list[str]:
     """One row for each of these figures that was saved."""
     lines = ["| figure | value | what it is | command |", "|---|---|---|---|"]
@@ -276,8 +255,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="change nothing")
     check = parser.parse_args(argv).check
     old = README.read_text(encoding="utf-8")
-    tables = {"cells": cells(), "layers": layers(), "training": saved(TRAINING), "tasks": saved(TASKS)}
-    tables["parallel"] = saved(PARALLEL)
+    tables = {
+        "cells": cells(),
+        "layers": layers(),
+        "training": saved(of_benchmarks(TRAINING)),
+        "parallel": saved(of_benchmarks(PARALLEL)),
+        "tasks": saved(TASKS),
+    }
     new = old
     for name, lines in tables.items():
         new = fill(new, name, lines)
