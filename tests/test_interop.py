@@ -155,7 +155,11 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "there is no 'bias_hh_l0' among 'bias_ih_l0', 'weight_hh_l0', 'weight_ih_l0'",
     ),
-    "wrong prefix": (lambda: from_torch(rj.Elman(H), ONE, "rnn."), ValueError, "there is no 'weight_ih_l0' among no"),
+    "wrong prefix": (
+        lambda: from_torch(rj.Elman(H), ONE, "rnn."),
+        ValueError,
+        "no name is 'rnn.' and then one such as 'weight_ih_l0' among 'bias_hh_l0', .*: give as `prefix` what",
+    ),
     "too many layers": (
         lambda: from_torch(rj.Elman(H), {**ONE, **torch_tensors(1, H, "l1")}),
         ValueError,

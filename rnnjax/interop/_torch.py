@@ -50,6 +50,11 @@ def from_torch(layer: Any, tensors: Mapping[str, Any], prefix: str = "") -> Para
     if isinstance(layer, Embedding):
         return fitting(layer, EmbeddingParams(take(own, "weight")))
     recurrent = {name: tensor for name, tensor in own.items() if _RECURRENT.fullmatch(name)}
+    if not recurrent:
+        raise ValueError(
+            f"no name is {prefix!r} and then one such as 'weight_ih_l0' among {', '.join(map(repr, sorted(tensors)))}: "
+            "give as `prefix` what the names begin with"
+        )
     parts = layer.layers if isinstance(layer, Stack) else (layer,)
     params, level = [], 0
     for part in parts:
