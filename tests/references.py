@@ -478,12 +478,12 @@ def mlstm(
     m: Array,
     heads: int,
 ) -> tuple[Array, State]:
-    """In the paper's orientation, C (value, key); without a stabiliser, which only scales C and n."""
+    """In the paper's orientation, C (value, key); without a stabiliser, which only scales C and n, a sum of two."""
     rows, size = h.shape
     d = size // heads
     h, c, n, m = h.copy(), c.copy(), n.copy(), m.copy()
     memory = {(r, a): c[r, a].T * np.exp(m[r, a]) for r in range(rows) for a in range(heads)}
-    norm = {(r, a): n[r, a] * np.exp(m[r, a]) for r in range(rows) for a in range(heads)}
+    norm = {(r, a): n[r, a].sum(0) * np.exp(m[r, a]) for r in range(rows) for a in range(heads)}
     ys = []
     for x_t in x:
         inputs, gates = x_t @ w + b, x_t @ w_gates + b_gates
@@ -498,7 +498,7 @@ def mlstm(
             m[r, a] = max(np.log(f) + m[r, a], gates[r, a])
         ys.append(o * h)
     for r, a in memory:
-        c[r, a], n[r, a] = memory[r, a].T / np.exp(m[r, a]), norm[r, a] / np.exp(m[r, a])
+        c[r, a], n[r, a] = memory[r, a].T / np.exp(m[r, a]), [norm[r, a] / np.exp(m[r, a]), np.zeros(d)]
     return np.stack(ys), {"h": h, "c": c, "n": n, "m": m}
 
 

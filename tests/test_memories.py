@@ -107,6 +107,19 @@ def test_long_sequences_in_float32(cell: Any) -> None:
     close(grads, want_grads, 1e-3 if divides else 2e-4)
 
 
+def test_the_normaliser_of_a_long_loop_is_rounded_as_if_once() -> None:
+    """Its value alone, kept at each step, would be off by 2e-6."""
+    cell = rj.MLSTM(4, heads=2)
+    params, xs = draw(cell, 8192, 2, jnp.float32)
+    params = params._replace(b_gates=jnp.array([0, 0, 9, 8], jnp.float32))  # f forgets over thousands of steps
+
+    def normaliser(params: Any, xs: Any) -> Any:
+        state = rj.unroll(cell, params, xs, implementation="scan")[1]
+        return state.n.astype(jnp.float64).sum(-2) * jnp.exp(state.m.astype(jnp.float64))[..., None]
+
+    close(normaliser(params, xs), normaliser(*jax.tree.map(jnp.float64, (params, xs))), 2e-7)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("cell", CELLS, ids=repr)
 def test_the_backward_pass_keeps_no_matrix_for_a_step(cell: Any) -> None:

@@ -25,7 +25,7 @@ class MLSTMParams(NamedTuple):
 
 
 class MLSTMState(NamedTuple):
-    """h (*B, H), c (*B, N, D, D), n (*B, N, D), m (*B, N)."""
+    """h (*B, H), c (*B, N, D, D), n (*B, N, 2, D), which is a sum of two, m (*B, N)."""
 
     h: Array
     c: Array
@@ -65,7 +65,8 @@ class MLSTM(ChunkedCell):
 
     There are N heads of D = H/N features, one after another on the last axis. h and y do not depend on m, which only
     keeps exp in range; exp(−m_t) is kept between e⁻⁸⁰ and e⁸⁰. State: `MLSTMState(h, c, n, m)`, zero at first, in at
-    least float32; h is what was read last and is kept for the output alone.
+    least float32; h is what was read last and is kept for the output alone. n is two numbers, its value and what
+    rounding took from it, because qᵀ n is small where its terms are not (compensated summation).
 
     K steps at once, the memory is read as attention with a decay, (q_t·k_j) exp(log i_j + Σ_{j<l≤t} log f_l − m_t), and
     written once a chunk.
@@ -118,7 +119,7 @@ class MLSTM(ChunkedCell):
         return MLSTMState(
             h=jnp.zeros((*batch_shape, self.hidden_size), dtype),
             c=jnp.zeros((*batch_shape, heads, size, size), dtype),
-            n=jnp.zeros((*batch_shape, heads, size), dtype),
+            n=jnp.zeros((*batch_shape, heads, 2, size), dtype),
             m=jnp.zeros((*batch_shape, heads), dtype),
         )
 
@@ -134,8 +135,8 @@ class MLSTM(ChunkedCell):
         # f − 1, because a float32 f close to 1 is off by up to 3e-8, which adds up over 1 / (1 − f) steps
         i, loss = jnp.exp(z.log_i - m)[..., None], jnp.expm1(z.log_f + (state.m - m))[..., None]
         c = state.c + loss[..., None] * state.c + (i * z.k)[..., None] * z.v[..., None, :]
-        n = state.n + loss * state.n + i * z.k
-        read = jnp.einsum("...d,...de->...e", z.q, c), jnp.einsum("...d,...d->...", z.q, n)
+        n = _added(state.n, loss * state.n.sum(-2) + i * z.k)
+        read = jnp.einsum("...d,...de->...e", z.q, c), jnp.einsum("...d,...sd->...", z.q, n)
         return MLSTMState(merge_heads(_normalized(*read, m)), c, n, m)
 
     def chunk(self, params: MLSTMParams, state: MLSTMState, z: MLSTMInputs, marks: Marks) -> tuple[MLSTMState, Array]:
@@ -153,19 +154,27 @@ class MLSTM(ChunkedCell):
 
         weights = jnp.einsum("...td,...jd->...tj", q, k) * written
         c = reach.before(marks, state, lambda s: q @ s.c)
-        n = reach.before(marks, state, lambda s: jnp.einsum("...td,...d->...t", q, s.n))
+        n = reach.before(marks, state, lambda s: jnp.einsum("...td,...sd->...t", q, s.n))
         h = _normalized(weights @ v + past[..., None] * c, weights.sum(-1) + past * n, m)
         h = merge_heads(jnp.moveaxis(h, -2, 0))
 
         k, past = k * written[..., -1, :, None], past[..., -1, None]
         c = stored(k, v) + past[..., None] * reach.last(marks, state, lambda s: s.c)
-        n = k.sum(-2) + past * reach.last(marks, state, lambda s: s.n)
+        n = _added(past[..., None] * reach.last(marks, state, lambda s: s.n), k.sum(-2))
         return MLSTMState(latest(marks.mask, h), c, n, m[..., -1]), h
 
     def readout(self, params: MLSTMParams, emitted: Array, x: Array) -> Array:
         outputs = 3 * self.hidden_size
         o = affine(x, params.w[:, outputs:], params.b[outputs:])
         return jax.nn.sigmoid(o) * emitted.astype(o.dtype)
+
+
+def _added(total: Array, change: Array) -> Array:
+    """total (…, 2, D), a value and what rounding took from it, plus change (…, D)."""
+    value, lost = total[..., 0, :], total[..., 1, :]
+    change = change + lost
+    new = value + change
+    return jnp.stack([new, jax.lax.stop_gradient(change - (new - value))], axis=-2)
 
 
 def _normalized(read: Array, norm: Array, m: Array) -> Array:

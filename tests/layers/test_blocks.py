@@ -108,7 +108,7 @@ def mlstm_block(p: Any, x: Any) -> Any:
     size = u.shape[-1]
     zero = np.zeros((size, size))
     w = np.block([[diagonal(core.w[0]), diagonal(core.w[1]), zero, zero], [zero, zero, np.eye(size), zero]])
-    start = {"h": (B, size), "c": (B, 2, size // 2, size // 2), "n": (B, 2, size // 2), "m": (B, 2)}
+    start = {"h": (B, size), "c": (B, 2, size // 2, size // 2), "n": (B, 2, 2, size // 2), "m": (B, 2)}
     h = (
         2
         * references.mlstm(
