@@ -62,7 +62,7 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
         return
     floating = jnp.issubdtype(targets.dtype, jnp.floating)
     for measure in used:
-        function = getattr(measure.function, "func", measure.function)
+        function = measure.inner
         if function is losses.ctc:
             if np.ndim(targets) != 2 or np.ndim(batch.weights) > 1:
                 continue  # the loss says so

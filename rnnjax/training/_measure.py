@@ -101,10 +101,9 @@ class Measure(NamedTuple):
             return False
         if not hasattr(outputs, "ndim"):
             return True
-        own = getattr(self.function, "func", self.function) not in NAMES.values()
         first, others = _steps(batch.inputs)
         if outputs.ndim == 2 and outputs.shape[1] in first and getattr(batch.targets, "shape", None) == outputs.shape:
-            if own:
+            if not self.known:
                 return True
             raise ValueError(
                 f"outputs and targets {tuple(outputs.shape)} may be a number for each step, which `lengths` cuts "
@@ -112,7 +111,7 @@ class Measure(NamedTuple):
             )
         if outputs.ndim < 3 or outputs.shape[1] not in first | others:
             return False
-        if own or first == {outputs.shape[1]}:
+        if not self.known or first == {outputs.shape[1]}:
             return True
         if np.ndim(batch.weights) == 2:
             return False
@@ -123,20 +122,28 @@ class Measure(NamedTuple):
         )
 
     @property
+    def inner(self) -> Callable[..., Any]:
+        """The function without the arguments that `functools.partial` has fixed."""
+        return getattr(self.function, "func", self.function)
+
+    @property
+    def known(self) -> bool:
+        """Whether the function is the library's, and not the user's own."""
+        return self.inner in NAMES.values()
+
+    @property
     def rising(self) -> bool | None:
         """Whether more is better; None where that is not known, of functions that are not the library's."""
-        function = getattr(self.function, "func", self.function)
-        if function in SHARES:
+        if self.inner in SHARES:
             return True
-        return False if self.name == "loss" or function in NAMES.values() else None
+        return False if self.name == "loss" or self.known else None
 
     @property
     def bounds(self) -> tuple[float, float]:
         """The least and the largest value that it can have, as far as that is known."""
-        function = getattr(self.function, "func", self.function)
-        if function not in NAMES.values():
+        if not self.known:
             return -math.inf, math.inf
-        return 0.0, 1.0 if function in SHARES else math.inf
+        return 0.0, 1.0 if self.inner in SHARES else math.inf
 
 
 def own_name(function: Any) -> Any:

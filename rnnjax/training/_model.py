@@ -6,7 +6,7 @@ import functools
 import inspect
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,7 @@ from .._errors import check_key
 from .._types import Array, Key, featured
 from ._batches import Batch, rows_of
 
+T = TypeVar("T")
 KINDS = "an nnx.Module, a layer of rnnjax, or a pair: (params, apply), (params, layer) or (variables, linen module)"
 
 
@@ -59,26 +60,26 @@ def adapt(model: Any, inputs: Any, key: Key) -> Model:
     if isinstance(model, tuple) and len(model) == 2:
         params, apply = model
         if isinstance(apply, layers.Layer):
-            return _remembered(_from_layer, apply)._replace(params=params)
+            return remembered(_from_layer, apply)._replace(params=params)
         if _is_instance(apply, "flax.linen", "Module"):
             return _from_linen(params, apply)
         if callable(apply):
-            return _remembered(_from_function, apply)._replace(params=params)
+            return remembered(_from_function, apply)._replace(params=params)
     raise TypeError(f"`model` must be {KINDS}; got {type(model).__name__}")
 
 
-def _remembered(make: Callable[[Any], Model], model: Any) -> Model:
-    """The same functions for equal models, so that JAX finds again what it has compiled of them."""
+def remembered(make: Callable[..., T], *of: Any) -> T:
+    """make(*of), the same for equal arguments, so that JAX finds again what it has compiled of it."""
     try:
-        hash(model)
-    except TypeError:  # it has arrays
-        return make(model)
-    return _once(make, model)
+        hash(of)
+    except TypeError:  # there are arrays
+        return make(*of)
+    return _once(make, *of)
 
 
 @functools.lru_cache(maxsize=16)
-def _once(make: Callable[[Any], Model], model: Any) -> Model:
-    return make(model)
+def _once(make: Callable[..., Any], *of: Any) -> Any:
+    return make(*of)
 
 
 def _is_instance(value: Any, module: str, name: str) -> bool:
@@ -149,7 +150,7 @@ def _from_linen(variables: Any, module: Any) -> Model:
     if "params" not in variables:
         raise ValueError(f"the variables of a linen module must hold 'params'; got {sorted(variables)}")
     rest = {name: value for name, value in variables.items() if name != "params"}
-    return _remembered(_of_linen, module)._replace(params=variables["params"], rest=rest)
+    return remembered(_of_linen, module)._replace(params=variables["params"], rest=rest)
 
 
 def _of_linen(module: Any) -> Model:
@@ -195,7 +196,7 @@ def _from_nnx(module: Any) -> Model:
         nnx.update(module, params, rest)
         return module
 
-    model = _remembered(_of_graphs, (type(module), train_graph, eval_graph))
+    model = remembered(_of_graphs, (type(module), train_graph, eval_graph))
     return model._replace(params=params, rest=rest, publish=publish)
 
 

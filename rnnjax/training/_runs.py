@@ -14,7 +14,7 @@ import numpy as np
 from ._batches import Batch, Cut, Stream, as_batch, fill_up, first_of, gather, is_arrays, rows_of, take
 from ._checks import Check
 from ._measure import Measure
-from ._model import Model
+from ._model import Model, remembered
 from ._parallel import Parallel
 from ._step import Gather, Step, TrainState, make_block, make_evaluation, make_single
 from .truncation import TBPTT, Windows, begin
@@ -202,6 +202,11 @@ def evaluation(
     """The totals over all data, as a function of parameters and other state."""
     whole = parallel.whole
 
+    def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
+        """What the library's measures are compiled to is kept; a function of the user's own may have changed."""
+        known = all(measure.known for measure in used)
+        return remembered(make, model.apply, used) if known else make(model.apply, used)
+
     def summed(run: Callable[..., Any], *takes: Any) -> Callable[..., Any]:
         """The same over the rows of all devices."""
         if parallel.mesh is None:
@@ -211,7 +216,7 @@ def evaluation(
     if not is_arrays(data):
         if truncate is not None:
             raise ValueError("`truncate` needs arrays (B, L, …) for validation too")
-        of_batch = summed(_of_a_batch(model.apply, used), whole, whole, parallel.rows)
+        of_batch = summed(compiled(_of_a_batch), whole, whole, parallel.rows)
         return StreamEvaluation(of_batch, data, parallel, check)
 
     arrays = as_batch(data)
@@ -219,7 +224,7 @@ def evaluation(
         raise ValueError("the data hold no row")
     if truncate is None:
         size = -(-min(batch_size, rows_of(arrays)) // parallel.devices) * parallel.devices
-        over_arrays = summed(_of_arrays(model.apply, used), whole, whole, parallel.steps)
+        over_arrays = summed(compiled(_of_arrays), whole, whole, parallel.steps)
         return Evaluation(over_arrays, parallel.put(stacked(arrays, size), parallel.steps))
 
     parallel.check_rows("B of validation", rows_of(arrays))

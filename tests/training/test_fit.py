@@ -317,6 +317,20 @@ def test_validation_is_traced_before_anything_runs() -> None:
 
 
 @pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
+@pytest.mark.parametrize("data", [(X[:8], Y[:8]), [(X[:8], Y[:8])]], ids=["arrays", "iterable"])
+def test_evaluation_compiles_once(model: Any, data: Any) -> None:
+    first = training.evaluate(model, data, metrics=["accuracy"])
+    doubled = jax.tree.map(lambda leaf: 2 * leaf, PARAMS)
+    events: list[str] = []
+    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
+    again = training.evaluate((doubled, model[1]), data, metrics=["accuracy"])
+    jax.monitoring.clear_event_listeners()
+    assert not [event for event in events if event.endswith("backend_compile_duration")]
+    assert first["loss"] != again["loss"]
+    assert training.evaluate(model, data, loss="perplexity")["loss"] != first["loss"]
+
+
+@pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
 def test_prediction_compiles_once(model: Any) -> None:
     first = training.predict(model, X, lengths=LENGTHS, batch_size=B)
     doubled = jax.tree.map(lambda leaf: 2 * leaf, PARAMS)
