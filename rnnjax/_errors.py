@@ -44,17 +44,17 @@ def check_rate(name: str, value: Any) -> None:
 
 
 def check_positive(name: str, value: Any) -> None:
-    """Raises if a Python number is not positive; None, arrays and schedules pass."""
+    """Raises if a number is not positive; arrays of JAX pass."""
     _check_number(name, value, "positive", lambda number: number > 0)
 
 
 def check_not_negative(name: str, value: Any) -> None:
-    """Raises if a Python number is negative; None and arrays pass."""
+    """Raises if a number is negative; arrays of JAX pass."""
     _check_number(name, value, "zero or positive", lambda number: number >= 0)
 
 
 def _check_number(name: str, value: Any, what: str, holds: Callable[[float], bool]) -> None:
-    if value is None or callable(value) or isinstance(value, jax.Array):
+    if isinstance(value, jax.Array):
         return
     if isinstance(value, bool) or not isinstance(value, (numbers.Real, np.ndarray, np.generic)):
         raise TypeError(f"`{name}` must be a number; got {value!r}")

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._errors import check_size
+from .._errors import check_not_negative, check_size
 from . import _runs
 from ._batches import Batch, as_batch, check_seed, fill_up, first_of, is_arrays, rows_of, split_rows, take
 from ._checkpoint import Checkpoints, filled
@@ -78,6 +78,7 @@ def fit(
     validation: Any = None,
     validation_split: float | None = None,
     patience: int | None = None,
+    min_delta: float = 0.0,
     monitor: str | None = None,
     mode: Literal["min", "max"] | None = None,
     restore_best: bool = False,
@@ -129,6 +130,7 @@ def fit(
         validation: data of the same kinds, evaluated after every epoch.
         validation_split: the share of the arrays, taken from their end, that is kept for validation instead.
         patience: epochs without improvement after which training stops.
+        min_delta: how much better than the best an epoch must be to improve on it, in the unit of `monitor`.
         monitor: the entry of the history that must improve; by default "val_loss", or "loss" without validation.
         mode: whether it improves by falling or by rising. None knows that of the library's measures.
         restore_best: whether the parameters of the best epoch are returned, rather than those of the last.
@@ -169,6 +171,7 @@ def fit(
     check_size("checkpoint_every", checkpoint_every)
     if patience is not None:
         check_size("patience", patience)
+    check_not_negative("min_delta", min_delta)
     check_seed(seed)
     # NumPy's integers cannot be written into a checkpoint
     batch_size, accumulate, seed = int(batch_size), int(accumulate), int(seed)
@@ -220,7 +223,7 @@ def fit(
     if validation is not None:
         validate = _runs.evaluation(adapted, used, validation, batch_size, truncate, parallel, check)
     state = parallel.put(start(adapted, chain, noise_key), run.state)
-    judge = _Judge(monitor, rising, patience, restore_best)
+    judge = _Judge(monitor, rising, patience, min_delta, restore_best)
     state = run.begin(state)
     if validate is not None:
         validate.trace(state.params, state.rest)
@@ -322,8 +325,9 @@ def _is_true(answer: Any) -> bool:
 class _Judge:
     """Watches one entry of the history: when to stop, and which parameters were the best."""
 
-    def __init__(self, monitor: str, rising: bool, patience: int | None, restore: bool) -> None:
+    def __init__(self, monitor: str, rising: bool, patience: int | None, min_delta: float, restore: bool) -> None:
         self.monitor, self.rising, self.patience, self.restore = monitor, rising, patience, restore
+        self.min_delta = min_delta
         self.watches = patience is not None or restore
         self.best, self.waited, self.stopped = math.inf, 0, False
         self.kept: Any = None
@@ -340,7 +344,7 @@ class _Judge:
         if self.monitor not in logs:
             raise ValueError(f"`monitor` must be one of {', '.join(logs)}; got {self.monitor!r}")
         value = -logs[self.monitor] if self.rising else logs[self.monitor]
-        if value < self.best:
+        if value < self.best - self.min_delta:
             self.best, self.waited = value, 0
             if self.restore:
                 self.kept = jax.tree.map(jnp.copy, (state.params, state.rest))

@@ -76,7 +76,8 @@ def optimizer(
     >>> import optax, rnnjax as rj
     >>> recipe = rj.training.optimizer(1e-3, clip_norm=1.0, schedule=optax.cosine_decay_schedule(1.0, 500))
     """
-    check_positive("learning_rate", learning_rate)
+    if not callable(learning_rate):
+        check_positive("learning_rate", learning_rate)
     clippings = (
         ("clip_value", clip_value, optax.clip),
         ("clip_block_rms", clip_block_rms, optax.clip_by_block_rms),
@@ -84,9 +85,11 @@ def optimizer(
         ("clip_norm", clip_norm, optax.clip_by_global_norm),
     )
     for name, bound, _ in clippings:
-        check_positive(name, bound)
+        if bound is not None:
+            check_positive(name, bound)
     check_not_negative("weight_decay", weight_decay)
-    check_not_negative("recurrent_decay", recurrent_decay)
+    if recurrent_decay is not None:
+        check_not_negative("recurrent_decay", recurrent_decay)
     if isinstance(algorithm, str) and algorithm in ALGORITHMS:
         algorithm = ALGORITHMS[algorithm]()
     elif not isinstance(algorithm, optax.GradientTransformation):

@@ -402,6 +402,21 @@ def test_patience_and_best_parameters() -> None:
     assert_close(fitted.params, states[best], 0)
 
 
+def test_small_improvements_are_none() -> None:
+    """Of a loss that falls in every epoch, and of an accuracy that rises."""
+    options = OPTIONS | {"epochs": 6, "validation": (X, Y), "metrics": ["accuracy"]}
+    losses = fit((PARAMS, LAYER), (X, Y), **options).history["val_loss"]
+    assert all(b < a for a, b in itertools.pairwise(losses))
+    delta = losses[0] - losses[2]
+    stopped = fit((PARAMS, LAYER), (X, Y), patience=2, min_delta=1.01 * delta, restore_best=True, **options)
+    assert stopped.history["val_loss"] == pytest.approx(losses[:3])
+    assert_close(stopped.params, fit((PARAMS, LAYER), (X, Y), **options | {"epochs": 1}).params, 1e-6)
+    went_on = fit((PARAMS, LAYER), (X, Y), patience=2, min_delta=0.99 * delta, **options)
+    assert len(went_on.history["val_loss"]) > 3
+    rising = fit((PARAMS, LAYER), (X, Y), patience=1, min_delta=1.0, monitor="val_accuracy", **options)
+    assert len(rising.history["val_loss"]) == 2
+
+
 def test_metric_that_should_rise_is_monitored_upwards() -> None:
     fitted = fit((PARAMS, LAYER), (X, Y), metrics=["accuracy"], monitor="accuracy", patience=1, epochs=30, **OPTIONS)
     accuracy = fitted.history["accuracy"]
@@ -881,6 +896,16 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         "`monitor` must be one of loss, or of those after \"val_\"; got 'skipped_steps'",
     ),
     "mode": (lambda: fit(LAYER, (X, Y), mode="up", **OPTIONS), ValueError, '`mode` must be "min", "max" or None'),
+    "a negative improvement": (
+        lambda: fit(LAYER, (X, Y), min_delta=-0.1, **OPTIONS),
+        ValueError,
+        "`min_delta` must be zero or positive; got -0.1",
+    ),
+    "no number for an improvement": (
+        lambda: fit(LAYER, (X, Y), min_delta=None, **OPTIONS),
+        TypeError,
+        "`min_delta` must be a number; got None",
+    ),
     "an optimizer's name": (
         lambda: fit(LAYER, (X, Y), **OPTIONS | {"optimizer": "adam"}),
         TypeError,

@@ -157,6 +157,8 @@ def test_numbers_may_be_mapped_over() -> None:
     ("arguments", "error", "message"),
     [
         ({"learning_rate": 0.0}, ValueError, "`learning_rate` must be positive; got 0.0"),
+        ({"learning_rate": None}, TypeError, "`learning_rate` must be a number; got None"),
+        ({"weight_decay": None}, TypeError, "`weight_decay` must be a number; got None"),
         ({"clip_norm": 0}, ValueError, "`clip_norm` must be positive; got 0"),
         ({"clip_value": -1}, ValueError, "`clip_value` must be positive; got -1"),
         ({"weight_decay": -1}, ValueError, "`weight_decay` must be zero or positive"),
