@@ -573,8 +573,8 @@ MUTATIONS = (
     Mutation(
         "a name says what is better",
         "training/_measure.py",
-        "if function in SHARES:",
-        'if function in SHARES or self.name == "accuracy":',
+        "if self.inner in SHARES:",
+        'if self.inner in SHARES or self.name == "accuracy":',
         ("tests/training/test_fit.py::test_direction_of_an_own_metric",),
     ),
     Mutation(

@@ -1,8 +1,9 @@
 """`cpu`: native code for the whole sequence, for the cells that name a kernel.
 
 One call runs every time step: the weights are packed once, the gates are fused into the products, and threads take
-blocks of rows through the whole sequence without waiting for each other. Its derivative is one more call. Where the
-program is lowered for another platform, and for derivatives of the derivative, `fused` takes its place.
+blocks of rows through the whole sequence without waiting for each other. A single step of a few rows, as in a stream,
+reads the weights as they lie. Its derivative is one more call. Where the program is lowered for another platform, for
+derivatives of the derivative, and for that of a single step, `fused` takes its place.
 """
 
 from __future__ import annotations
@@ -29,6 +30,9 @@ from .place import result_like, vary_alike
 name = "cpu"
 reads_out = False
 
+_FEW_ROWS = 16
+"""Rows up to which a step alone is worth the call: `kMostRows` of step.h."""
+
 _CELLS = ("elman_tanh", "elman_relu", "lstm", "gru")
 
 
@@ -52,7 +56,10 @@ def prefer(call: Call) -> str | None:
         return f"the default device is a {jax.default_backend()}"
     if jax.device_count() > 1:
         return f"XLA would gather for it what is sharded over the {jax.device_count()} devices"
-    return "a single step has no loop to speed up" if call.steps == 1 else None
+    if call.steps != 1:
+        return None
+    few = math.prod(call.batch_shape) <= _FEW_ROWS and call.flow.mask is None and call.flow.reset is None
+    return None if few else f"a single step has no loop to speed up, but for at most {_FEW_ROWS} rows without marks"
 
 
 def run(call: Call) -> tuple[Any, State]:
@@ -130,16 +137,20 @@ def _unroll_fwd(plan: _Plan, inputs: Any, flags: Any) -> tuple[tuple[Array, Stat
     )
     plan = plan._replace(wants_dx=inputs.xs.perturbed, wants_state=state)
     inputs, flags = jax.tree.map(lambda leaf: leaf.value, (inputs, flags))
+    if inputs.xs.shape[0] == 1:  # to pack the weights for it would take longer than all else
+        return jax.vjp(lambda inputs: _fused(plan, inputs, flags), inputs)
     out: Any = _keeping(plan, inputs, flags)
     ys, state, kept = out
     return (ys, state), (_Static(plan), inputs, flags, ys, kept)
 
 
 def _unroll_bwd(_: _Plan, saved: Any, cotangents: Any) -> Any:
-    static, *arrays = saved
     filled = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf, cotangents
     )
+    if callable(saved):
+        return saved(filled)[0], None
+    static, *arrays = saved
     return _pull(static.plan, *arrays, filled), None
 
 

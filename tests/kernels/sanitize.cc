@@ -135,7 +135,8 @@ struct Case {
 template <class T>
 void run_all() {
   const int64_t sizes[][4] = {{0, 3, 4, 5},  {3, 0, 4, 5},  {1, 1, 1, 1},     {5, 3, 7, 17},
-                              {4, 7, 3, 33}, {3, 17, 9, 1}, {40, 13, 129, 7}, {2, 8, 16, 64}};
+                              {4, 7, 3, 33}, {3, 17, 9, 1}, {40, 13, 129, 7}, {2, 8, 16, 64},
+                              {1, 7, 19, 33}, {1, 17, 8, 16}};
   for (int cell = 0; cell < kCells; ++cell) {
     for (const auto& s : sizes) {
       for (const int64_t every : {0, 1, 3}) {

@@ -119,6 +119,39 @@ def test_a_state_of_zeros_saves_products_and_changes_nothing(variant: str, name:
     assert "wants_state = true" in pull.lower(cell, params, xs, state, d_ys, implementation="cpu").as_text()
 
 
+@pytest.mark.parametrize("name", CELLS)
+def test_a_single_step_of_few_rows_reads_the_weights_as_they_lie(variant: str, name: str) -> None:
+    for sizes in ((1, 1, 1), (7, 19, 33), (16, 8, 16)):
+        for dtype, tolerance in ((jnp.float64, 1e-12), (jnp.float32, 3e-6)):
+            rows = trial(CELLS[name], *sizes, dtype, steps=1)
+            assert "→ cpu" in rj.explain(*rows[:4])
+            close(pull(*rows, implementation="cpu"), pull(*rows, implementation="scan"), tolerance)
+    step = jax.jit(rj.unroll, static_argnames="implementation")
+    close(step(*rows[:4], implementation="cpu"), step(*rows[:4], implementation="scan"), tolerance)
+    several = jax.tree.map(lambda *leaves: jnp.stack(leaves), rows[1], jax.tree.map(lambda leaf: 2 * leaf, rows[1]))
+    got, want = (
+        jax.vmap(partial(step, rows[0], implementation=how), (0, None, None))(several, *rows[2:4])
+        for how in ("cpu", "scan")
+    )
+    close(got, want, tolerance)
+
+
+def test_a_single_step_of_one_row_leaves_what_is_infinite_in_its_place(variant: str) -> None:
+    """Of 3 units a vector has room for more, which must not be filled up with inf · 0."""
+    cell, params, xs, state, _ = trial(rj.GRU, 1, 2, 3, jnp.float32, steps=1)
+    params = jax.tree.map(jnp.abs, params)
+    for arrays in ((xs.at[0, 0, 0].set(jnp.inf), state), (xs, state._replace(h=state.h.at[0, 0].set(-jnp.inf)))):
+        got, want = (rj.unroll(cell, params, *arrays, implementation=how) for how in ("cpu", "scan"))
+        close(got, want, 3e-6)
+
+
+def test_more_rows_or_marks_are_no_single_step_of_the_kernels() -> None:
+    cell, params, xs, state, _ = trial(rj.LSTM, 17, 3, 4, jnp.float32, steps=1)
+    assert "a single step has no loop to speed up, but for at most 16 rows" in rj.explain(cell, params, xs, state)
+    for marks in ({"lengths": jnp.ones(2, int)}, {"reset": jnp.zeros((1, 2), bool)}):
+        assert "→ scan" in rj.explain(cell, params, xs[:, :2], **marks)
+
+
 def test_blocks_of_steps_cover_a_long_sequence(variant: str) -> None:
     rows = trial(rj.LSTM, 4, 5, 24, jnp.float64, steps=700)
     for remat in (None, "sqrt", 640):

@@ -59,6 +59,7 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[rows][kSlots],
 template <int n>
 struct Constant {
   static constexpr int value = n;
+  constexpr operator int64_t() const { return n; }
 };
 
 // Calls f(Constant<n>()) for a number n in 1 … greatest.

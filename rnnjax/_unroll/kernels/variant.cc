@@ -7,7 +7,7 @@
 #include <sys/mman.h>
 #endif
 
-#include "sequence.h"
+#include "step.h"
 
 namespace rnnjax {
 namespace RNNJAX_VARIANT {
@@ -64,6 +64,7 @@ class Call {
   }
 
   bool forward() {
+    if (Single<Cell>::fits(p_)) return step();
     Buffer<T> packed(sets() * packed_size(false)), scratch(workers() * forward_scratch());
     if (!packed.get() || !scratch.get()) return false;
     if (!alone()) pack_all(packed.get(), false);
@@ -75,6 +76,14 @@ class Call {
       T* own = weights_of(worker, task, packed.get(), false);
       block(task, own, false).forward(scratch.get() + worker * forward_scratch());
     });
+    return true;
+  }
+
+  bool step() {
+    const int64_t each = Single<Cell>::size(p_);
+    Buffer<T> scratch(p_.models * each);
+    if (!scratch.get()) return false;
+    parallel(runner_, p_.models, [&](int64_t model) { Single<Cell>(p_, model).run(scratch.get() + model * each); });
     return true;
   }
 
