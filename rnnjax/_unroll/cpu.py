@@ -148,9 +148,8 @@ def _unroll_bwd(_: _Plan, saved: Any, cotangents: Any) -> Any:
     filled = jax.tree.map(
         lambda leaf: jnp.zeros(leaf.shape, leaf.dtype) if isinstance(leaf, SymbolicZero) else leaf, cotangents
     )
-    if callable(saved):  # the derivative of a single step
-        (d_inputs,) = saved(filled)
-        return d_inputs, None
+    if not isinstance(saved, tuple):  # the derivative of a single step
+        return saved(filled)[0], None
     static, *arrays = saved
     return _pull(static.plan, *arrays, filled), None
 
