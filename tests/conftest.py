@@ -21,7 +21,10 @@ jax.config.update("jax_legacy_prng_key", "error")
 
 
 # Most of the tests' time is XLA compiling small programs; without these passes it takes half as long or less.
-QUICK_TO_COMPILE = "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+QUICK_TO_COMPILE = (
+    "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
+    "--xla_cpu_parallel_codegen_split_count=1"
+)
 if jaxlib.version.__version_info__ < (0, 11):  # later ones end at the flag
     QUICK_TO_COMPILE += " --xla_cpu_use_fusion_emitters=false"
 

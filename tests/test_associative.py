@@ -69,13 +69,6 @@ class Doubles(rj.MinGRU):
         return super().act(z._replace(b=jax.tree.map(lambda leaf: 2 * leaf, z.b)), state)
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> Any:
-    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def draw(cell: rj.Cell, steps: int, rows: int, features: int, dtype: Any = jnp.float64) -> tuple[Any, jax.Array]:
     params = cell.init(jax.random.key(0), features, dtype)
     return params, jax.random.normal(jax.random.key(1), (steps, rows, features), dtype)

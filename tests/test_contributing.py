@@ -88,6 +88,7 @@ def run(copy: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_laws_hold_for_the_new_cell(copy: Path) -> None:
     laws = [f"tests/laws/test_{name}.py" for name in LAWS]
     output = run(

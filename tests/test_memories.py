@@ -26,13 +26,6 @@ class Forgets(rj.MLSTM):
         return jax.tree.map(lambda leaf: 0.5 * leaf, super().step(params, state, z))
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> Any:
-    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def draw(cell: rj.Cell, steps: int, rows: int, dtype: Any = jnp.float64) -> tuple[Any, jax.Array]:
     params = cell.init(jax.random.key(0), 5, dtype)
     drawn = [0.5 * jax.random.normal(jax.random.key(i), leaf.shape, dtype) for i, leaf in enumerate(params)]

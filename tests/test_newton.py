@@ -17,13 +17,6 @@ from rnnjax._unroll import blocks, driver, jacobians
 T, B, I = 40, 3, 2  # noqa: E741
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> Any:
-    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def problem(cell: rj.Cell, steps: int = T, gain: float = 1.0) -> tuple[Any, jax.Array]:
     params = cell.init(jax.random.key(0), I, jnp.float64)
     params = params._replace(u=gain * params.u) if hasattr(params, "u") else params

@@ -610,6 +610,7 @@ def mesh_report(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("case", "place"), [pair for pair in itertools.product(SHARDED, PLACES) if pair != INCOMPARABLE]
 )
+@pytest.mark.slow
 def test_sharded_batch(case: str, place: str, mesh_report: dict[str, Any]) -> None:
     """Flax's RNN fails to trace on an explicit mesh: its zero carry does not have the sharding of the inputs."""
     assert mesh_report[f"{case}-{place}"] == "same"

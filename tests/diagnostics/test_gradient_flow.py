@@ -277,6 +277,7 @@ def test_a_step_without_a_derivative_is_cut() -> None:
     assert verdict(flow).startswith("rnn: is cut: no gradient at all is left one step back")
 
 
+@pytest.mark.slow
 def test_monitor(tmp_path: Any) -> None:
     """Readings are those of `gradient_flow` at the parameters of that step, batch-major, at the steps asked for."""
     rng = np.random.default_rng(16)
@@ -354,6 +355,7 @@ def test_elapsed_times_reach_every_layer() -> None:
     np.testing.assert_allclose(flow.loss, (model(params, xs)[0] ** 2).sum(), rtol=1e-12)
 
 
+@pytest.mark.slow
 def test_blocks_are_measured_in_their_direction() -> None:
     """A model that runs backwards, read at the first step, is the same on the sequence turned round."""
     flows = []

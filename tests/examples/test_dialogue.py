@@ -52,6 +52,7 @@ def test_requests_become_numbers(dialogue, lexicon):
     np.testing.assert_array_equal(lengths, [4, 2])
 
 
+@pytest.mark.slow
 def test_a_request_is_read_the_same_beside_a_longer_one(dialogue, lexicon):
     params, network = dialogue.Reader.of(lexicon, 6, seed=0)
     run = jax.jit(network.__call__)
@@ -150,6 +151,7 @@ def at(turns, rows, k):
 ROWS, NONE = slice(0, 3), np.zeros((3, 1), bool)
 
 
+@pytest.mark.slow
 def test_scores_are_those_of_turns_read_one_after_another(responder, dialogue):
     params, network, _, turns = responder
     answers = np.full((3, 3, LONGEST), 7)

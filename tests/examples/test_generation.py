@@ -161,6 +161,7 @@ def test_draws_follow_the_seed_and_the_temperature(generation, letters, recurren
 
 
 @pytest.mark.parametrize("how", [{"temperature": 0.0}, {"beams": 1}])
+@pytest.mark.slow
 def test_writing_goes_on_where_it_stopped(generation, letters, recurrent, how):
     writer = generation.Writer(recurrent, letters)
     parts = [writer.write(start, generation.How(length=length, **how)) for start, length in (("cab", 5), ("", 9))]

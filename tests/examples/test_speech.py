@@ -117,6 +117,7 @@ def test_every_utterance_is_once_among_the_batches(speech, seed):
     assert spread < np.concatenate(lengths).std() / 2
 
 
+@pytest.mark.slow
 def test_variation_follows_from_seed_epoch_and_batch(speech):
     (one,) = noises(1)
     task = task_of(speech, [one] * 33)
@@ -167,6 +168,7 @@ def test_morse_sets_do_not_meet(speech):
     assert all(task.vocabulary.complaint(text) is None for text in texts)
 
 
+@pytest.mark.slow
 def test_morse_begins_short_and_clear(speech):
     task = speech.morse(arguments(speech, "--count", "40"))
     first, last = (task.training(epoch) for epoch in (0, 29))
@@ -336,6 +338,7 @@ def test_a_network_that_reads_both_ways_cannot_stream(speech):
 # --- the whole
 
 
+@pytest.mark.slow
 def test_a_smoke_run(speech, monkeypatch, capsys, tmp_path):
     pytest.importorskip("jiwer", reason="jiwer counts the errors; it is of the extra `examples`")
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib, of the extra `examples`")

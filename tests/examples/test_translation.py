@@ -209,6 +209,7 @@ def test_beams_find_translations_that_are_at_least_as_probable(translation, untr
     assert (score(wide) >= score(narrow) - 1e-5).sum() >= 5
 
 
+@pytest.mark.slow
 def test_the_twin_of_the_benchmark_computes_the_same(translation, untrained, monkeypatch):
     pytest.importorskip("torch", reason="the twin is PyTorch's, of the extra `peers`")
     monkeypatch.setattr(sys, "path", [str(PATH.parents[1] / "benchmarks"), *sys.path])
@@ -246,6 +247,7 @@ def test_the_twin_of_the_benchmark_computes_the_same(translation, untrained, mon
     assert seen == 120 * 11
 
 
+@pytest.mark.slow
 def test_training_learns(translation, file):
     task = translation.sentences(str(file), (0, 1), 10, "word", 1000, seed=0)
     recipe = translation.SMOKE._replace(epochs=6)
@@ -255,6 +257,7 @@ def test_training_learns(translation, file):
     assert first.history == second.history
 
 
+@pytest.mark.slow
 def test_the_script_runs_on_dates_and_draws(translation, monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib, of the extra `examples`")
     monkeypatch.setattr(sys, "argv", ["translation.py", "--smoke", "--out", str(tmp_path / "new")])

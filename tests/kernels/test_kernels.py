@@ -26,7 +26,10 @@ CELLS = {
     "gru": rj.GRU,
 }
 # rows, inputs, units: no multiple of a tile, and one of them all
-SIZES = ((1, 1, 1), (3, 7, 17), (7, 3, 129), (17, 129, 3), (13, 16, 64))
+SIZES = [
+    *((3, 7, 17), (13, 16, 64)),
+    *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ((1, 1, 1), (7, 3, 129), (17, 129, 3))),
+]
 
 
 BEST = next(iter(kernels.load().variants), None)
@@ -75,18 +78,20 @@ def close(got: Any, want: Any, tolerance: float) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
+@pytest.mark.parametrize("sizes", SIZES, ids=str)
 @pytest.mark.parametrize("name", CELLS)
-def test_every_instruction_set_has_the_values_and_gradients_of_scan(variant: str, name: str) -> None:
+def test_every_instruction_set_has_the_values_and_gradients_of_scan(
+    variant: str, name: str, sizes: tuple[int, int, int]
+) -> None:
     """In float32 in all ways; in float64, which the laws are in, at sizes that they do not have."""
-    for sizes in SIZES:
-        rng = np.random.default_rng(0)
-        flags = {"mask": rng.random((5, sizes[0])) < 0.7, "reset": rng.random((5, sizes[0])) < 0.3}
-        ways = ({**flags, "reverse": True}, {**flags, "remat": 2}, {})
-        for dtype, tolerance, some in ((jnp.float64, 1e-11, ways[:1]), (jnp.float32, 3e-5, ways)):
-            rows = trial(CELLS[name], *sizes, dtype)
-            for options in some:
-                want = pull(*rows, implementation="scan", **{**options, "remat": None})
-                close(pull(*rows, implementation="cpu", **options), want, tolerance)
+    rng = np.random.default_rng(0)
+    flags = {"mask": rng.random((5, sizes[0])) < 0.7, "reset": rng.random((5, sizes[0])) < 0.3}
+    ways = ({**flags, "reverse": True}, {**flags, "remat": 2}, {})
+    for dtype, tolerance, some in ((jnp.float64, 1e-11, ways[:1]), (jnp.float32, 3e-5, ways)):
+        rows = trial(CELLS[name], *sizes, dtype)
+        for options in some:
+            want = pull(*rows, implementation="scan", **{**options, "remat": None})
+            close(pull(*rows, implementation="cpu", **options), want, tolerance)
 
 
 @pytest.mark.parametrize("name", CELLS)
@@ -119,21 +124,32 @@ def test_a_state_of_zeros_saves_products_and_changes_nothing(variant: str, name:
     assert "wants_state = true" in pull.lower(cell, params, xs, state, d_ys, implementation="cpu").as_text()
 
 
+@pytest.mark.parametrize(
+    "sizes",
+    [(7, 19, 33), *(pytest.param(sizes, marks=pytest.mark.slow) for sizes in ((1, 1, 1), (16, 8, 16)))],
+    ids=str,
+)
 @pytest.mark.parametrize("name", CELLS)
-def test_a_single_step_of_few_rows_reads_the_weights_as_they_lie(variant: str, name: str) -> None:
-    for sizes in ((1, 1, 1), (7, 19, 33), (16, 8, 16)):
-        for dtype, tolerance in ((jnp.float64, 1e-12), (jnp.float32, 3e-6)):
-            rows = trial(CELLS[name], *sizes, dtype, steps=1)
-            assert "→ cpu" in rj.explain(*rows[:4])
-            close(pull(*rows, implementation="cpu"), pull(*rows, implementation="scan"), tolerance)
+def test_a_single_step_of_few_rows_reads_the_weights_as_they_lie(
+    variant: str, name: str, sizes: tuple[int, int, int]
+) -> None:
     step = jax.jit(rj.unroll, static_argnames="implementation")
-    close(step(*rows[:4], implementation="cpu"), step(*rows[:4], implementation="scan"), tolerance)
-    several = jax.tree.map(lambda *leaves: jnp.stack(leaves), rows[1], jax.tree.map(lambda leaf: 2 * leaf, rows[1]))
-    got, want = (
-        jax.vmap(partial(step, rows[0], implementation=how), (0, None, None))(several, *rows[2:4])
-        for how in ("cpu", "scan")
-    )
-    close(got, want, tolerance)
+    for dtype, tolerance in ((jnp.float64, 1e-12), (jnp.float32, 3e-6)):
+        rows = trial(CELLS[name], *sizes, dtype, steps=1)
+        assert "→ cpu" in rj.explain(*rows[:4])
+        close(step(*rows[:4], implementation="cpu"), step(*rows[:4], implementation="scan"), tolerance)
+    close(pull(*rows, implementation="cpu"), pull(*rows, implementation="scan"), tolerance)
+
+
+def test_a_single_step_of_several_models() -> None:
+    cell, params, xs, state, _ = trial(rj.GRU, 3, 5, 18, jnp.float64, steps=1)
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+
+    def steps(implementation: str) -> Any:
+        step = partial(rj.unroll, cell, implementation=implementation)
+        return jax.vmap(step, (0, None, None))(several, xs, state)
+
+    close(steps("cpu"), steps("scan"), 1e-12)
 
 
 def test_a_single_step_of_one_row_leaves_what_is_infinite_in_its_place(variant: str) -> None:

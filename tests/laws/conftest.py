@@ -19,14 +19,6 @@ PAIRS = [
 ]
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A law compiles for seconds and runs for microseconds. With --optimized it meets the optimised code."""
-    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="session", params=PAIRS)
 def pair(request: pytest.FixtureRequest) -> Iterator[tuple[Descriptor, str]]:
     """A row and one of its implementations. The session's scope makes pytest run all laws of a pair one after another,

@@ -167,7 +167,7 @@ def test_equal_layers_share_a_trace_and_keep_no_tracer(layer: rj.Layer) -> None:
         return layer(params, xs)
 
     for other in (layer, pickle.loads(pickle.dumps(layer))):
-        call(other, params, xs)
+        jax.eval_shape(call, other, params, xs)
     assert len(traces) == 1
     with jax.checking_leaks():
         jax.eval_shape(partial(pull, layer), params, xs, 1.0)

@@ -27,7 +27,7 @@ def test_nothing_to_do(subject: Subject) -> None:
         (rj.LSTM(4), 6, {"implementation": "fused", "remat": "sqrt"}),
         (rj.GRU(4), 1000, {}),
         (rj.LRU(4), 6, {"implementation": "chunked", "remat": 2}),
-        (rj.GLA(4, rank=2), 300, {}),
+        pytest.param(rj.GLA(4, rank=2), 300, {}, marks=pytest.mark.slow),
         (rj.GRU(4), 6, {"implementation": "newton", "remat": 2}),
     ],
     ids=str,

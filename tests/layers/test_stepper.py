@@ -54,6 +54,7 @@ def test_a_state_of_the_model_will_do(model: Any) -> None:
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
 
 
+@pytest.mark.slow
 def test_states_share_no_array() -> None:
     for row in CELLS:
         cell = row.subject

@@ -1040,6 +1040,7 @@ def test_buckets_hold_every_row_once_and_cut_time() -> None:
     assert batch.inputs["about"].shape == (4, 2)
 
 
+@pytest.mark.slow
 def test_buckets_train_as_arrays_of_the_same_batches() -> None:
     batches = training.buckets((X, Y, LENGTHS), B, count=3)
     order = [list(batches(epoch=epoch)) for epoch in range(2)]

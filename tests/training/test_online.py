@@ -18,13 +18,6 @@ from rnnjax.training import online
 B, I = 2, 3  # noqa: E741
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> Any:
-    jax.config.update("jax_disable_most_optimizations", not request.config.getoption("--optimized"))
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 def loss(y: Any, target: Any) -> Any:
     return jnp.sum((y - target) ** 2)
 

@@ -276,6 +276,7 @@ def test_all_processes_stop_where_one_is_told_to(tmp_path: Path) -> None:
     assert max(int(path.name) for path in tmp_path.iterdir()) == 2 * 4  # two epochs of four steps
 
 
+@pytest.mark.slow
 def test_a_mesh_of_one_device() -> None:
     with jax.numpy_dtype_promotion("standard"):
         assert_same(fit(LAYER, (X, Y, LENGTHS), mesh=mesh(), **ROWS), fit(LAYER, (X, Y, LENGTHS), **ROWS))

@@ -47,7 +47,7 @@ SPACES: dict[str, Any] = {
 }
 
 
-SLOW = ("decay and dropout", "leaves of cells")
+SLOW = ("decay and dropout", "leaves of cells", "sizes and seeds")
 
 
 @pytest.mark.parametrize(

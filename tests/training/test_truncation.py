@@ -198,6 +198,7 @@ def test_inputs_of_float64(kind: str) -> None:
     assert_close(wide.params, narrow.params)
 
 
+@pytest.mark.slow
 def test_parameters_of_float64() -> None:
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), PARAMS)
     fitted = fit((wide, LAYER), (X.astype(np.float64), Y), truncate=tbptt(4), **OPTIONS)

@@ -243,7 +243,7 @@ class Rows {
             with_constant<kRows>(count, [&](auto rows) {
               constexpr int m = decltype(rows)::value;
               both_passes<m, n>(x + s * across, across, w, p_.inputs, nullptr, 0, nullptr, 0, bias, 0,
-                                z + s * kSlots * kLanes);
+                                z + s * kSlots * kLanes, nullptr);
             });
           });
         }
@@ -337,9 +337,10 @@ class Rows {
     const T *w = packed_.w + panel * p_.inputs * step, *u = packed_.u + panel * p_.hidden * step;
     const int64_t across = ahead_ * wide;
     const T* bias = to.product ? to.product + (panel * rows_ + r) * across : packed_.bias + panel * wide;
+    const T* next = packed_.u + (panel + 1 < layout_.panels ? panel + 1 : 0) * p_.hidden * step;
     both_passes<rows, vectors>(x + r * p_.inputs, p_.inputs, w, to.product ? 0 : p_.inputs, to.before.h + r * stride_,
                                stride_, u, to.rests ? 0 : p_.hidden, bias, to.product ? across : 0,
-                               reinterpret_cast<T*>(z));
+                               reinterpret_cast<T*>(z), next + share(r) % L::kVectors * p_.hidden * kLanes);
     for (int i = 0; i < rows; ++i) {
       const bool held = masked(to.t, r + i);
       for (int v = 0; v < (Cell::kGates == 1 ? vectors : 1); ++v) {
@@ -367,14 +368,18 @@ class Rows {
   // A forward tile of all vectors of a panel.
   template <int rows, int vectors>
   static void both_passes(const T* x, int64_t x_row, const T* w, int64_t inputs, const T* h, int64_t h_row, const T* u,
-                          int64_t hidden, const T* bias, int64_t bias_row, T* z) {
+                          int64_t hidden, const T* bias, int64_t bias_row, T* z, const T* ahead) {
     forward_tile<T, rows, 0, (vectors < kPass ? vectors : kPass), OfState>(x, x_row, w, inputs, h, h_row, u, hidden,
-                                                                           L::kVectors, bias, bias_row, z);
+                                                                           L::kVectors, bias, bias_row, z, ahead);
     if constexpr (vectors > kPass) {
       forward_tile<T, rows, kPass, vectors - kPass, OfState>(x, x_row, w, inputs, h, h_row, u, hidden, L::kVectors,
-                                                             bias, bias_row, z);
+                                                             bias, bias_row, z, ahead);
     }
   }
+
+  // While the rows of one panel are computed, the next one comes nearer: each block of rows fetches a vector of every
+  // row of it, as it takes from its own. Without, large weights are waited for again in every step.
+  static int64_t share(int64_t r) { return r / kRows % kSlots; }
 
   // Forms again what the steps from … to - 1 keep, from the state before them.
   void remember(int64_t from, int64_t to, T* scratch) {
@@ -512,15 +517,18 @@ class Rows {
     const int64_t size = transposed_size(layout_), width = kSlots * kLanes;
     for (int64_t first = 0; first < columns; first += width, weights += size) {
       const int64_t limit = adds ? width : columns - first;
+      const T* next = first + width < columns ? weights + size : weights - first / width * size;
       with_constant<kSlots>(ceil_div(columns - first, kLanes), [&](auto vectors) {
         for_row_blocks(count, [&](int64_t r, int64_t height) {
           T* rows_to[kRows];
           for (int64_t i = 0; i < height; ++i) rows_to[i] = to(r + i) + first;
           with_constant<kRows>(height, [&](auto rows) {
             constexpr int n = decltype(vectors)::value, m = decltype(rows)::value;
-            const T* dz = left.dz + r * width;
-            product_tile<T, m, 0, (n < kPass ? n : kPass)>(left, dz, weights, rows_to, limit, adds);
-            if constexpr (n > kPass) product_tile<T, m, kPass, n - kPass>(left, dz, weights, rows_to, limit, adds);
+            const T *dz = left.dz + r * width, *ahead = next + share(r) * size / kSlots;
+            product_tile<T, m, 0, (n < kPass ? n : kPass)>(left, dz, weights, rows_to, limit, adds, ahead);
+            if constexpr (n > kPass) {
+              product_tile<T, m, kPass, n - kPass>(left, dz, weights, rows_to, limit, adds, ahead);
+            }
           });
         });
       });

@@ -36,10 +36,11 @@ struct Slots<true> {
 };
 
 // acc[r][To::slot(i)] += Σ_k a(r, k) · b(k)[From::slot(i)] for i in first … first + count - 1; one row of b is b_step
-// numbers. a(r, k) = a[r · a_row + k] where the left operand lies in rows, or a[k · kRows + r] where it is packed.
-template <class T, int rows, int first, int count, bool packed, class From, class To>
+// numbers. a(r, k) = a[r · a_row + k] where the left operand lies in rows, or a[k · kRows + r] where it is packed. Where
+// it `fetches`, a vector a step of what lies from `ahead` on is brought into the second cache meanwhile.
+template <class T, int rows, int first, int count, bool packed, class From, class To, bool fetches = false>
 inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[rows][kSlots], const T* a, int64_t a_row, const T* b,
-                                                    int64_t b_step, int64_t steps) {
+                                                    int64_t b_step, int64_t steps, const T* ahead = nullptr) {
   constexpr int lanes = Simd<T>::kLanes;
   for (int64_t k = 0; k < steps; ++k) {
     Vec<T> columns[count];
@@ -51,6 +52,7 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[rows][kSlots],
 #pragma GCC unroll 8
       for (int i = 0; i < count; ++i) acc[r][To::slot(first + i)] += x * columns[i];
     }
+    if constexpr (fetches) __builtin_prefetch(ahead + k * lanes, 0, 2);
     a += packed ? kRows : 1;
     b += b_step;
   }
@@ -92,11 +94,12 @@ inline void for_row_blocks(int64_t rows, Body&& body) {
 // cell, and a tile is long enough for a call not to matter.
 
 // z[r][slot] = bias[r][slot] + x w + h u for the packed vectors first … first + count - 1 of one panel, whose rows hold
-// `vectors` of them. x and h are rows of numbers, w and u panels; a bias for all rows has `bias_row` 0.
+// `vectors` of them. x and h are rows of numbers, w and u panels; a bias for all rows has `bias_row` 0. `ahead`: a vector
+// for each k of the panel of u that comes next.
 template <class T, int rows, int first, int count, class OfState>
 __attribute__((noinline)) void forward_tile(const T* x, int64_t x_row, const T* w, int64_t inputs, const T* h,
                                             int64_t h_row, const T* u, int64_t hidden, int64_t vectors, const T* bias,
-                                            int64_t bias_row, T* z) {
+                                            int64_t bias_row, T* z, const T* ahead) {
   constexpr int lanes = Simd<T>::kLanes;
   Vec<T> acc[rows][kSlots];
   for (int i = first; i < first + count; ++i) {
@@ -104,7 +107,7 @@ __attribute__((noinline)) void forward_tile(const T* x, int64_t x_row, const T* 
     for (int r = 0; r < rows; ++r) acc[r][OfState::slot(i)] = load(bias + r * bias_row + OfState::slot(i) * lanes);
   }
   multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, x, x_row, w, vectors * lanes, inputs);
-  multiply<T, rows, first, count, false, SameSlot, OfState>(acc, h, h_row, u, vectors * lanes, hidden);
+  multiply<T, rows, first, count, false, SameSlot, OfState, true>(acc, h, h_row, u, vectors * lanes, hidden, ahead);
   for (int i = first; i < first + count; ++i) {
     for (int r = 0; r < rows; ++r) store(z + (r * kSlots + i) * lanes, acc[r][i]);
     for (int r = 0; r < rows; ++r) store(z + (r * kSlots + OfState::slot(i)) * lanes, acc[r][OfState::slot(i)]);
@@ -122,9 +125,10 @@ struct Cotangents {
 };
 
 // to[r][0 … limit) = dz · weights, or += where it adds, for the vectors first … first + count - 1 of a column panel.
+// `ahead`: a vector for each k of the column panel that comes next.
 template <class T, int rows, int first, int count>
 __attribute__((noinline)) void product_tile(const Cotangents<T>& left, const T* dz, const T* weights, T* const* to,
-                                            int64_t limit, bool adds) {
+                                            int64_t limit, bool adds, const T* ahead) {
   constexpr int lanes = Simd<T>::kLanes, step = kSlots * lanes;
   Vec<T> acc[rows][kSlots];
   for (int r = 0; r < rows; ++r) {
@@ -135,8 +139,8 @@ __attribute__((noinline)) void product_tile(const Cotangents<T>& left, const T* 
   }
   for (int64_t panel = 0; panel < left.panels; ++panel, dz += left.in_panel) {
     const int64_t run = lanes * (panel + 1 == left.panels ? left.last_run : left.run);
-    multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, dz, step, weights, step, run);
-    weights += run * step;
+    multiply<T, rows, first, count, false, SameSlot, SameSlot, true>(acc, dz, step, weights, step, run, ahead);
+    weights += run * step, ahead += run * lanes;
     if (left.apart == 0) continue;
     multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, dz + left.apart * lanes, step, weights, step, lanes);
     weights += lanes * step;
