@@ -309,6 +309,7 @@ def test_bad_options_are_refused(make: Callable[[], Any], error: type[Exception]
     ],
     ids=["leaky-bfloat16", "leaky-float32", "co_rnn-float32"],
 )
+@pytest.mark.slow
 def test_slow_units_are_solved_for(cell: rj.Cell, steps: int, dtype: Any, tolerance: float) -> None:
     """Where a unit hardly moves in a step, every step of a wrong answer is nearly right."""
     params = jax.tree.map(lambda leaf: leaf.astype(dtype), cell.init(jax.random.key(0), 3, jnp.float32))

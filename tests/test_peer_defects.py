@@ -617,19 +617,23 @@ def test_sharded_batch(case: str, place: str, mesh_report: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.slow
 def test_sharded_layers(name: str, mesh_report: dict[str, Any]) -> None:
     assert mesh_report["layers"][name] == ""
 
 
+@pytest.mark.slow
 def test_weights_that_are_divided_in_storage(mesh_report: dict[str, Any]) -> None:
     assert mesh_report["divided"] == []
 
 
+@pytest.mark.slow
 def test_a_sharded_batch_stays_where_it_is(mesh_report: dict[str, Any]) -> None:
     """XLA gathers the arguments of a call into native code."""
     assert mesh_report["collectives"] == []
 
 
+@pytest.mark.slow
 def test_other_shardings_are_refused(mesh_report: dict[str, Any]) -> None:
     """JAX's message says "0th dimension of all xs should be replicated", without naming an argument or a way out."""
     assert "`xs` must not be sharded along features, its axis 2; got P(None, None, 'data')" in mesh_report["features"]

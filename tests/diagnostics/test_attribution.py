@@ -124,6 +124,7 @@ def test_occlusion(window: int, stride: int, axis: int) -> None:
     np.testing.assert_allclose(found, wanted, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_influence() -> None:
     """A linear network: ∂y_t/∂x_s = w u^{t−s}; and of any network what `jacrev` says."""
     rng = np.random.default_rng(6)

@@ -189,6 +189,7 @@ def greedy(network, params, coded, row, length):
 
 
 @pytest.mark.parametrize("eager", [False, True])
+@pytest.mark.slow
 def test_one_beam_takes_the_likeliest_word_each_time(summarisation, network, params, coded, monkeypatch, eager):
     monkeypatch.setattr(summarisation, "LONGEST", 8)
     if eager:  # to end
@@ -203,6 +204,7 @@ def test_one_beam_takes_the_likeliest_word_each_time(summarisation, network, par
         assert not eager or len(words) == 4  # three words and the end
 
 
+@pytest.mark.slow
 def test_the_coverage_penalty_keeps_from_reading_again(summarisation, network, params, coded, monkeypatch):
     monkeypatch.setattr(summarisation, "LONGEST", 6)
     sources, lengths = jnp.asarray(coded.pairs.sources), jnp.asarray(coded.pairs.source_lengths)

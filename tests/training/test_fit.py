@@ -473,6 +473,7 @@ def test_callback_stops_and_logs_are_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:::google.protobuf", "ignore:::tensorboardX")
+@pytest.mark.slow
 def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import masked_crc32c

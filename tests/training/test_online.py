@@ -172,6 +172,7 @@ def test_snap1_keeps_the_blocks_of_the_jacobian(cell: rj.Cell) -> None:
 
 
 @pytest.mark.parametrize("method", [online.SnAp1(), online.EProp()], ids=repr)
+@pytest.mark.slow
 def test_traces_of_gated_cells_need_no_jacobian(method: Any) -> None:
     """Beside the trace, memory grows with the units by less than one matrix (N, N) does."""
 

@@ -96,6 +96,7 @@ def test_states_stay_wide_between_windows() -> None:
     assert dtypes(fitted.state.rest) == {"float32"}
 
 
+@pytest.mark.slow
 def test_learns_as_well_as_in_float32() -> None:
     scores = {}
     for dtype in (None, jnp.bfloat16):

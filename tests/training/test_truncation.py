@@ -78,7 +78,7 @@ def assert_close(got: Any, wanted: Any, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("window", "overlap"), [(4, 0), (5, 2), (20, 0)])
+@pytest.mark.parametrize(("window", "overlap"), [pytest.param(4, 0, marks=pytest.mark.slow), (5, 2), (20, 0)])
 def test_windows_train_as_the_loop_that_is_written_out(window: int, overlap: int) -> None:
     fitted = fit((PARAMS, LAYER), (X, Y), truncate=tbptt(window, overlap), epochs=2, **OPTIONS)
     assert_close(fitted.params, written_out(window, overlap, epochs=2))
