@@ -33,6 +33,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
     parser.addoption("--optimized", action="store_true", help="let XLA optimize as it does for users; takes longer")
     parser.addoption("--sample", type=int, default=1, metavar="K", help="run one in K of each test's cases")
+    parser.addoption("--turn", type=int, default=0, metavar="N", help="which of the K shares --sample takes, N modulo K")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -53,13 +54,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 def _sample(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out cases by the names of their parameters, so that the laws of a cell stay together; no test whole."""
+    shares, turn = config.getoption("--sample"), config.getoption("--turn")
     seen: set[str] = set()
     kept: list[pytest.Item] = []
     rest: list[pytest.Item] = []
     for item in items:
         test, _, case = item.nodeid.partition("[")
         runs = item.get_closest_marker("skip") is None
-        chosen = runs and (test not in seen or zlib.crc32(case.encode()) % config.getoption("--sample") == 0)
+        chosen = runs and (test not in seen or (zlib.crc32(case.encode()) - turn) % shares == 0)
         (kept if chosen else rest).append(item)
         seen |= {test} if runs else set()
     config.hook.pytest_deselected(items=rest)

@@ -58,6 +58,17 @@ inline __attribute__((always_inline)) void multiply(Vec<T> (&acc)[rows][kSlots],
   }
 }
 
+// f(r, i) for every row and every one of these vectors of a tile, without a loop, so that the tile stays in registers
+// between its products: written to memory and read back it costs a tile of 128 steps a tenth of its time.
+template <int rows, int first, int count, class F>
+inline __attribute__((always_inline)) void each(F&& f) {
+#pragma GCC unroll 8
+  for (int i = first; i < first + count; ++i) {
+#pragma GCC unroll 8
+    for (int r = 0; r < rows; ++r) f(r, i);
+  }
+}
+
 template <int n>
 struct Constant {
   static constexpr int value = n;
@@ -102,16 +113,16 @@ __attribute__((noinline)) void forward_tile(const T* x, int64_t x_row, const T* 
                                             int64_t bias_row, T* z, const T* ahead) {
   constexpr int lanes = Simd<T>::kLanes;
   Vec<T> acc[rows][kSlots];
-  for (int i = first; i < first + count; ++i) {
-    for (int r = 0; r < rows; ++r) acc[r][i] = load(bias + r * bias_row + i * lanes);
-    for (int r = 0; r < rows; ++r) acc[r][OfState::slot(i)] = load(bias + r * bias_row + OfState::slot(i) * lanes);
-  }
+  each<rows, first, count>([&](int r, int i) {
+    acc[r][i] = load(bias + r * bias_row + i * lanes);
+    acc[r][OfState::slot(i)] = load(bias + r * bias_row + OfState::slot(i) * lanes);
+  });
   multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, x, x_row, w, vectors * lanes, inputs);
   multiply<T, rows, first, count, false, SameSlot, OfState, true>(acc, h, h_row, u, vectors * lanes, hidden, ahead);
-  for (int i = first; i < first + count; ++i) {
-    for (int r = 0; r < rows; ++r) store(z + (r * kSlots + i) * lanes, acc[r][i]);
-    for (int r = 0; r < rows; ++r) store(z + (r * kSlots + OfState::slot(i)) * lanes, acc[r][OfState::slot(i)]);
-  }
+  each<rows, first, count>([&](int r, int i) {
+    store(z + (r * kSlots + i) * lanes, acc[r][i]);
+    store(z + (r * kSlots + OfState::slot(i)) * lanes, acc[r][OfState::slot(i)]);
+  });
 }
 
 // Cotangents dz of pre-activations of some rows, [panel][row][slot][lane], as a left operand: of each panel the first
@@ -131,12 +142,7 @@ __attribute__((noinline)) void product_tile(const Cotangents<T>& left, const T* 
                                             int64_t limit, bool adds, const T* ahead) {
   constexpr int lanes = Simd<T>::kLanes, step = kSlots * lanes;
   Vec<T> acc[rows][kSlots];
-  for (int r = 0; r < rows; ++r) {
-    for (int i = first; i < first + count; ++i) {
-      acc[r][i] = Vec<T>{};
-      if (adds) acc[r][i] = load(to[r] + i * lanes);
-    }
-  }
+  each<rows, first, count>([&](int r, int i) { acc[r][i] = adds ? load(to[r] + i * lanes) : Vec<T>{}; });
   for (int64_t panel = 0; panel < left.panels; ++panel, dz += left.in_panel) {
     const int64_t run = lanes * (panel + 1 == left.panels ? left.last_run : left.run);
     multiply<T, rows, first, count, false, SameSlot, SameSlot, true>(acc, dz, step, weights, step, run, ahead);
@@ -145,9 +151,9 @@ __attribute__((noinline)) void product_tile(const Cotangents<T>& left, const T* 
     multiply<T, rows, first, count, false, SameSlot, SameSlot>(acc, dz + left.apart * lanes, step, weights, step, lanes);
     weights += lanes * step;
   }
-  for (int r = 0; r < rows; ++r) {
-    for (int i = first; i < first + count && i * lanes < limit; ++i) store(to[r] + i * lanes, acc[r][i], limit - i * lanes);
-  }
+  each<rows, first, count>([&](int r, int i) {
+    if (i * lanes < limit) store(to[r] + i * lanes, acc[r][i], limit - i * lanes);
+  });
 }
 
 // gradient[j][vector] += Σ_k left[k][j] dz[k][slot] for kRows features; a row of `gradient` holds `vectors` of them.
@@ -155,13 +161,9 @@ template <class T, int first, int count, class Of>
 __attribute__((noinline)) void gradient_tile(const T* left, const T* dz, int64_t depth, int64_t vectors, T* gradient) {
   constexpr int lanes = Simd<T>::kLanes;
   Vec<T> acc[kRows][kSlots];
-  for (int j = 0; j < kRows; ++j) {
-    for (int i = first; i < first + count; ++i) acc[j][i] = load(gradient + (j * vectors + i) * lanes);
-  }
+  each<kRows, first, count>([&](int j, int i) { acc[j][i] = load(gradient + (j * vectors + i) * lanes); });
   multiply<T, kRows, first, count, true, Of, SameSlot>(acc, left, 0, dz, kSlots * lanes, depth);
-  for (int j = 0; j < kRows; ++j) {
-    for (int i = first; i < first + count; ++i) store(gradient + (j * vectors + i) * lanes, acc[j][i]);
-  }
+  each<kRows, first, count>([&](int j, int i) { store(gradient + (j * vectors + i) * lanes, acc[j][i]); });
 }
 
 // How the units and gates of a cell lie in panels.
