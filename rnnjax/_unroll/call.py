@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell
-from .._types import Array, DTypeLike, Noise, Params, State, Xs, at_least_float32
+from .._types import Array, DTypeLike, Noise, Params, State, Xs, at_least_float32, wide
 
 Remat: TypeAlias = int | Literal["state", "sqrt"] | None
 
@@ -33,7 +33,7 @@ class Dtypes(NamedTuple):
 
     def cast(self, params: Params) -> Params:
         """Matrices to the compute dtype and vectors to the state dtype. It is done where the parameters are used, so
-        that their gradients add up in their own dtype."""
+        that their gradients add up in the dtype that they have between steps: `accumulators`."""
         return jax.tree.map(self._cast_leaf, params)
 
     def inputs(self, xs: Xs, axes: int) -> Xs:
@@ -45,6 +45,12 @@ class Dtypes(NamedTuple):
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
             return leaf
         return leaf.astype(self.compute if leaf.ndim > 1 else self.state)
+
+
+def accumulators(params: Params) -> Params:
+    """Floating-point leaves in at least float32. Their gradients are sums over time, whose terms would be lost in a
+    bfloat16 that has grown to 256 of them."""
+    return jax.tree.map(lambda p: wide(p) if jnp.issubdtype(p.dtype, jnp.inexact) else p, params)
 
 
 def features(xs: Xs, axes: int) -> list[Array]:

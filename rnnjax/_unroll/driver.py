@@ -10,7 +10,7 @@ import jax
 from .._cell import Cell, split_key
 from .._types import Array, Key, Params, State, Xs
 from . import check, table
-from .call import Call, Dtypes, Flow, Remat, features, split_noise
+from .call import Call, Dtypes, Flow, Remat, accumulators, features, split_noise
 from .lift import along, valid_steps, zero_where_masked
 from .newton import Newton, NewtonReport
 from .place import Placement
@@ -230,7 +230,7 @@ def _call(
     xs = zero_where_masked(mask, dtypes.inputs(xs, 1 + len(batch_shape)))
 
     prepare_key, noise_key = split_key(key)
-    params = cell.prepare(params, key=prepare_key, context=context)
+    params = accumulators(cell.prepare(params, key=prepare_key, context=context))
     noise = None if noise_key is None else cell.noise(noise_key, steps, batch_shape, dtypes.state)
     flow_noise, constant_noise = split_noise(place.along_time(jax.lax.stop_gradient(noise)), steps)
 
