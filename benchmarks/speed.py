@@ -9,7 +9,8 @@ threads sleep, because PyTorch's spin for ten milliseconds after their work and 
 makes calls that are not counted until the machine is awake again. A row gives medians; its ratio is that of the peer
 with the least median to `cpu`, formed in every turn: the median of those ratios and, in brackets, their quartiles.
 Peers that are not installed are left out and named. Gradients are those of Σy² by parameters and inputs; ONNX Runtime
-has none. benchmarks/README.md says how to read it.
+has none. Compilation and temporary memory are what XLA says of the programs; what `cpu`, PyTorch and ONNX Runtime
+allocate by themselves is not among it. benchmarks/README.md says how to read it.
 """
 
 from __future__ import annotations
@@ -223,20 +224,28 @@ def row(name: str, shape: Shape, what: str, seconds: float, peak: float) -> dict
     }
 
 
-def peak_gflops(seconds: float) -> float:
-    """The best matrix product that XLA or PyTorch makes of this machine, in GFLOP/s."""
-    best = 0.0
-    size = 2048
+def peak_gflops(seconds: float) -> dict[str, float]:
+    """The best matrix products of this machine, in GFLOP/s: XLA's, PyTorch's, and those of the kernels, by a network
+    whose one activation costs next to nothing beside them."""
+    size, (batch, steps, hidden) = 2048, (768, 4, 256)
     a = jnp.ones((size, size))
     products: dict[str, Run] = {"xla": compiled(lambda a, b: a @ b, (a, a))[0]}
+    work = {"xla": 2 * size**3, "torch": 2 * size**3, "cpu": 2 * batch * steps * 2 * hidden * hidden}
     if installed("torch"):
         import torch
 
         b = torch.ones(size, size)
         products["torch"] = lambda: b @ b
-    for times in in_turns(products, seconds).values():
-        best = max(best, 2 * size**3 / min(times) / 1e6)
-    return best
+    cell = rj.Elman(hidden, activation="relu")
+    params = cell.init(jax.random.key(0), hidden)
+    state = jax.tree.map(jnp.ones_like, cell.initial_state(params, (batch,)))  # of zeros, products are left out
+    xs = jnp.ones((steps, batch, hidden))
+    products["cpu"] = compiled(partial(rj.unroll, cell, implementation="cpu"), (params, xs, state))[0]
+    return {name: work[name] / min(times) / 1e6 for name, times in in_turns(products, seconds).items()}
+
+
+def products(peaks: dict[str, float]) -> str:
+    return ", ".join(f"{name} {value:.0f} GFLOP/s" for name, value in peaks.items())
 
 
 def line(found: dict[str, Any]) -> str:
@@ -245,7 +254,11 @@ def line(found: dict[str, Any]) -> str:
     peers = ", ".join(f"{rival} {ms:.1f}" for rival, ms in sorted(found["ms"].items(), key=lambda item: item[1]))
     shape = ",".join(map(str, found["shape"]))
     ratio = f"×{found['ratio']:.2f} ({low:.2f}–{high:.2f}) over {found['best']}"
-    return f"| {found['cell']} {shape} | {found['what']} | {ratio} | {found['peak_share']:.2f} | {peers} |"
+    known = {rival: own for rival, own in found["facts"].items() if rival in ("cpu", "fused", found["best"])}
+    facts = ", ".join(
+        f"{rival} {own['compile_seconds']:.2f} s {own['temporary_bytes'] / 1e6:.1f} MB" for rival, own in known.items()
+    )
+    return f"| {found['cell']} {shape} | {found['what']} | {ratio} | {found['peak_share']:.2f} | {peers} | {facts} |"
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -366,20 +379,34 @@ def further(seconds: float) -> tuple[dict[str, Any], dict[str, float]]:
         medians = {rival: statistics.median(own) for rival, own in streams(layers, seconds).items()}
         tables[name] = {rival: ms / 100 * 1e3 for rival, ms in medians.items()}
         figures[name] = min(ms for rival, ms in medians.items() if rival != "rnnjax") / medians["rnnjax"]
-    for name in ("vmap", "step_one_layer", "step_four_layers"):
-        print(f"{name}: {', '.join(f'{rival} {value:.1f}' for rival, value in tables[name].items())}")
+    for name in SHORT:
+        print(short(name, tables[name]))
     return tables, figures
 
 
-def write(rows: list[dict[str, Any]], tables: dict[str, Any], figures: dict[str, float], peak: float) -> None:
+SHORT = {
+    "vmap": "32 LSTMs 16,100,64,64 under `vmap`, forward and gradients, ms",
+    "step_one_layer": "a step of an LSTM of 128 units at B 1, µs",
+    "step_four_layers": "a step of four of them, µs",
+}
+
+
+def short(name: str, values: dict[str, float]) -> str:
+    """A table of one line in Markdown."""
+    return f"| {SHORT[name]} | {', '.join(f'{rival} {value:.1f}' for rival, value in values.items())} |"
+
+
+def write(
+    rows: list[dict[str, Any]], tables: dict[str, Any], figures: dict[str, float], peaks: dict[str, float]
+) -> None:
     """Saves the table as JSON and Markdown."""
     RESULTS.mkdir(exist_ok=True)
-    data = {"machine": machine(), "peak_gflops": peak, "figures": figures, "rows": rows, **tables}
+    data = {"machine": machine(), "peak_gflops": peaks, "figures": figures, "rows": rows, **tables}
     (RESULTS / "speed.json").write_text(json.dumps(data, indent=1) + "\n")
     lines = [f"{machine()}; medians, in brackets the quartiles of the ratio. `python benchmarks/speed.py --write`", ""]
     lines += [
-        "| cell B,T,I,H | what | `cpu` over the best peer | share of peak | milliseconds |",
-        "|---|---|---|---|---|",
+        "| cell B,T,I,H | what | `cpu` over the best peer | share of peak | milliseconds | compiled in, temporary |",
+        "|---|---|---|---|---|---|",
     ]
     lines += [line(found) for found in rows]
     lines += ["", "| LSTM, forward and gradients, against | exponent | milliseconds |", "|---|---|---|"]
@@ -387,6 +414,8 @@ def write(rows: list[dict[str, Any]], tables: dict[str, Any], figures: dict[str,
         f"| {own['axis']} | {own['exponent']:.2f} | {', '.join(f'{v}: {ms:.2f}' for v, ms in own['ms'].items())} |"
         for own in tables["scaling"]
     ]
+    lines += ["", "| many models, and single steps | |", "|---|---|", *(short(name, tables[name]) for name in SHORT)]
+    lines += ["", f"Best matrix products: {products(peaks)}."]
     (RESULTS / "speed.md").write_text("\n".join(lines) + "\n")
 
 
@@ -401,20 +430,20 @@ def main() -> None:
     missing = [name for name in ("torch", "onnxruntime", "equinox", "keras") if not installed(name)]
     print(machine() + (f"; not installed: {', '.join(missing)}" if missing else ""))
     seconds = 0.5 if args.quick else 4
-    peak = peak_gflops(seconds)
-    print(f"best matrix product: {peak:.0f} GFLOP/s")
+    peaks = peak_gflops(seconds)
+    print(f"best matrix products: {products(peaks)}")
     rows = []
     for name in args.only:
         for shape in SHAPES[:2] if args.quick else SHAPES:
             for what in ("forward", "gradient"):
-                rows.append(row(name, shape, what, seconds, peak))
+                rows.append(row(name, shape, what, seconds, max(peaks.values())))
                 print(line(rows[-1]), flush=True)
     tables, own = further(seconds)
     figures = summary(rows) | own
     for name, value in figures.items():
         print(f"figure: {name} {value:.4g}")
     if args.write:
-        write(rows, tables, figures, peak)
+        write(rows, tables, figures, peaks)
 
 
 if __name__ == "__main__":
