@@ -16,8 +16,8 @@ import rnnjax as rj
 from ._unroll import kernels
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy")
-# one for each implementation that is chosen where all of them can run
-CELLS = (rj.LSTM(8), rj.MGU(8), rj.IndRNN(8))
+# one for each implementation that is chosen on a CPU where all of them can run
+CELLS = (rj.LSTM(8), rj.MGU(8), rj.MinGRU(8), rj.IndRNN(8))
 SOURCE = Path(__file__).resolve().parents[1]
 
 
@@ -57,7 +57,8 @@ def native() -> Iterator[str]:
 
 
 def implementations() -> Iterator[str]:
-    """What runs a cell here, and why: one that has a kernel, a gated one that has none, and one that is not gated."""
+    """What runs a cell here, and why: one that has a kernel, a gated one that has none, one that runs in parallel over
+    time, and one that is none of these."""
     for cell in CELLS:
         params = cell.init(jax.random.key(0), 4)
         yield f"{cell!r}"

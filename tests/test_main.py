@@ -60,13 +60,13 @@ def test_all_devices_are_listed():
 
 @pytest.mark.skipif(bool(kernels.load().reason) or jax.default_backend() != "cpu", reason="no native kernels here")
 def test_each_implementation_is_chosen_by_a_cell():
-    assert chosen(list(command.implementations())) == ["cpu", "fused", "scan"]
+    assert chosen(list(command.implementations())) == ["cpu", "fused", "chunked", "scan"]
     assert set(next(command.native()).split(":")[0].split(", ")) == set(kernels.load().variants)
 
 
 def test_it_says_why_there_are_no_kernels(without_kernels):
     lines = list(command.implementations())
-    assert chosen(lines) == ["fused", "fused", "scan"]
+    assert chosen(lines) == ["fused", "fused", "chunked", "scan"]
     assert lines[1].split(maxsplit=1) == ["cpu", "cannot run it: they are on holiday"]
     assert list(command.native()) == ["they are on holiday"]
 

@@ -1,8 +1,8 @@
 """Data: vocabularies, padding, sound features in JAX, augmentation, readers of plain files and of known sets, and sets
 that need no download.
 
-Every reader returns a `Reading`: bad input is left out or mended, and named with its file and line, while the rest is
-used. Arrays are batch-major, as `rnnjax.training.fit` takes them.
+Every reader of items returns a `Reading`: bad input is left out or mended, and named with its file and line, while the
+rest is used. Arrays are batch-major, as `rnnjax.training.fit` takes them.
 """
 
 from ._augment import add_noise as add_noise
@@ -53,6 +53,9 @@ from ._reading import Reading as Reading
 from ._resample import change_speed as change_speed
 from ._resample import perturb_speed as perturb_speed
 from ._resample import resample as resample
+from ._series import Series as Series
+from ._series import read_idx as read_idx
+from ._series import read_ts as read_ts
 from ._spans import Span as Span
 from ._spans import SpanScores as SpanScores
 from ._spans import span_scores as span_scores
