@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import numbers
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -34,6 +34,8 @@ class Batch(NamedTuple):
 
 def as_batch(data: Any) -> Batch:
     """The `Batch` of a tuple, its leaves as arrays; ValueError or TypeError if it is none."""
+    if isinstance(data, Mapping):
+        raise TypeError(_named(data))
     if not isinstance(data, (tuple, list)) or not 2 <= len(data) <= 5:
         kind = f"a tuple of {len(data)}" if isinstance(data, (tuple, list)) else type(data).__name__
         raise TypeError(
@@ -56,6 +58,11 @@ def as_batch(data: Any) -> Batch:
     if batch.weights is not None:
         _check_weights(batch.weights)
     return batch
+
+
+def _named(data: Mapping[Any, Any]) -> str:
+    keys = ", ".join(map(repr, data))
+    return f"a batch must be (inputs, targets); got a dictionary of {keys}: map it to such a tuple first"
 
 
 def _check_weights(weights: Any) -> None:
@@ -145,8 +152,7 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
     batch = as_batch(data)
     if batch.lengths is None:
         raise ValueError("buckets need the lengths of the rows: pass (inputs, targets, lengths)")
-    if batch.weights is None:
-        batch = batch._replace(weights=np.ones(rows_of(batch), np.float32))
+    batch = weighed(batch)
     lengths = np.asarray(batch.lengths)
     steps = featured(batch.inputs).shape[1]
     order = np.argsort(lengths, kind="stable")
@@ -221,6 +227,11 @@ def gather(arrays: Batch, rows: Any, weights: Any) -> Batch:
     return batch._replace(weights=weights)
 
 
+def weighed(batch: Batch) -> Batch:
+    """The batch with weights, which are 1 where it has none."""
+    return batch if batch.weights is not None else batch._replace(weights=np.ones(rows_of(batch), np.float32))
+
+
 def fill_up(batch: Batch, rows: int) -> Batch:
     """The batch with that many rows: repetitions of its first one, or zeros where it has none, at weight 0."""
     missing = rows - rows_of(batch)
@@ -229,7 +240,7 @@ def fill_up(batch: Batch, rows: int) -> Batch:
     if not rows_of(batch):
         zeros = jax.tree.map(lambda leaf: np.zeros((rows, *leaf.shape[1:]), leaf.dtype), batch)
         return zeros._replace(weights=np.zeros(rows, np.float32))
-    weights = np.ones(rows_of(batch), np.float32) if batch.weights is None else np.asarray(batch.weights)
+    weights = np.asarray(weighed(batch).weights)
     more = np.zeros(rows, np.int32)
     more[: rows_of(batch)] = np.arange(rows_of(batch))
     return take(batch, more)._replace(weights=np.pad(weights, [(0, missing)] + [(0, 0)] * (weights.ndim - 1)))
@@ -255,10 +266,14 @@ def is_arrays(data: Any) -> bool:
 class Stream:
     """An iterable of batches, or a function that returns one, read anew for every epoch.
 
-    A function that has a parameter `epoch` is given its number, so that an order can follow from it.
+    A function that has a parameter `epoch` is given its number, so that an order can follow from it. With `steps` an
+    epoch has so many batches: it begins where the one before has stopped, and what ends within it is read anew. With
+    `weighted` all batches have weights, so that those that are filled up need no program of their own.
     """
 
-    def __init__(self, source: Any) -> None:
+    def __init__(self, source: Any, steps: int | None = None, weighted: bool = False) -> None:
+        if isinstance(source, Mapping):
+            raise TypeError(_named(source))
         if not callable(source) and not isinstance(source, Iterable):
             raise TypeError(
                 "data must be a tuple of arrays (inputs, targets), an iterable of such batches, or a function that "
@@ -273,26 +288,39 @@ class Stream:
                     f"{', '.join(f'`{name}`' for name in other)}"
                 )
         self._source: Any = source
-        self._epochs = 0
+        self._steps, self._weighted = steps, weighted
+        self._rows, self._passes = 0, 0
+        self._going: Iterator[Batch] | None = None
 
-    def read(self, epoch: int) -> Iterator[Batch]:
-        """The batches of an epoch."""
-        count, rows = 0, 0
+    def read(self, epoch: int, done: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch, but for the first ones that are done. With `steps`, epochs must be read in turn."""
+        if self._steps is None:
+            self._rows = 0
+            return itertools.islice(self._pass(epoch), done, None)
+        if self._going is None:
+            whole = itertools.chain.from_iterable(map(self._pass, itertools.count()))
+            self._going = itertools.islice(whole, epoch * self._steps + done, None)
+        return itertools.islice(self._going, self._steps - done)
+
+    def _pass(self, number: int) -> Iterator[Batch]:
+        """All batches, filled up to as many rows as any so far."""
+        count = 0
         source: Any = self._source
         if callable(source):
-            source = source(epoch=epoch) if "epoch" in inspect.signature(source).parameters else source()
+            source = source(epoch=number) if "epoch" in inspect.signature(source).parameters else source()
         for data in source:
             batch = as_batch(data)
-            rows, count = max(rows, rows_of(batch)), count + 1
-            yield fill_up(batch, rows)
+            self._rows, count = max(self._rows, rows_of(batch)), count + 1
+            batch = fill_up(batch, self._rows)
+            yield weighed(batch) if self._weighted else batch
         if not count:
-            again = " any more: a generator can be read once, so pass a function that makes one" if self._epochs else ""
+            again = " any more: a generator can be read once, so pass a function that makes one" if self._passes else ""
             raise ValueError(f"the data hold no batch{again}")
-        self._epochs += 1
+        self._passes += 1
 
 
-def first_of(source: Any) -> tuple[Batch, Any]:
-    """The first batch of an iterable, and an iterable that still has it."""
-    batches = Stream(source).read(0)
+def first_of(source: Any, weighted: bool = False) -> tuple[Batch, Any]:
+    """The first batch of an iterable, as a `Stream` reads it, and an iterable that still has it."""
+    batches = Stream(source, weighted=weighted).read(0)
     first = next(batches)
     return first, itertools.chain([first], batches) if isinstance(source, Iterator) else source

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Mapping
@@ -113,8 +114,11 @@ class Checkpoints:
             raise ValueError(_unreadable(path, error)) from error
 
 
-def _unreadable(path: Path, error: Exception) -> str:
-    cause = f"{type(error).__name__}: {error}"
+def _unreadable(path: Path, error: BaseException) -> str:
+    while (origin := error.__cause__ or error.__context__) is not None:
+        error = origin
+    torn = re.search(r'"([^"/]+)/(c/|zarr)', str(error))  # the file within TensorStore's database that it names
+    cause = f"its `{torn[1]}` is damaged" if torn else f"{type(error).__name__}: {error}"
     return f"the checkpoint {path} cannot be read ({cause}): remove it to go on from the one before"
 
 

@@ -17,10 +17,10 @@ import optax
 
 from .._errors import check_not_negative, check_size
 from . import _runs
-from ._batches import Batch, as_batch, check_seed, fill_up, first_of, is_arrays, rows_of, split_rows, take
+from ._batches import Batch, Stream, as_batch, check_seed, fill_up, first_of, is_arrays, rows_of, split_rows, take
 from ._checkpoint import Checkpoints, filled
 from ._checks import checks
-from ._measure import measures, own_name, rises, values
+from ._measure import all_take_masks, measures, own_name, rises, values
 from ._model import adapt
 from ._parallel import Parallel, divided
 from ._precision import computed_in
@@ -68,6 +68,7 @@ def fit(
     optimizer: optax.GradientTransformation | None = None,
     metrics: Sequence[Any] = (),
     epochs: int = 1,
+    steps_per_epoch: int | None = None,
     batch_size: int = 32,
     accumulate: int = 1,
     truncate: TBPTT | None = None,
@@ -112,6 +113,8 @@ def fit(
         optimizer: an Optax transformation; None is `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.
         metrics: more of the same, or pairs of a name and a function.
         epochs: how often the data are read.
+        steps_per_epoch: batches of an epoch, for an iterable that does not end, or too late. The next epoch goes on
+            where one has stopped. What ends within an epoch is read anew, and the `epoch` of a function counts that.
         batch_size: rows of one update, for arrays; all of them where there are fewer. A smaller last batch is filled up
             with repetitions of a row that count in no loss, gradient or metric; batch statistics of the model see them.
         accumulate: parts in which the gradient of a batch is formed, one after another, to save memory.
@@ -142,9 +145,10 @@ def fit(
             a checkpoint writes the epochs since then again.
         checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
             there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted; an iterable
-            must then hold the same batches in every epoch of that number. At SIGTERM a checkpoint is written before the
-            process ends; where a handler of your own keeps it alive, `fit` returns what it has. Several processes end
-            together, after the epoch in which one of them is told to.
+            must then hold the same batches in every epoch of that number, and with `steps_per_epoch` it is read again
+            up to the place of the checkpoint. At SIGTERM a checkpoint is written before the process ends; where a
+            handler of your own keeps it alive, `fit` returns what it has. Several processes end together, after the
+            epoch in which one of them is told to.
         checkpoint_every: epochs from one checkpoint to the next.
         progress: whether a bar is shown.
 
@@ -171,6 +175,9 @@ def fit(
     check_size("checkpoint_every", checkpoint_every)
     if patience is not None:
         check_size("patience", patience)
+    if steps_per_epoch is not None:
+        check_size("steps_per_epoch", steps_per_epoch)
+        steps_per_epoch = int(steps_per_epoch)
     check_not_negative("min_delta", min_delta)
     check_seed(seed)
     # NumPy's integers cannot be written into a checkpoint
@@ -194,7 +201,10 @@ def fit(
         if arrays is None or validation is not None:
             raise ValueError("`validation_split` needs arrays, and no `validation` beside it")
         arrays, validation = split_rows(arrays, validation_split)
-    first, data = first_of(data) if arrays is None else (arrays, None)
+    if arrays is not None and steps_per_epoch is not None:
+        raise ValueError("`steps_per_epoch` needs an iterable: an epoch of arrays is every row once")
+    weighted = all_take_masks(used)
+    first, data = first_of(data, weighted) if arrays is None else (arrays, None)
     parallel = Parallel(mesh)
     if arrays is not None:
         parallel.check_rows(*(("batch_size", batch_size) if truncate is None else ("B", rows_of(arrays))))
@@ -211,7 +221,8 @@ def fit(
     every = watchers.every
     check = checks(used, plain, first, batch_size, truncate)
     if arrays is None:
-        run = _runs.StreamRun(step, first, data, parallel, check)
+        stream = Stream(data, steps_per_epoch, weighted)
+        run = _runs.StreamRun(step, first, stream, parallel, check, steps_per_epoch)
     elif truncate is None:
         size = parallel.enough(batch_size, rows_of(arrays), accumulate)
         run = _runs.over_arrays(step, arrays, size, seed if shuffle else None, parallel, every)
@@ -230,6 +241,7 @@ def fit(
     record, zeros = _Record.new(state, judge), run.zeros(state)
     record = record._replace(totals=zeros())
     described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
+    described |= {"steps_per_epoch": steps_per_epoch}
     described |= {"every": None if arrays is None else every, "monitor": None, "mode": None}
     described |= {"loss": own_name(used[0].function), "metrics": [measure.name for measure in used[1:]]}
     if judge.watches:

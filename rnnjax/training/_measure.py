@@ -163,6 +163,11 @@ def measures(loss: Any, others: Sequence[Any]) -> tuple[Measure, ...]:
     return found
 
 
+def all_take_masks(used: Sequence[Measure]) -> bool:
+    """Whether all can be of batches with weights."""
+    return all(measure.accepted.takes("mask") for measure in used)
+
+
 def is_loss(total: Total) -> Mean:
     """The total of a loss, whose gradient is taken; TypeError unless it is a mean."""
     if type(total).value is not Mean.value:

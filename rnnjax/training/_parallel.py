@@ -11,7 +11,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._errors import check_size
 from .._types import Key
-from ._batches import Batch, fill_up, rows_of
+from ._batches import Batch, fill_up, rows_of, weighed
 from ._model import Model, Streamed
 
 
@@ -58,8 +58,8 @@ class Parallel:
             return jax.device_put(batch)
         local = max(len(self.mesh.local_devices), 1)
         batch = fill_up(batch, -(-rows_of(batch) // local) * local)
-        if batch.weights is None and jax.process_count() > 1:  # where one has weights, all must
-            batch = batch._replace(weights=np.ones(rows_of(batch), np.float32))
+        if jax.process_count() > 1:  # where one has weights, all must
+            batch = weighed(batch)
         sharding = NamedSharding(self.mesh, self.rows)
         return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, np.asarray(leaf)), batch)
 

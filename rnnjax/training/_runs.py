@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import itertools
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,7 +12,7 @@ import numpy as np
 
 from ._batches import Batch, Cut, Stream, as_batch, fill_up, first_of, gather, is_arrays, rows_of, take
 from ._checks import Check
-from ._measure import Measure
+from ._measure import Measure, all_take_masks
 from ._model import Model, remembered
 from ._parallel import Parallel
 from ._step import Gather, Step, TrainState, make_block, make_evaluation, make_single
@@ -105,8 +104,10 @@ class WindowBlocks(Blocks):
 class StreamRun:
     """Epochs over an iterable: while a step runs, the next batch is read and moved to the device."""
 
-    def __init__(self, step: Step, first: Batch, data: Any, parallel: Parallel, check: Check) -> None:
-        self.first, self.stream, self.parallel, self.check = first, Stream(data), parallel, check
+    def __init__(
+        self, step: Step, first: Batch, stream: Stream, parallel: Parallel, check: Check, count: int | None
+    ) -> None:
+        self.first, self.stream, self.parallel, self.check, self.count = first, stream, parallel, check, count
         whole, rows = parallel.whole, parallel.rows
         self.state = whole
         self.step = parallel.spread(step, (whole, rows), whole)
@@ -127,10 +128,10 @@ class StreamRun:
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` batches, which are read again and left out."""
-        for count, batch in enumerate(itertools.islice(self.stream.read(epoch), done, None), done + 1):
+        for count, batch in enumerate(self.stream.read(epoch, done), done + 1):
             self.check(batch)
             state, totals = self.single(state, totals, self.parallel.batch(batch))
-            yield state, totals, count, 0.0
+            yield state, totals, count, count / self.count if self.count else 0.0
 
 
 def over_arrays(
@@ -170,9 +171,9 @@ class Evaluation:
 class StreamEvaluation(Evaluation):
     """The same over an iterable of batches."""
 
-    def __init__(self, run: Callable[..., Any], data: Any, parallel: Parallel, check: Check) -> None:
-        super().__init__(run, Stream(data))
-        self.source, self.parallel, self.check = data, parallel, check
+    def __init__(self, run: Callable[..., Any], data: Any, parallel: Parallel, check: Check, weighted: bool) -> None:
+        super().__init__(run, Stream(data, weighted=weighted))
+        self.source, self.parallel, self.check, self.weighted = data, parallel, check, weighted
 
     def __call__(self, params: Any, rest: Any) -> tuple[Any, ...]:
         totals = [self._of(batch, params, rest) for batch in self.data.read(0)]
@@ -184,9 +185,9 @@ class StreamEvaluation(Evaluation):
 
     def trace(self, params: Any, rest: Any) -> None:
         """As that of arrays, with the first batch."""
-        first, data = first_of(self.source)
+        first, data = first_of(self.source, self.weighted)
         self.check(first)
-        self.data = Stream(data)
+        self.data = Stream(data, weighted=self.weighted)
         jax.eval_shape(self.run, params, rest, self.parallel.batch(first))
 
 
@@ -217,7 +218,7 @@ def evaluation(
         if truncate is not None:
             raise ValueError("`truncate` needs arrays (B, L, …) for validation too")
         of_batch = summed(compiled(_of_a_batch), whole, whole, parallel.rows)
-        return StreamEvaluation(of_batch, data, parallel, check)
+        return StreamEvaluation(of_batch, data, parallel, check, all_take_masks(used))
 
     arrays = as_batch(data)
     if not rows_of(arrays):

@@ -13,16 +13,16 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import layers
-from .._errors import check_size
+from .._errors import check_positive, check_size
 from ._batches import Batch, Cut, as_batch, check_seed, gather, is_arrays, rows_of, split_rows, take
 from ._checks import checks
 from ._measure import Measure, badness, measures, numbers, rises
-from ._model import adapt
+from ._model import Model, adapt
 from ._parallel import Parallel
 from ._runs import stacked
 from ._step import TrainState, make_evaluation, make_step, scan_batches, start
+from .optimizers import decays, recurrent
 from .optimizers import optimizer as default_optimizer
-from .optimizers import recurrent
 
 Config = Mapping[str, Any]
 Make = Callable[[dict[str, Any]], Any]
@@ -78,9 +78,10 @@ def sweep(
     """Trains one model for each configuration, all in one compiled program.
 
     Every configuration ends where `fit` would bring it alone, with the same seed. Values are numbers that the program
-    maps over: rates, norms, biases, scales, the leaves of cells, and "seed", which is that of the parameters, of the
-    order and of the noise. What changes shapes, such as a hidden size, cannot be mapped over: take the largest and
-    leave units out with `rnnjax.ActiveUnits`.
+    maps over: rates, norms, biases, the leaves of cells, and two that have a meaning of their own. "seed" is that of
+    the parameters, of the order and of the noise. "initial_scale" multiplies the weights that were drawn, which are the
+    arrays that weight decay is for, and no biases. What changes shapes, such as a hidden size, cannot be mapped over:
+    take the largest and leave units out with `rnnjax.ActiveUnits`.
 
     Args:
         make: a function of a configuration, a dictionary of scalars, that returns a layer of rnnjax, or a pair of a
@@ -93,7 +94,8 @@ def sweep(
         halve_after: epochs after which the worse half of the configurations is dropped. The program is compiled anew
             for those that are left, so that it pays where an epoch takes longer than that.
         group: how many configurations are computed side by side, the groups one after another; None chooses.
-            Where there are several devices the configurations are spread over them.
+            Where there are several devices the configurations are spread over them, with copies of the last one where
+            they cannot be dealt evenly, and a group is made a multiple of the devices.
 
     Returns:
         a `Swept`, which prints as its table. Those that were trained longest come first, and of these the best.
@@ -102,7 +104,8 @@ def sweep(
         ValueError: for a `space` without a value, configurations that differ in their names or name a column of the
             table, unknown names of measures, a `monitor` that is none of them, data without a row, targets that are no
             class or no probability, `validation_split` beside `validation`, a share that leaves no rows, an epoch of
-            `halve_after` that is not before the last, a negative seed, and sizes below 1.
+            `halve_after` that is not before the last, a negative seed, an initial scale that is not positive, and sizes
+            below 1.
         TypeError: for a value that is no number, data or validation that are no arrays, a `make` that does not return
             a layer, a `halve_after` that is no sequence, and sizes and seeds that are not integers.
 
@@ -126,6 +129,7 @@ def sweep(
     configs = configurations(space)
     for config in configs:
         check_seed(config.get("seed", seed))
+        check_positive("initial_scale", config.get("initial_scale", 1.0))
     used = measures(loss, metrics)
     if not is_arrays(data):
         raise TypeError("a sweep needs arrays (inputs, targets), which all configurations share; got an iterable")
@@ -272,7 +276,8 @@ class _Program:
         batch_size: int,
         group: int | None,
     ) -> None:
-        self.make, self.used, self.group = make, used, group
+        self.make, self.used = make, used
+        self.group = None if group is None else -(-group // len(jax.devices())) * len(jax.devices())
         self.arrays = jax.device_put(arrays)
         self.validation = None
         if validation is not None:
@@ -285,23 +290,25 @@ class _Program:
     def start(self, values: Any, seeds: np.ndarray) -> TrainState:
         """The states before the first step, with the keys that `fit` would draw."""
         keys = jnp.stack([jax.random.split(jax.random.key(seed)) for seed in seeds])
-        return self._starts(*_spread((values, keys)))
+        return self._starts(*_spread((values, keys), len(seeds)))
 
     def _start(self, config: Any, keys: Any) -> TrainState:
         layer, chain = _made(self.make, config)
-        return start(adapt(layer, self.arrays.inputs, keys[0]), chain, keys[1])
+        model = adapt(layer, self.arrays.inputs, keys[0])
+        return start(_scaled(model, config.get("initial_scale")), chain, keys[1])
 
     def epoch(self, values: Any, states: Any, seeds: np.ndarray | None, epoch: int) -> tuple[Any, list[np.ndarray]]:
-        """One epoch of all: their states and the value of every measure for each."""
+        """One epoch of all: their states, behind which copies of the last may follow, and every measure for each."""
+        count = len(next(iter(values.values())))
         if seeds is None or len(set(seeds)) == 1:
             ((rows, weights),) = self.cut.order(None if seeds is None else int(seeds[0]), epoch)
         else:
             orders = [self.cut.order(int(seed), epoch)[0] for seed in seeds]
             rows = np.stack([rows for rows, _ in orders])
             weights = orders[0][1]  # the last batch lacks as many rows in every order
-        values, states = _spread((values, states))
-        states, totals = self._epochs(values, states, rows, weights)
-        return states, [np.asarray(value) for value in totals]
+        rows = rows if rows.ndim == 2 else _spread(rows, count)
+        states, totals = self._epochs(*_spread((values, states), count), rows, weights)
+        return states, [np.asarray(value)[:count] for value in totals]
 
     def _all(self, values: Any, states: Any, rows: Any, weights: Any) -> Any:
         shared = rows.ndim == 2
@@ -334,14 +341,29 @@ class _Program:
         return state, found
 
 
-def _spread(tree: Any) -> Any:
-    """The configurations over all devices, where they can be dealt evenly."""
+def _scaled(model: Model, scale: Any) -> Model:
+    """The model with its weights multiplied; None leaves them."""
+    if scale is None:
+        return model
+
+    def scaled(leaf: Any, weight: bool) -> Any:
+        return leaf * scale.astype(leaf.dtype) if weight else leaf
+
+    return model._replace(params=jax.tree.map(scaled, model.params, decays(model.params)))
+
+
+def _spread(tree: Any, count: int) -> Any:
+    """So many configurations, dealt evenly: over all devices, or as many as are busy as long. What the last of them
+    lacks are copies of the last configuration, behind the others; where they are already there, they stay."""
     devices = jax.devices()
-    count = jax.tree.leaves(tree)[0].shape[0]
-    if len(devices) == 1 or count % len(devices):
+    if len(devices) == 1:
         return tree
-    mesh = Mesh(np.array(devices), ("configurations",))
-    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec("configurations")))
+    each = -(-count // len(devices))
+    busy = -(-count // each)
+    places = np.minimum(np.arange(busy * each), count - 1)
+    even = jax.tree.map(lambda leaf: leaf if len(leaf) == len(places) else leaf[places], tree)
+    mesh = Mesh(np.array(devices[:busy]), ("configurations",))
+    return jax.device_put(even, NamedSharding(mesh, PartitionSpec("configurations")))
 
 
 _SIDE_BY_SIDE = 16

@@ -17,7 +17,7 @@ from jax.core import Tracer
 
 from .._errors import check_positive, check_unit_interval, describe, is_array
 from .._types import Array
-from . import _positions
+from . import _alignments, _positions
 from .totals import CTCMean, Mean
 
 
@@ -244,8 +244,9 @@ def ctc(
 ) -> CTCMean:
     """Connectionist temporal classification: −log of the probability, over all alignments, of the labels of a row.
 
-    Labels that need more steps than the row has (one each, and one between equal neighbours) have no alignment. Such
-    rows are left out of the mean and its gradient and counted in `impossible`, instead of a finite number that means
+    Labels that need more steps than the row has (one each, and one between equal neighbours) have no alignment, and
+    neither have those that need a class whose probability is zero: a logit of −∞, or 10⁵ below the largest. Such rows
+    are left out of the mean and its gradient and counted in `impossible`, instead of a finite number that means
     nothing.
 
     Args:
@@ -284,8 +285,11 @@ def ctc(
     weight = _positions.weights((rows,), mask, None, False, logits.dtype)
     weight = jnp.ones((rows,), logits.dtype) if weight is None else weight
 
+    logits, zero = _alignments.without_zeros(_positions.blank(logits, inside.astype(logits.dtype)))
+    filled = jnp.where(given, labels, 0)
     repeats = (labels[:, 1:] == labels[:, :-1]) & given[:, 1:]
     possible = given.sum(1) + repeats.sum(1) <= inside.sum(1)
+    possible &= _alignments.exist(zero, filled, given, inside, blank)
     impossible = (~possible & (weight != 0)).sum()
     weight = jnp.where(possible, weight, 0)
 
@@ -294,7 +298,6 @@ def ctc(
         with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
             return optax.losses.ctc_loss(logits, outside, labels, missing, blank_id=blank).astype(logits.dtype)
 
-    logits = _positions.blank(logits, inside.astype(logits.dtype))
-    paddings = ((~inside).astype(logits.dtype), jnp.where(given, labels, 0), (~given).astype(logits.dtype))
+    paddings = ((~inside).astype(logits.dtype), filled, (~given).astype(logits.dtype))
     mean = _positions.mean(loss, weight, logits, *paddings)
     return CTCMean(mean.total, mean.count, impossible)

@@ -65,7 +65,8 @@ def optimizer(
     Raises:
         ValueError: for a learning rate or bound that is not positive, a decay below 0, and an `algorithm` that is none
             of these or takes a step itself, as `optax.adam(…)` does. JAX arrays are not checked.
-        TypeError: for a rate, bound or decay that is no number.
+        TypeError: for a rate, bound or decay that is no number. The transformation's `init` raises ValueError for a
+            `recurrent_decay` of parameters without recurrent weights.
 
     References:
         Pascanu, Mikolov, Bengio 2013, On the difficulty of training recurrent neural networks, arXiv:1211.5063.
@@ -107,7 +108,7 @@ def optimizer(
         parts += _decay(weight_decay, decays)
     else:
         parts += _decay(weight_decay, lambda params: jax.tree.map(operator.gt, decays(params), recurrent(params)))
-        parts += _decay(recurrent_decay, recurrent)
+        parts += _decay(recurrent_decay, _some_recurrent)
     if schedule is not None:
         parts.append(optax.scale_by_schedule(schedule))
     parts.append(optax.scale_by_learning_rate(learning_rate))
@@ -141,16 +142,31 @@ NO_WEIGHTS = ("w_e", "w_mu", "w_sigma", "u_e", "u_mu", "u_sigma")
 """Matrices of the liquid cells that are no weights, but potentials and the centres and slopes of synapses."""
 
 
+RECURRENT = ("u", "u_h")
+"""The names of recurrent weights."""
+
+
 def recurrent(params: Params) -> Any:
-    """True for recurrent weights: the arrays in fields named `u` or `u_h`, and vectors of one weight a unit. That of
-    a `LocationScore`, which is of its filters, is none."""
+    """True for recurrent weights: the arrays in fields of these names, and vectors of one weight a unit. That of a
+    `LocationScore`, which is of its filters, is none."""
     paths = [_names(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     scores = [names[:-2] for names in paths if names[-2:-1] == ["additive"]]
 
     def is_recurrent(path: Any, leaf: Any) -> bool:
-        return jnp.ndim(leaf) >= 1 and _ends(path, ("u", "u_h")) and _names(path)[:-1] not in scores
+        return jnp.ndim(leaf) >= 1 and _ends(path, RECURRENT) and _names(path)[:-1] not in scores
 
     return jax.tree_util.tree_map_with_path(is_recurrent, params)
+
+
+def _some_recurrent(params: Params) -> Any:
+    """The same; ValueError where there are none, as in the modules of other libraries."""
+    marks = recurrent(params)
+    if not any(jax.tree.leaves(marks)):
+        raise ValueError(
+            f"`recurrent_decay` is for arrays named {' or '.join(f'`{name}`' for name in RECURRENT)}, and the "
+            "parameters have none: leave it out, or give `weight_decay`"
+        )
+    return marks
 
 
 def _ends(path: Any, names: tuple[str, ...]) -> bool:

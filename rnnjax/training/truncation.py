@@ -10,6 +10,7 @@ import numpy as np
 
 from .._errors import check_size
 from .._types import Key
+from .._unroll.lift import where
 from ._batches import Batch
 from ._model import Model, Streamed
 
@@ -32,8 +33,8 @@ def tbptt(window: int, overlap: int = 0) -> TBPTT:
 
     Every `window - overlap` steps the parameters are updated, from a gradient that reaches back over at least `overlap`
     and at most `window` steps; the state is carried on, the gradient is not. Every step's loss counts once. A window as
-    long as the sequence is the whole back-propagation, but that a learned initial state is trained only where `reset`
-    begins a sequence.
+    long as the sequence is the whole back-propagation. A learned initial state is trained by the first window, and by
+    those in which `reset` begins a sequence.
 
     Args:
         window: steps of a window.
@@ -120,8 +121,8 @@ class Windows(NamedTuple):
         return cls(padded, pad(inside), count, cut)
 
     def at(self, data: tuple[Batch, Any], index: Any) -> Batch:
-        """The window of that number, from batch and mask, as the batch that `windowed` takes: targets and weights are
-        those of the steps whose loss counts."""
+        """The window of that number, from batch and mask, as the batch that `windowed` takes: the inputs carry the mask
+        and whether the row begins, (B); targets and weights are those of the steps whose loss counts."""
         (batch, mask), cut = data, self.cut
 
         def part(leaf: Any, skipped: int) -> Any:
@@ -129,11 +130,13 @@ class Windows(NamedTuple):
 
         inputs, mask, reset = jax.tree.map(lambda leaf: part(leaf, 0), (batch.inputs, mask, batch.reset))
         targets, weights = jax.tree.map(lambda leaf: part(leaf, cut.overlap), (batch.targets, batch.weights))
-        return Batch((inputs, mask), targets, None, weights, reset)
+        begins = jnp.full(mask.shape[:1], index == 0)
+        return Batch((inputs, mask, begins), targets, None, weights, reset)
 
 
 def windowed(model: Model, cut: TBPTT) -> Model:
-    """The model on one window: its other state is (rest, the state before the window), its inputs carry the mask.
+    """The model on one window: its other state is (rest, the state before the window), its inputs are those of
+    `Windows.at`. Before the first window the state is formed anew, so that its gradient reaches the parameters.
 
     The state that the next window starts from is the one after `stride` steps, without its gradient; outputs are those
     of the last `stride` steps, whose loss has not been counted yet.
@@ -141,7 +144,9 @@ def windowed(model: Model, cut: TBPTT) -> Model:
 
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
         rest, state = rest
-        inputs, mask = batch.inputs
+        inputs, mask, begins = batch.inputs
+        initial = jax.tree.map(lambda new, old: new.astype(old.dtype), model.initial_state(params, rest, inputs), state)
+        state = where(begins.any(), initial, state)
         whole = Streamed(inputs, mask, batch.reset, state)
         if not cut.overlap:
             outputs, state, rest = model.stream(params, rest, whole, key, train)

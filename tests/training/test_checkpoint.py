@@ -18,7 +18,7 @@ import pytest
 
 import rnnjax as rj
 from rnnjax import training
-from rnnjax.training import fit
+from rnnjax.training import _checkpoint, fit
 
 N, T, I, K = 20, 4, 2, 2  # noqa: E741
 RNG = np.random.default_rng(0)
@@ -105,6 +105,22 @@ def test_streams_and_early_stopping_resume(tmp_path: Path) -> None:
     assert_same(fit(LAYER, batches, checkpoint_dir=tmp_path, callbacks=[killer(stopped)], **options), whole)
 
 
+def test_epochs_of_so_many_steps_resume(tmp_path: Path) -> None:
+    """Three batches for ever in epochs of two: what was read before is read again, and left out."""
+    options = {"progress": False, "epochs": 4, "steps_per_epoch": 2}
+
+    def batches() -> Iterator[Any]:
+        while True:
+            yield from [(X[i : i + 8], Y[i : i + 8]) for i in range(0, N, 8)]
+
+    whole = fit(LAYER, batches, **options)
+    with pytest.raises(Killed):
+        fit(LAYER, batches, checkpoint_dir=tmp_path, callbacks=[killer(2)], **options)
+    with pytest.raises(ValueError, match="is of a run with steps_per_epoch = 2, and this run has 3"):
+        fit(LAYER, batches, checkpoint_dir=tmp_path, **options | {"steps_per_epoch": 3})
+    assert_same(fit(LAYER, batches, checkpoint_dir=tmp_path, **options), whole)
+
+
 SCRIPT = """
 import sys; sys.path.insert(0, {tests!r})
 import os, signal, test_checkpoint as own
@@ -141,6 +157,44 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_stops(tmp_path: Path, monke
         else:
             assert "finished" in done.stdout, done.stderr[-2000:]
     assert_same(fit(LAYER, (X, Y), epochs=4, checkpoint_dir=directory, **OPTIONS), whole)
+
+
+class Told:
+    """A callback that prints each update, so that another process can kill this one at a known place. A checkpoint is
+    written behind the line of an epoch."""
+
+    every = 1
+
+    def __call__(self, event: Any) -> None:
+        print(f"epoch {event.epoch}", flush=True)
+
+    def during(self, step: int, params: Any) -> None:
+        print(f"step {step}", flush=True)
+
+
+def train_for_long(directory: Path | None = None) -> Any:
+    """More epochs than pass before a kill."""
+    return fit(LAYER, (X, Y), epochs=100, callbacks=[Told()], checkpoint_dir=directory, **OPTIONS)
+
+
+@pytest.mark.slow
+def test_killed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
+    """SIGKILL before the first epoch ends, where the first checkpoint may be under way, and some epochs later."""
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    environment = os.environ | {"JAX_ENABLE_X64": "1", "PYTHONPATH": paths}
+    directory = tmp_path / "run"
+    code = f"import pathlib, test_checkpoint as own; own.train_for_long(pathlib.Path({str(directory)!r}))"
+    for line in ("step 1\n", "epoch 0\n", "epoch 3\n"):
+        process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
+        assert process.stdout is not None
+        while (seen := process.stdout.readline()) and seen != line:
+            pass
+        process.kill()
+        process.communicate()
+        assert process.returncode == -signal.SIGKILL
+    assert any(path.name.isdigit() for path in directory.iterdir())
+    assert_same(train_for_long(directory), train_for_long())
+    assert {path.name.isdigit() for path in directory.iterdir()} == {True}  # nothing is left of what was under way
 
 
 def test_sigterm_that_the_user_handles_ends_the_training(tmp_path: Path) -> None:
@@ -210,6 +264,18 @@ def test_torn_checkpoint_is_named(run: Path) -> None:
     with pytest.raises(ValueError, match=f"the checkpoint {newest} cannot be read"):
         fit(LAYER, (X, Y), epochs=4, checkpoint_dir=run, **OPTIONS)
     time.sleep(0.5)  # the complaints belong to this test, not to the next
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_array_that_is_torn_is_named(tmp_path: Path) -> None:
+    arrays = {"small": np.ones(2), "large": RNG.normal(size=(64, 64))}
+    with _checkpoint.Checkpoints(tmp_path, {}) as saver:
+        saver.save(3, arrays)
+        file = max((path for path in tmp_path.rglob("d/*")), key=lambda path: path.stat().st_size)
+        file.write_bytes(file.read_bytes()[:10_000])
+        with pytest.raises(ValueError, match=r"3 cannot be read \(its `large` is damaged\): remove it to go on from"):
+            saver.load(arrays)
+    time.sleep(0.5)
 
 
 def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:

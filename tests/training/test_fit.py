@@ -230,6 +230,55 @@ def test_iterables_train_as_arrays(kind: str) -> None:
     np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
 
 
+def test_loaders_of_torch_are_iterables_of_batches() -> None:
+    torch = pytest.importorskip("torch")
+    data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
+    wanted, losses = written_out(2)
+    fitted = fit((PARAMS, LAYER), torch.utils.data.DataLoader(data, batch_size=B), epochs=2, **OPTIONS)
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+
+
+class Loader:
+    """As those of `grain` and `tf.data`: begins anew for every `iter`, and may go on for ever."""
+
+    def __init__(self, repeats: bool = False) -> None:
+        self.repeats = repeats
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        while True:
+            yield from STREAMS["function"]()()
+            if not self.repeats:
+                return
+
+
+def test_epochs_of_so_many_steps() -> None:
+    """Three batches, read twice in three epochs of two: by themselves, or because they are read anew."""
+    wanted, _ = written_out(2)
+    options = OPTIONS | {"steps_per_epoch": 2, "epochs": 3}
+    numbers: list[int] = []
+
+    def by_number(epoch: int) -> Any:
+        numbers.append(epoch)
+        return Loader()
+
+    fits = [fit((PARAMS, LAYER), data, **options) for data in (Loader(repeats=True), Loader(), by_number)]
+    for fitted in fits:
+        assert_close(fitted.params, wanted)
+        assert fitted.history == fits[0].history
+    assert numbers == [0, 0, 1]  # once for the shapes
+    assert [len(fitted.history["loss"]) for fitted in fits] == [3, 3, 3]
+    once = (batch for batch in Loader(repeats=True))
+    assert_close(fit((PARAMS, LAYER), once, **options).params, wanted)
+
+
+def test_epochs_of_so_many_steps_go_on_in_the_middle() -> None:
+    batches = [(np.full((1, 1), at), np.zeros(1)) for at in range(5)]
+    stream = _batches.Stream(lambda: iter(batches), steps=4)
+    assert [batch.inputs.item() for batch in stream.read(1, done=3)] == [2]
+    assert [batch.inputs.item() for batch in stream.read(2)] == [3, 4, 0, 1]
+
+
 def test_generator_is_read_once() -> None:
     wanted, _ = written_out(1)
     batches = ((X[i : i + B], Y[i : i + B]) for i in range(0, N, B))
@@ -291,6 +340,25 @@ def test_compiles_as_often_for_many_epochs_as_for_one() -> None:
 
     for data in ((X, Y), STREAMS["list"]()):
         assert traces(1, data) == traces(4, data)
+
+
+def test_iterables_with_a_ragged_end_are_one_program() -> None:
+    """Traced for the check of the labels, for the shapes of the totals, and for the program; and so is validation, but
+    for the labels."""
+
+    def traces(**options: Any) -> int:
+        count = 0
+
+        def apply(params: Any, x: Any) -> Any:
+            nonlocal count
+            count += 1
+            return logits_of(params, x)
+
+        fit((PARAMS, apply), STREAMS["list"](), epochs=2, **OPTIONS, **options)
+        return count
+
+    assert traces() == 3
+    assert traces(validation=STREAMS["list"]()) == 4
 
 
 def test_validation_is_traced_before_anything_runs() -> None:
@@ -849,6 +917,26 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "rows differ": (lambda: fit(LAYER, (X, Y[:3]), **OPTIONS), ValueError, "same number of rows"),
     "one array": (lambda: fit(LAYER, X, **OPTIONS), TypeError, "a batch must be"),
     "a number": (lambda: fit(LAYER, 3, **OPTIONS), TypeError, "data must be a tuple of arrays"),
+    "a dictionary": (
+        lambda: fit(LAYER, {"x": X, "y": Y}, **OPTIONS),
+        TypeError,
+        r"a batch must be \(inputs, targets\); got a dictionary of 'x', 'y': map it to such a tuple first",
+    ),
+    "batches that are dictionaries": (
+        lambda: fit(LAYER, [{"x": X, "y": Y}], **OPTIONS),
+        TypeError,
+        "got a dictionary of 'x', 'y': map it to such a tuple first",
+    ),
+    "steps of arrays": (
+        lambda: fit(LAYER, (X, Y), steps_per_epoch=2, **OPTIONS),
+        ValueError,
+        "`steps_per_epoch` needs an iterable: an epoch of arrays is every row once",
+    ),
+    "no steps": (
+        lambda: fit(LAYER, [(X, Y)], steps_per_epoch=0, **OPTIONS),
+        ValueError,
+        "`steps_per_epoch` must be at least 1",
+    ),
     "ragged lists": (
         lambda: fit(LAYER, [([[1.0], [1.0, 2.0]], [0, 1])], **OPTIONS),
         TypeError,

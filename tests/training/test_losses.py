@@ -251,6 +251,43 @@ def test_ctc_leaves_out_what_cannot_be_aligned() -> None:
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
+@pytest.mark.parametrize("closed", [-np.inf, -1e9])
+def test_ctc_of_classes_that_are_ruled_out(closed: float) -> None:
+    """Against all paths: what needs them is impossible, and what can do without has its value and gradient."""
+    rng = np.random.default_rng(1)
+    rows = [list(map(int, rng.integers(1, 3, rng.integers(0, 3)))) for _ in range(40)]
+    out = rng.uniform(size=(4, 40, 3)) < 0.45
+    out &= ~out.all(-1, keepdims=True)
+    logits, lengths = np.where(out, closed, rng.normal(size=out.shape)), rng.integers(2, 5, 40)
+    labels = np.array([row + [-1] * (2 - len(row)) for row in rows])
+
+    def nats(logits: np.ndarray) -> np.ndarray:
+        with np.errstate(divide="ignore"):
+            paths = [ctc_reference(np.exp(log_p), row, 0) for log_p, row in cut(log_softmax(logits))]
+        return np.array(paths)
+
+    def cut(log_p: np.ndarray) -> Any:
+        return [(log_p[:n, b], rows[b]) for b, n in enumerate(lengths)]
+
+    def loss(logits: Any) -> Any:
+        total = training.ctc(logits, labels, lengths=lengths)
+        return total.total, total
+
+    (total, found), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.asarray(logits))
+    expected = nats(logits)
+    possible = np.isfinite(expected)
+    assert 10 < possible.sum() < 30
+    assert int(found.impossible) == (~possible).sum()
+    assert float(found.count) == possible.sum()
+    np.testing.assert_allclose(total, expected[possible].sum(), rtol=1e-6)
+    np.testing.assert_array_equal(gradient[:, ~possible], 0)
+    for t, k in itertools.product(range(4), range(3)):
+        nudge = np.zeros(logits.shape)
+        nudge[t, :, k] = 1e-5
+        slope = (nats(logits + nudge)[possible] - nats(logits - nudge)[possible]) / 2e-5
+        np.testing.assert_allclose(gradient[t, possible, k], slope, atol=1e-5)
+
+
 CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "labels of another shape": (
         lambda: training.cross_entropy(LOGITS, LABELS[0]),

@@ -86,6 +86,18 @@ def test_perplexity_and_bits() -> None:
     np.testing.assert_allclose(training.bits_per_character(uniform, LABELS, lengths=LENGTHS).value, np.log2(K))
 
 
+def test_perplexity_and_bits_of_two_batches() -> None:
+    """Of unequal size, so that the mean of two perplexities, or of two means, is another number."""
+    log_p = LOGITS - np.log(np.exp(LOGITS).sum(-1, keepdims=True))
+    nats = -np.take_along_axis(log_p, LABELS[..., None], -1)[..., 0]
+    mean = nats[VALID].mean()
+    for name, expected in (("perplexity", np.exp(mean)), ("bits_per_character", mean / np.log(2))):
+        metric = getattr(training, name)
+        parts = [metric(LOGITS[:, rows], LABELS[:, rows], lengths=LENGTHS[rows]) for rows in (slice(1), slice(1, B))]
+        np.testing.assert_allclose((parts[0] + parts[1]).value, expected, rtol=1e-6)
+        assert abs((parts[0].value + parts[1].value) / 2 - expected) > 1e-3
+
+
 @pytest.mark.parametrize("name", ["accuracy", "macro_accuracy", "f1", "perplexity", "bits_per_character"])
 def test_parts_add_up(name: str) -> None:
     metric = getattr(training, name)

@@ -88,6 +88,14 @@ def test_recurrent_weights_of_other_cells(cell: rj.Cell, names: set[str]) -> Non
         np.testing.assert_allclose(leaf, (-0.25 if name in names else 0) * getattr(params, name), rtol=1e-6)
 
 
+def test_recurrent_decay_without_recurrent_weights_is_refused() -> None:
+    """As of Flax's own cells, whose arrays are called otherwise."""
+    params = {"hn": {"kernel": jnp.ones((3, 3))}, "in": {"kernel": jnp.ones((2, 3))}}
+    with pytest.raises(ValueError, match="`recurrent_decay` is for arrays named `u` or `u_h`, and the parameters have"):
+        optimizer(0.1, recurrent_decay=0.25).init(params)
+    optimizer(0.1, recurrent_decay=0.0, weight_decay=0.1).init(params)
+
+
 def test_filters_of_a_score_are_not_recurrent() -> None:
     """`LocationScore.u` maps filters of the alignment on the units of the score, at every step anew."""
     cell = rj.BahdanauAttention(rj.GRU(3), rj.LocationScore(2, filters=2, width=3), memory_size=2)

@@ -11,11 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
+import optax
 import pytest
+from jax.core import Tracer
 
 import rnnjax as rj
 from rnnjax import training
-from rnnjax.training import fit, optimizer, sweep
+from rnnjax.training import _sweep, fit, optimizer, sweep
 
 N, T, I, K = 22, 5, 2, 2  # noqa: E741
 RNG = np.random.default_rng(0)
@@ -67,6 +69,31 @@ def test_members_are_trained_as_alone(space: str) -> None:
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
     losses = [row["val_loss"] for row in swept.table]
     assert losses == sorted(losses)
+
+
+def test_initial_scale_multiplies_the_weights_that_were_drawn() -> None:
+    """Against runs whose weights, but not their biases, are scaled by hand. A forget bias of 1 would show."""
+    swept = sweep(make, {"initial_scale": [0.25, 2]}, (X, Y), **OPTIONS)
+    for config, curve in zip(swept.configs, swept.history["loss"], strict=True):
+        layer, recipe = make(config)
+        cell, *between, dense = layer.init(jax.random.split(jax.random.key(0))[0], I)
+        scale = np.float32(config["initial_scale"])
+        params = (cell._replace(w=scale * cell.w, u=scale * cell.u), *between, dense._replace(w=scale * dense.w))
+        alone = fit((params, layer), (X, Y), optimizer=recipe, progress=False, **OPTIONS)
+        np.testing.assert_allclose(curve, alone.history["loss"], rtol=2e-4)
+
+
+def test_programs_are_traced_once() -> None:
+    """One for the start and one for an epoch, whatever the number of epochs and configurations."""
+    traced = 0
+
+    def counted(config: dict[str, Any]) -> Any:
+        nonlocal traced
+        traced += isinstance(config["learning_rate"], Tracer)
+        return make(config)
+
+    sweep(counted, {"learning_rate": [0.01, 0.02, 0.1]}, (X, Y), **OPTIONS | {"epochs": 3})
+    assert traced == 2
 
 
 @pytest.mark.slow
@@ -139,21 +166,46 @@ def test_fewer_rows_than_a_batch_are_not_filled_up() -> None:
     np.testing.assert_allclose(swept.history["loss"][0], alone.history["loss"], rtol=1e-5)
 
 
+def check_members_are_spread() -> None:
+    """On eight devices: eleven configurations, of which six are left. Six devices with two each are busy as long as
+    eight would be."""
+    found: list[tuple[int, int]] = []
+    epoch = _sweep._Program.epoch
+
+    def small(config: dict[str, Any]) -> Any:
+        return rj.Stack([rj.RNN(rj.Elman(3)), rj.Last(), rj.Dense(K)]), optax.sgd(config["learning_rate"])
+
+    def seen(*args: Any) -> Any:
+        states, totals = epoch(*args)
+        (lie,) = {leaf.sharding.shard_shape(leaf.shape)[0] for leaf in jax.tree.leaves(states.params)}
+        (devices,) = {len(leaf.sharding.device_set) for leaf in jax.tree.leaves(states.params)}
+        found.append((devices, lie))
+        return states, totals
+
+    assert len(jax.devices()) == 8
+    rates = [{"learning_rate": rate, "seed": place % 3} for place, rate in enumerate(np.geomspace(1e-2, 1.0, 11))]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sweep._Program, "epoch", seen)
+        swept = sweep(small, rates, (X, Y), epochs=2, batch_size=8, halve_after=[1])
+    assert found == [(6, 2), (6, 1)]
+    assert [row["epochs"] for row in swept.table] == [2] * 6 + [1] * 5
+    assert {len(leaf) for leaf in jax.tree.leaves(swept.members)} == {6}
+    for i in (0, 10):
+        layer, recipe = small(swept.configs[i])
+        epochs, seed = int(swept.table[i]["epochs"]), int(swept.configs[i]["seed"])
+        alone = fit(layer, (X, Y), optimizer=recipe, epochs=epochs, batch_size=8, seed=seed, progress=False)
+        np.testing.assert_allclose(swept.history["loss"][i, :epochs], alone.history["loss"], rtol=1e-3)
+
+
 @pytest.mark.slow
 def test_members_are_spread_over_devices() -> None:
     """On eight devices of one host, in a process of its own."""
-    code = f"""
-import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
-import jax, numpy as np, test_sweep as own
-assert len(jax.devices()) == 8
-space = {{"learning_rate": list(np.geomspace(1e-3, 1e-1, 8))}}
-swept = own.sweep(own.make, space, (own.X, own.Y), **own.OPTIONS)
-for i in (0, 7):
-    layer, recipe = own.make(swept.configs[i])
-    alone = own.fit(layer, (own.X, own.Y), optimizer=recipe, progress=False, **own.OPTIONS)
-    np.testing.assert_allclose(swept.history["val_loss"][i], alone.history["val_loss"], rtol=1e-3)
-"""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu"}
+    code = "import test_sweep as own; own.check_members_are_spread()"
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
+    }
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
 
@@ -196,6 +248,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: sweep(make, {"a": [1]}, (X, Y), epochs=2, halve_after=1),  # type: ignore[arg-type]
         TypeError,
         r"`halve_after` must be a sequence of epochs, such as \[1\]; got 1",
+    ),
+    "no scale": (
+        lambda: sweep(make, {"initial_scale": [1.0, 0.0]}, (X, Y)),
+        ValueError,
+        "`initial_scale` must be positive; got 0.0",
     ),
     "monitor": (lambda: sweep(make, {"a": [1]}, (X, Y), monitor="f1"), ValueError, "`monitor` must be one of loss"),
 }

@@ -112,6 +112,38 @@ def test_window_over_everything_is_the_whole_back_propagation() -> None:
         np.testing.assert_allclose(windows.history["loss"], whole.history["loss"], rtol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["layer", "linen"])
+def test_learned_initial_state_is_trained_by_the_first_window(kind: str) -> None:
+    """Windows over everything are the whole back-propagation, and of several windows the loop that is written out."""
+    learned = rj.Stack([rj.RNN(rj.LearnedInitialState(CELL)), rj.Dense(K)])
+    params = learned.init(jax.random.key(3), I)
+    start = params[0].state._replace(h=jnp.array([0.5, -0.3, 0.2, 0.1]))
+    params = (params[0]._replace(state=start), params[1])
+    module = rlinen.Layer(learned)
+    model = (params, learned) if kind == "layer" else (module.bind({}).to_variables(params), module)
+
+    def loss(params: Any, first: int, last: int, state: Any) -> tuple[Any, Any]:
+        cell, dense = params
+        state = jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (B, H)), cell.state) if state is None else state
+        total = jnp.zeros(())
+        for t in range(first, last):
+            state = CELL.step(cell.cell, state, CELL.project(cell.cell, jnp.asarray(X[:, t])))
+            log_p = jax.nn.log_softmax(state.h @ dense.w + dense.b)
+            total -= jnp.take_along_axis(log_p, Y[:, t, None], 1).sum()
+        return total / (B * (last - first)), state
+
+    for cut in (tbptt(L + 5, 5), tbptt(6)):
+        wanted, state = params, None
+        for first in range(0, L, cut.stride):
+            step = jax.grad(loss, has_aux=True)
+            gradient, state = step(wanted, first, min(first + cut.stride, L), state)
+            wanted = jax.tree.map(lambda p, g: p - 0.5 * g, wanted, gradient)
+        fitted = fit(model, (X, Y), truncate=cut, **OPTIONS)
+        found = fitted.params if kind == "layer" else module.to_params(fitted.model[0], I)
+        assert_close(found, wanted)
+        assert np.abs(np.asarray(found[0].state.h - start.h)).max() > 1e-3
+
+
 def function(params: Any, x: Any, state: Any = None, mask: Any = None, reset: Any = None) -> Any:
     swap = lambda leaf: None if leaf is None else jnp.swapaxes(leaf, 0, 1)  # noqa: E731
     ys, state = LAYER(params, swap(x), state, mask=swap(mask), reset=swap(reset))
