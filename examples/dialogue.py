@@ -23,13 +23,13 @@ import optax
 
 import rnnjax as rj
 from rnnjax.data import Vocabulary, pad, words
-from rnnjax.diagnostics import plots
 from rnnjax.training import accuracy, cross_entropy, perplexity
 
 try:
+    import matplotlib  # noqa: F401
     from sacrebleu import corpus_bleu
 except ImportError as error:
-    raise SystemExit("this example needs sacrebleu: pip install 'rnnjax[examples]'") from error
+    raise SystemExit(f"{error}: pip install 'rnnjax[examples]'") from error
 
 PAD, START, END, UNKNOWN = range(4)  # the first ids of every vocabulary
 BYTES, LONGEST = 16, 40  # of a word, and words of a turn: what is longer is cut
@@ -194,7 +194,7 @@ def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **opti
     options |= {"optimizer": rj.training.optimizer(rate, clip_norm=5.0), "checkpoint_dir": args.checkpoints}
     options |= {"epochs": args.epochs, "seed": args.seed, "restore_best": True, "validation": held}
     fitted = rj.training.fit(model, batches, **options)
-    plots.learning_curve(fitted.history).figure.savefig(args.out, dpi=150)
+    rj.diagnostics.plots.learning_curve(fitted.history).figure.savefig(args.out, dpi=150)
     return fitted.model
 
 
@@ -208,11 +208,9 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[st
     queries, test = (part[:: args.every] for part in (queries, test))
     own, validation = rj.data.split(queries, (0.95, 0.05), seed=args.seed)
     known = Vocabulary.words([[word.lower() for word in query.words] for query in own], min_count=2)
-    intents, tags = {query.intent for query in queries}, {tag for query in queries for tag in query.tags}
-    lexicon = Lexicon(known, sorted(intents), sorted(tags))
-    model, data, held = Reader.of(lexicon, 128, args.seed), lexicon.batch(own), lexicon.batch(validation)
+    lexicon = Lexicon(known, sorted({q.intent for q in queries}), sorted({tag for q in queries for tag in q.tags}))
     aim = {"loss": joint_loss, "metrics": [tag_accuracy], "monitor": "val_tag_accuracy", "mode": "max"}
-    model = train(model, data, held, args, **aim)
+    model = train(Reader.of(lexicon, 128, args.seed), lexicon.batch(own), lexicon.batch(validation), args, **aim)
     found = read(lexicon, model, [query.words for query in test])
     scores = rj.data.span_scores([query.tags for query in test], [tags for _, tags in found])
 
@@ -221,6 +219,7 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[st
         ((intent, tags),) = read(lexicon, model, [said])
         return " | ".join([intent, *(f"{s.kind}: {' '.join(said[s.begin : s.end])}" for s in rj.data.spans(tags))])
 
+    print(f"{np.mean([w.lower() not in known for query in test for w in query.words]):.1%} of the words are unknown")
     for query in test[:: len(test) // 4 + 1]:
         print(f"> {' '.join(query.words)}\n  {reply(' '.join(query.words))}")
     hits = [query.intent == intent for query, (intent, _) in zip(test, found, strict=True)]
@@ -238,15 +237,16 @@ def respond(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[str],
     loss, measure = partial(over_words, cross_entropy), ("perplexity", partial(over_words, perplexity))
     model = train(Responder.of(vocabulary, 128, args.seed), data, held, args, loss=loss, metrics=[measure])
     evaluate = partial(rj.training.evaluate, model, loss=loss, metrics=[measure], batch_size=16)
-    whole = evaluate(asked)["perplexity"]
-    forgetful = evaluate((*asked, None, np.ones(asked[1].shape[:2], bool)))["perplexity"]
+    both = asked, (*asked, None, np.ones(asked[1].shape[:2], bool))  # in the second a reset comes before every turn
+    whole, forgetful = (evaluate(part)["perplexity"] for part in both)
     answer = partial(jax.jit(model[1].answer), model[0])
     tokens = np.swapaxes(answer(asked[0])[0], 0, 1)  # (K, B, S) -> (B, K, S)
     answers = [vocabulary.decode(row) for rows, n in zip(tokens, asked[2], strict=True) for row in rows[:n]]
     turns = [turn for dialogue in test for turn in dialogue.turns]
     frequency, nearest = baselines(own, data[1], [set(plain(turn.user)) for turn in turns], asked[1])
-    true = [" ".join(plain(turn.system)) for turn in turns]
-    bleu, copied = (corpus_bleu(a, [true], tokenize="none", force=True).score for a in (answers, nearest))
+    print(f"{np.mean([w not in vocabulary for t in turns for w in plain(t.user)]):.1%} of users' words are unknown")
+    true = [[" ".join(plain(turn.system)) for turn in turns]]
+    bleu, copied = (corpus_bleu(a, true, tokenize="none", force=True).score for a in (answers, nearest))
     print(f"perplexity {whole:.2f}; {forgetful:.2f} without the turns before; {frequency:.2f} by frequency of words")
     print(f"BLEU {bleu:.1f}; {copied:.1f} of the answers that training has to the turns most alike")
     for turn, text in zip(turns[:8], answers, strict=False):

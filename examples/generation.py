@@ -16,6 +16,7 @@ import argparse
 import re
 from collections.abc import Iterable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +43,11 @@ class Text(NamedTuple):
         """Codes (L,) of the symbols that the text has; others are left out."""
         codes = self.vocabulary.encode(symbols_of(written, self.vocabulary.unit))
         return codes[codes != self.vocabulary.unknown]
+
+    def complain(self, written: str) -> None:
+        """Says so where something is left out."""
+        if complaint := self.vocabulary.complaint(symbols_of(written, self.vocabulary.unit)):
+            print(f"left out of {written!r}: {complaint}")
 
     def decode(self, codes: np.ndarray) -> str:
         written = self.vocabulary.decode(codes)
@@ -204,6 +210,7 @@ def converse(writer: Writer, how: How, lines: Iterable[str]) -> None:
         setting = re.fullmatch(r":(\w+) ?(.*)", line)
         try:
             if setting is None:
+                writer.text.complain(line)
                 print(writer.write(line, how), flush=True)
             else:
                 name, value = setting.groups()
@@ -227,58 +234,51 @@ def typed() -> Iterable[str]:
 
 def draw(path: Path, history: dict[str, list[float]]) -> None:
     """Saves the curves of training and validation."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(6, 3.5), layout="constrained")
-    axes = figure.subplots()
-    for name, label, color in (("loss", "training", "#0072B2"), ("val_loss", "validation", "#E69F00")):
-        axes.plot(range(1, len(history[name]) + 1), history[name], "o-", color=color, ms=4, label=label)
-    axes.set(xlabel="epoch", ylabel="nats a symbol")
-    axes.legend(frameon=False)
-    figure.savefig(path, dpi=120)
+    axes = rj.diagnostics.plots.learning_curve(history)
+    axes.set_ylabel("nats a symbol")
+    axes.figure.savefig(path, dpi=120)
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a text file in UTF-8, or a folder or zip file of .txt files")
     parser.add_argument("--unit", choices=("character", "word"), default="character")
-    parser.add_argument("--vocabulary", type=int, default=8000, help="largest number of words")
-    parser.add_argument("--hidden", type=int, default=128, help="units of a layer (%(default)s)")
-    parser.add_argument("--layers", type=int, default=1)
-    parser.add_argument("--dropout", type=float, default=0.0)
-    parser.add_argument("--epochs", type=int, default=8)
-    parser.add_argument("--rows", type=int, default=32, help="streams that are read side by side")
-    parser.add_argument("--window", type=int, default=64, help="steps over which a gradient reaches back")
-    parser.add_argument("--learning-rate", type=float, default=4e-3)
-    parser.add_argument("--seed", type=int, default=0)
+    numbers = {"vocabulary": (8000, "largest number of words"), "hidden": (128, "units of a layer")}
+    numbers |= {"layers": (1, "of LSTM"), "dropout": (0.0, "its rate"), "epochs": (8, "passes over the text")}
+    numbers |= {"rows": (32, "streams that are read side by side"), "learning-rate": (4e-3, "of Adam")}
+    numbers |= {"window": (64, "steps over which a gradient reaches back"), "seed": (0, "of weights and draws")}
+    for name, (number, what) in numbers.items():
+        parser.add_argument(f"--{name}", type=type(number), default=number, help=f"{what} (%(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a small part of the text: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder; a run that was interrupted goes on from there")
     parser.add_argument("--out", default=".", help="the folder for the picture")
     parser.add_argument("--start", default="The ", help="what the samples begin with")
     parser.add_argument("--interactive", action="store_true", help="goes on from what is typed")
-    what = {"length": "symbols to write", "temperature": "below 1 the likely symbols become likelier"}
-    what |= {"top_k": "draw from so many of the likeliest", "top_p": "from the likeliest of this joint probability"}
-    what |= {"repetition_penalty": "above 1 a symbol is written less often", "no_repeat": "no run of so many twice"}
-    what["beams"] = "search with so many hypotheses, instead of drawing"
+    whats = {"length": "symbols to write", "temperature": "below 1 the likely symbols become likelier"}
+    whats |= {"top_k": "draw from so many of the likeliest", "top_p": "from the likeliest of this joint probability"}
+    whats |= {"repetition_penalty": "above 1 a symbol is written less often", "no_repeat": "no run of so many twice"}
+    whats["beams"] = "search with so many hypotheses, instead of drawing"
     for name, default in How._field_defaults.items():
         kind = float if name in ("temperature", "top_p", "repetition_penalty") else int
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=what[name])
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=whats[name])
     return parser
 
 
 def main() -> None:
     args = arguments().parse_args()
+    if find_spec("matplotlib") is None:
+        raise SystemExit("this example needs matplotlib: pip install 'rnnjax[examples]'")
     if args.smoke:
         args.hidden, args.epochs, args.length = 32, 1, 40
     text = read(args.data, args.unit, args.vocabulary, 60_000 if args.smoke else None)
     size, unknown = len(text.vocabulary), np.mean(text.codes == text.vocabulary.unknown)
     print(f"{len(text.codes):,} {args.unit}s, {unknown:.1%} of them unknown, {size:,} symbols: {np.log(size):.2f} nats")
+    text.complain(args.start)
     if not len(text.encode(args.start)):
         args.start = text.decode(text.codes[:1])
         print(f"the text has nothing of `--start`: samples begin with {args.start!r}")
     fitted = train(text, args)
     found = judge(fitted, text)
-
     writer = Writer(fitted, text, args.seed)
     how = How(**{name: getattr(args, name) for name in How._fields})
     if args.interactive:

@@ -23,7 +23,7 @@ import optax
 
 import rnnjax as rj
 
-RATE, BATCH = 8000, 32
+RATE, BATCH, SPEEDS = 8000, 32, (0.9, 1.0, 1.1)  # samples a second, rows, and speeds that training varies sound by
 STFT = rj.data.STFT(256, 160, center=False)  # frames of 32 ms, one each 20 ms, the first begins with the sound
 STACK = 3  # frames that are read together, in one step: the fewer steps, the sooner CTC finds what is where
 # log-mel bands, and their mean and deviation; the floor of tones hides most noise, so that all pauses are alike
@@ -80,25 +80,25 @@ def digits(args: argparse.Namespace) -> Task:
         raise SystemExit(f"there is no clip for the test: speakers are {sorted({one.speaker for one in reading})}")
     known = [clip for clip in reading if clip.speaker != out and not clip.test]
     check, train = ([clip for clip in known if (clip.index < 7) is early] for early in (True, False))
-    return Task(
-        figure="digits_wer" if out is None else "digits_wer_new_speaker",
-        vocabulary=rj.data.Vocabulary.words(["zero one two three four five six seven eight nine"], specials=("pad",)),
-        training=lambda epoch: rj.data.digit_strings(train, args.count, seed=seed + 100 + epoch),
-        validation=rj.data.digit_strings(check, args.tests, seed=seed),
-        tests={out or "official clips": rj.data.digit_strings(test, args.tests, seed=seed + 1)},
-    )
+    figure, strings = "digits_wer" if out is None else "digits_wer_new_speaker", rj.data.digit_strings
+    symbols = rj.data.Vocabulary.words(["zero one two three four five six seven eight nine"], specials=("pad",))
+    validation = strings(check, args.tests, seed=seed)
+    tests = {out or "official clips": strings(test, args.tests, seed=seed + 1)}
+    return Task(figure, symbols, lambda epoch: strings(train, args.count, seed=seed + 100 + epoch), validation, tests)
 
 
 def recordings(args: argparse.Namespace) -> Task:
-    """Recordings with transcripts, of which a tenth each, drawn with the seed, is for validation and for the test."""
-    reading = rj.data.read_transcribed(args.data, RATE)
-    symbols = rj.data.Vocabulary.characters([one.text for one in reading], specials=("pad",))
-    complaint = rj.data.ctc_complaint
-    reading = reading.check(lambda one: complaint(STFT.frames(len(one.samples)) // STACK, symbols.encode(one.text)))
-    print(reading.report())
-    if len(reading) < 10:
-        raise SystemExit(f"{args.data} has {len(reading)} recordings that can be used: at least 10 are needed")
-    train, validation, test = rj.data.split(reading.items, (0.8, 0.1, 0.1), seed=args.seed)
+    """Recordings with transcripts, of which a tenth each, drawn with the seed, is for validation and for the test. Left
+    out is what is too short at the highest speed, and what has a character that training has not."""
+    reading, complaint, fastest = rj.data.read_transcribed(args.data, RATE), rj.data.ctc_complaint, max(SPEEDS)
+    reading = reading.check(lambda one: complaint(STFT.frames(int(len(one.samples) / fastest)) // STACK, [*one.text]))
+    train, *others = rj.data.split(reading.items, (0.8, 0.1, 0.1), seed=args.seed)
+    symbols = rj.data.Vocabulary.characters([one.text for one in train], specials=("pad",))
+    print(reading.check(lambda one: symbols.complaint(one.text)).report())
+    validation, test = ([one for one in part if symbols.complaint(one.text) is None] for part in others)
+    counts = [len(part) for part in (train, validation, test)]
+    if min(counts[0] // 8, *counts[1:]) < 1:
+        raise SystemExit(f"{args.data} has {counts} recordings that can be used: at least 8, 1 and 1 are needed")
     return Task("recordings_cer", symbols, lambda epoch: train, validation, {"test": test})
 
 
@@ -117,7 +117,7 @@ def features(front: Any, audio: jax.Array, samples: jax.Array, key: jax.Array | 
     slower, in some noise, and spans of time and bands are blotted out."""
     if key is not None:
         key_speed, key_level, key_noise, key_masks = jax.random.split(key, 4)
-        audio, samples = rj.data.perturb_speed(key_speed, audio, samples)  # -> (B, N / 0.9)
+        audio, samples = rj.data.perturb_speed(key_speed, audio, samples, speeds=SPEEDS)  # -> (B, N / 0.9)
         level = jax.random.uniform(key_level, samples.shape, minval=5, maxval=40)
         audio = rj.data.add_noise(key_noise, audio, level, samples)
     x, frames = front[0](audio, samples)

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -211,10 +212,8 @@ def train(network: Network, data: Coded, validation: Coded, args: argparse.Names
 
 def rouge(summaries: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Mean F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, of words without their endings."""
-    try:
-        from rouge_score.rouge_scorer import RougeScorer
-    except ImportError:
-        raise SystemExit("ROUGE needs the package rouge-score: pip install 'rnnjax[examples]'") from None
+    from rouge_score.rouge_scorer import RougeScorer
+
     names = ("rouge1", "rouge2", "rougeL")
     score = RougeScorer(names, use_stemmer=True).score
     found = [score(reference, summary) for reference, summary in zip(references, summaries, strict=True)]
@@ -235,8 +234,7 @@ def show(looked: dict, pairs: list[Pair], summaries: list[list[str]], text: list
         marked = " ".join(f"[{word}]" if share > 0.5 else word for word, share in zip(words, copied, strict=False))
         print(f"\ntext    {pair.text[:240]}\nlead-1  {lead(pair.text)[:240]}\npeople  {pair.summary}\nmodel   {marked}")
     figure = Figure(figsize=(2 + 0.2 * len(text), 1.6 + 0.22 * len(summaries[0])), layout="constrained")
-    axes = figure.subplots()
-    alignment = looked["alignment"][0, : len(summaries[0]), : len(text)]  # (U, S)
+    axes, alignment = figure.subplots(), looked["alignment"][0, : len(summaries[0]), : len(text)]  # (U, S)
     axes.imshow(alignment, cmap="Blues", aspect="auto", vmin=0, vmax=1)
     axes.set_xticks(range(len(text)), text, rotation=90, fontsize=8, parse_math=False)
     axes.set_yticks(range(len(summaries[0])), summaries[0], fontsize=9, parse_math=False)
@@ -264,19 +262,22 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = arguments().parse_args()
+    if missing := [name for name in ("matplotlib", "rouge_score") if find_spec(name) is None]:
+        raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
     if args.smoke:
         args.hidden, args.epochs, args.vocabulary, args.words = 16, 1, 1000, 20
     parts = [part[: 64 if args.smoke else None] for part in load(args)]
     vocabulary = make_vocabulary(parts[0], args)
     data, validation, test = (code(part, vocabulary, args) for part in parts)
-    print(f"{' + '.join(str(len(part)) for part in parts)} pairs, vocabulary of {len(vocabulary):,} {args.unit}s")
+    unknown = np.mean(test.pairs.targets[test.pairs.targets != vocabulary.pad] == vocabulary.unknown)
+    sizes = " + ".join(str(len(part)) for part in parts)
+    print(f"{sizes} pairs, vocabulary of {len(vocabulary):,} {args.unit}s, of test summaries {unknown:.1%} unknown")
     references = [pair.summary for pair in parts[2]]
     first = rouge([lead(pair.text) for pair in parts[2]], references)
-
     network = Network.of(vocabulary, args)
     params = train(network, data, validation, args).params
     search = partial(network.search, beams=args.beams, alpha=args.alpha, beta=args.beta)
-    sources, lengths = test.pairs.sources, test.pairs.source_lengths
+    sources, lengths = test.pairs[:2]
     ids = rj.training.predict((params, search), sources, lengths=lengths, batch_size=args.batch)  # (N, U)
     spelled, joint = [spell(*row, vocabulary) for row in zip(ids, test.own, strict=True)], " " * (args.unit == "word")
     own, some = rouge([joint.join(words) for words in spelled], references), slice(0, None, -(-len(ids) // 8))
@@ -285,7 +286,6 @@ def main() -> None:
     looked = rj.training.predict((params, network.look), inputs, lengths=lengths[some])
     text = spell(sources[0, : lengths[0]], test.own[0], vocabulary)
     show(looked, parts[2][some], spelled[some], text, Path(args.out, "summarisation.png"))
-
     print("\n" + "\n".join(f"{name}: {own[name]:.3f}, lead-1 {first[name]:.3f}" for name in own))
     figures = {"summaries_rouge_l": own["rougeL"], "summaries_rouge_l_over_lead1": own["rougeL"] - first["rougeL"]}
     if args.write:

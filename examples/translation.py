@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -128,22 +129,12 @@ class Translator:
 
 def build(sources: int, targets: int, recipe: Recipe) -> Translator:
     """The network for vocabularies of so many symbols."""
-    embedding, hidden, units, rate = recipe[:4]
+    embedding, hidden, units, drop = *recipe[:3], rj.Dropout(recipe.dropout)
     score = rj.AdditiveScore(units) if units else rj.GeneralScore()
     attention = rj.LuongAttention(rj.GRU(hidden), score, memory_size=2 * hidden, size=hidden)
-    encoder = [
-        rj.Embedding(sources, embedding),  # (S, B) -> (S, B, E)
-        rj.Dropout(rate),
-        rj.Bidirectional(rj.GRU(hidden)),  # -> (S, B, 2H)
-        rj.Dropout(rate),
-    ]
-    decoder = [
-        rj.Embedding(targets, embedding),  # (T, B) -> (T, B, E)
-        rj.Dropout(rate),
-        rj.RNN(attention),  # -> (T, B, H)
-        rj.Dropout(rate),
-        rj.Dense(targets),  # -> (T, B, V)
-    ]
+    # (S, B) -> (S, B, E) -> (S, B, 2H), and (T, B) -> (T, B, E) -> (T, B, H) -> (T, B, V)
+    encoder = [rj.Embedding(sources, embedding), drop, rj.Bidirectional(rj.GRU(hidden)), drop]
+    decoder = [rj.Embedding(targets, embedding), drop, rj.RNN(attention), drop, rj.Dense(targets)]
     return Translator(rj.Stack(encoder), rj.Stack(decoder))
 
 
@@ -174,11 +165,9 @@ def train(task: Task, recipe: Recipe, seed: int, **options: Any) -> rj.training.
 @partial(jax.jit, static_argnames=("length", "beams"))
 def search(model, params, sources, lengths, length, beams):
     """The most probable translations that are found, (S, B) -> (B, L); with one beam greedily."""
-    encoded, attention = model.encode(params, sources, lengths), model.decoder.layers[2].cell
-    memory = attention.remember(params["decoder"][2], encoded)  # what depends on the source alone, computed once
-    step = rj.decoding.next_token(model.decoder, params["decoder"], memory)
+    step = rj.decoding.next_token(model.decoder, params["decoder"], model.encode(params, sources, lengths))
     starts = jnp.full(sources.shape[1:], START)
-    _, carry = model.decoder(params["decoder"], starts[None][:0], context=memory)  # the state before the first step
+    carry = step.initial_state(starts.shape)
     rules = {"end": END, "bans": (PAD, START, UNKNOWN)}
     if beams == 1:
         return rj.decoding.greedy(step, carry, starts, length, **rules).tokens
@@ -203,10 +192,8 @@ def exact(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
     """Corpus BLEU in 0…100 (Papineni et al. 2002) of lower-cased texts, split as by mteval-v13a, one reference each."""
-    try:
-        from sacrebleu.metrics.bleu import BLEU
-    except ImportError as error:
-        raise SystemExit("BLEU needs the package `sacrebleu`: pip install 'rnnjax[examples]'") from error
+    from sacrebleu.metrics.bleu import BLEU
+
     return BLEU(lowercase=True, tokenize="13a").corpus_score(list(hypotheses), [list(references)]).score
 
 
@@ -225,6 +212,13 @@ def draw(path: Path, fitted: rj.training.Fitted, task: Task, pairs: Texts) -> No
         axes.set_yticks(range(len(rows) + 1), [*rows, "end"])
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
     figure.savefig(path, dpi=150)
+
+
+def named(data: str, columns: Sequence[int]) -> str:
+    """What figures are called: source and target where, as in `spa-eng.zip`, column 0 is what the name has last."""
+    parts = Path(data).name.split(".")[0].split("-")
+    pair = len(parts) == 2 and sorted(columns) == [0, 1]
+    return "_".join([parts[1 - column] for column in columns] if pair else [*parts, *map(str, columns)])
 
 
 def spread(items: Sequence[Any], count: int) -> list[Any]:
@@ -260,6 +254,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = arguments().parse_args()
+    if missing := [name for name in ("matplotlib", "sacrebleu" if args.data else "babel") if find_spec(name) is None]:
+        raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
     began, recipe = time.perf_counter(), SENTENCES if args.data else DATES
     if args.data:
         task = sentences(args.data, tuple(args.columns), args.most_words, args.vocabulary, args.size, args.seed)
@@ -269,6 +265,8 @@ def main() -> None:
         task = task._replace(train=task.train[:1000], validation=task.validation[:99], test=task.test[:99])
     recipe = (SMOKE if args.smoke else recipe)._replace(epochs=args.epochs or recipe.epochs)
     print("pairs and symbols:", ", ".join(f"{name} {len(part):,}" for name, part in task._asdict().items()))
+    ids = np.concatenate([encode(task.source, source) for source, _ in task.test])
+    print(f"unknown: {np.sum(ids == UNKNOWN):,} of {len(ids):,} symbols of the test's sources")
     fitted = train(task, recipe, args.seed, checkpoint_dir=args.checkpoints)
     weights, last = sum(leaf.size for leaf in jax.tree.leaves(fitted.params)), fitted.history["val_loss"][-1]
     print(f"{weights:,} parameters; validation loss {last:.4f}")
@@ -284,7 +282,7 @@ def main() -> None:
         pairs = spread(sorted(pairs, key=lambda pair: len(pair[0])), 5)[1:4] or pairs
         draw(args.out / "translation.png", fitted, task, pairs)
         print(f"saved {args.out / 'translation.png'}")
-    name = Path(args.data).name.split(".")[0].replace("-", "_") if args.data else "dates"
+    name = named(args.data, args.columns) if args.data else "dates"
     figures = {f"{name}_bleu": bleu(hypotheses, references)} if args.data else {}
     spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time()}
     figures |= {f"{name}_exact": exact(hypotheses, expected), **spent}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -10,6 +11,12 @@ from typing import Any, Literal, NamedTuple
 
 from ._reading import Found, PathLike, Place, Problem, Reading, files, read_files
 from ._text import words
+
+_SPACE = re.compile(r"[ \t\r\n]*")
+_INTENT = re.compile(r'\s*\{\s*("(?:[^"\\\x00-\x1f]|\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))*")\s*:\s*(?=\[)')
+# what "surrogateescape" makes of a byte that is not UTF-8
+_BAD_BYTE = re.compile("[\udc80-\udcff]")
+_NOT_UTF8 = "the file is not UTF-8 here"
 
 
 class Query(NamedTuple):
@@ -50,10 +57,10 @@ def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -
         part: "train" or "validate".
 
     Returns:
-        a `Reading` of queries in the order of the intents' names; the line of a place is the query's number from 1.
-        A query that does not have the form of the set is left out, and so is `train_<Intent>.json` where the whole is
-        there. A file that is not UTF-8 is read as latin-1, with a problem that says so; pairs of surrogates, which one
-        file holds, are joined.
+        a `Reading` of queries in the order of the intents' names; the line of a place is the one that the query begins
+        on. A query that does not have the form of the set is left out, and so are `train_<Intent>.json` where the whole
+        is there, and what follows behind a place that is not JSON. A file that is not UTF-8 is read as latin-1, with a
+        problem that says so; pairs of surrogates, which one file holds, are joined.
 
     Raises:
         ValueError: for another `part`, and if nothing in the folder can be used.
@@ -88,15 +95,13 @@ def _joined(text: str) -> str:
 
 
 def _queries(name: str, text: str) -> Iterator[Found[Query]]:
-    parsed = _parsed(name, text)
-    if isinstance(parsed, Problem):
-        yield parsed
-    elif not isinstance(parsed, dict) or len(parsed) != 1 or not isinstance(next(iter(parsed.values())), list):
+    head = _INTENT.match(text)
+    if head is None:
         yield Problem(Place(name), "left out: the file must hold one object that maps its intent to a list of queries")
-    else:
-        ((intent, entries),) = parsed.items()
-        for number, entry in enumerate(entries, 1):
-            yield _query(Place(name, number), intent, entry)
+        return
+    intent = json.loads(head[1])
+    for one in _entries(name, text, head.end(), "]}"):
+        yield one if isinstance(one, Problem) else _query(one[0], intent, one[1])
 
 
 def _query(place: Place, intent: str, entry: Any) -> Found[Query]:
@@ -124,25 +129,21 @@ def read_camrest(path: PathLike) -> Reading[Dialogue]:
         path: `CamRest676.json`, gzipped or not.
 
     Returns:
-        a `Reading` of dialogues; the line of a place is the dialogue's number from 1. A dialogue that does not have the
-        form of the set is left out.
+        a `Reading` of dialogues; the line of a place is the one that the dialogue begins on. A dialogue that does not
+        have the form of the set is left out, and so are one with a byte that is not UTF-8, of whose line the problem
+        tells, and what follows behind a place that is not JSON.
     """
 
     def read(name: str, raw: bytes) -> Iterator[Found[Dialogue]]:
-        try:
-            text = raw.decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            yield Problem(Place(name, raw.count(b"\n", 0, error.start) + 1), "left out: the file is not UTF-8 here")
-            return
-        # blank, so that the JSON parser counts the lines of the file
+        text = raw.decode("utf-8-sig", "surrogateescape")
+        # blank, so that lines are those of the file
         plain = "\n".join("" if line.startswith("#") else line for line in text.split("\n"))
-        parsed = _parsed(name, plain)
-        if isinstance(parsed, Problem):
-            yield parsed
-        elif not isinstance(parsed, list):
+        begin = _filled(plain, 0)
+        if not plain.startswith("[", begin) and not _BAD_BYTE.match(plain, begin):
             yield Problem(Place(name), "left out: the file must hold a list of dialogues")
-        else:
-            yield from (_dialogue(Place(name, number), entry) for number, entry in enumerate(parsed, 1))
+            return
+        for one in _entries(name, plain, begin, "]"):
+            yield one if isinstance(one, Problem) else _dialogue(*one)
 
     return read_files(path, (".json",), read)
 
@@ -166,10 +167,48 @@ def _turn(user: Any, system: Any) -> Turn:
     )
 
 
-def _parsed(name: str, text: str) -> Any:
-    try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        return Problem(Place(name, error.lineno), f"left out: not JSON here ({error.msg}, column {error.colno})")
-    except (ValueError, RecursionError) as error:  # a number of very many digits, brackets in very many brackets
-        return Problem(Place(name), f"left out: JSON that Python does not read ({error})")
+def _entries(name: str, text: str, begin: int, close: str) -> Iterator[Found[Any]]:
+    """The entries of the JSON list that begins there and, but for white space, ends the text with `close`.
+
+    Where something is not JSON, what follows cannot be told apart, and the entries before it are used.
+    """
+    decoder, last, line = json.JSONDecoder(), 0, 1
+    at = _filled(text, begin + 1)
+    while not text.startswith("]", at):
+        line, last = line + text.count("\n", last, at), at
+        try:
+            entry, end = decoder.raw_decode(text, at)
+        except json.JSONDecodeError as error:
+            yield _broken(name, text, error.pos, error.msg)
+            return
+        except (ValueError, RecursionError) as error:  # a number of very many digits, brackets in very many brackets
+            message = f"left out: JSON that Python does not read ({error}), so that what follows cannot be read"
+            yield Problem(Place(name, line), message)
+            return
+        bad = _BAD_BYTE.search(text, at, end)
+        if bad is None:
+            yield Place(name, line), entry
+        else:
+            yield Problem(Place(name, _line(text, bad.start())), f"left out: {_NOT_UTF8}")
+        at = _filled(text, end)
+        if not text.startswith(",", at):
+            break
+        at = _filled(text, at + 1)
+    if "".join(text[at:].split()) != close:
+        yield _broken(name, text, at, f"{close} must come next")
+
+
+def _filled(text: str, at: int) -> int:
+    """The first place from `at` on that is not white space."""
+    return _SPACE.match(text, at).end()  # type: ignore[union-attr]
+
+
+def _line(text: str, at: int) -> int:
+    return text.count("\n", 0, at) + 1
+
+
+def _broken(name: str, text: str, at: int, message: str) -> Problem:
+    """What is wrong with a file from there on."""
+    column = at - text.rfind("\n", 0, at)
+    reason = _NOT_UTF8 if _BAD_BYTE.match(text, at) else f"not JSON here ({message}, column {column})"
+    return Problem(Place(name, _line(text, at)), f"left out: {reason}, so that what follows cannot be read")

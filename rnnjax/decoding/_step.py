@@ -14,6 +14,7 @@ from .._errors import describe, is_array
 from .._struct import node, struct
 from .._types import Array, Params, at_least_float32
 from ..layers import Layer
+from ..layers.attention.once import remembered
 
 Step: TypeAlias = Callable[[Any, Array], tuple[Array, Any]]
 """`step(carry, tokens) -> (logits, carry)`: tokens (*B) int32, logits (*B, V), leaves of the carry (*B, …)."""
@@ -22,7 +23,7 @@ Step: TypeAlias = Callable[[Any, Array], tuple[Array, Any]]
 @struct
 class NextToken:
     """What `next_token` returns: `logits, state = step(state, tokens)`. A pytree, which `jax.jit` takes as an argument;
-    its leaves are the parameters and the context."""
+    its leaves are the parameters and the context, of an attention's source what is remembered of it."""
 
     layer: Any = node()
     params: Any = node()
@@ -47,9 +48,10 @@ def next_token(layer: Layer, params: Params, context: Any = None) -> NextToken:
     Args:
         layer: a causal layer whose inputs are ids, such as `Stack([Embedding(V, 32), LSTM(64), Dense(V)])`.
         params: its parameters.
-        context: handed on to the layer as it is, such as an attention memory. Beams are an axis behind the batch, so
-            that the layer's batch axes are (*B, K): a memory with batch axes *B serves all beams of a row, as
-            `rnnjax.Source` says. What depends on the memory alone is best computed once, by `remember` of the cell.
+        context: handed on to the layer, such as an attention memory. Beams are an axis behind the batch, so that the
+            layer's batch axes are (*B, K): a memory with batch axes *B serves all beams of a row, as `rnnjax.Source`
+            says. Of a source everything that depends on it alone is computed here, once for all tokens, by `remember`
+            of the attention cell, if a single one in a `Stack`, `Residual` or `RNN` reads it.
 
     Returns:
         a `NextToken`: `logits, state = step(state, tokens)` with tokens (*B) and logits (*B, V).
@@ -71,7 +73,7 @@ def next_token(layer: Layer, params: Params, context: Any = None) -> NextToken:
         )
     if not layer.causal or not layer.keeps_time:
         raise ValueError(f"{layer!r} reads the whole sequence at once and cannot run token by token")
-    return NextToken(layer, params, context)
+    return NextToken(layer, params, remembered(layer, params, context))
 
 
 def start_tokens(start: Any) -> Array:

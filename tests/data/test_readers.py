@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
 import zipfile
 from pathlib import Path
 
@@ -182,6 +183,10 @@ def test_json_that_python_cannot_read_is_left_out(tmp_path: Path) -> None:
         reading = data.read_snips(tmp_path)
         assert [query.words for query in reading] == [("go",)]
         assert told(reading) == [("train_A.json", None)]
+        (tmp_path / "train_A.json").write_text('{"A": [{"data": [{"text": "stop"}]},\n' + line + "]}")
+        reading = data.read_snips(tmp_path)
+        assert [query.words for query in reading] == [("stop",), ("go",)]
+        assert told(reading) == [("train_A.json", 2)]
 
 
 def test_documents_and_labels(tmp_path: Path) -> None:
@@ -213,7 +218,7 @@ QUERIES = {
 
 
 def test_snips_with_every_defect(tmp_path: Path) -> None:
-    (tmp_path / "train_GetWeather_full.json").write_text(json.dumps(QUERIES, ensure_ascii=False), "latin-1")
+    (tmp_path / "train_GetWeather_full.json").write_text(json.dumps(QUERIES, ensure_ascii=False, indent=1), "latin-1")
     (tmp_path / "train_Broken_full.json").write_text('{"a":\n[}')
     (tmp_path / "train_List_full.json").write_text("[]")
     (tmp_path / "validate_GetWeather.json").write_text(json.dumps(QUERIES))
@@ -224,12 +229,13 @@ def test_snips_with_every_defect(tmp_path: Path) -> None:
     ]
     assert told(reading) == [
         ("train_Broken_full.json", 2),
-        ("train_GetWeather_full.json", 1),
-        ("train_GetWeather_full.json", 2),
-        ("train_GetWeather_full.json", 3),
+        ("train_GetWeather_full.json", 9),
+        ("train_GetWeather_full.json", 17),
+        ("train_GetWeather_full.json", 24),
         ("train_List_full.json", None),
     ]
     assert reading.problems[1].message.startswith("read as latin-1")
+    assert [place.line for place in reading.places] == [3, 27]
     assert len(data.read_snips(tmp_path, "validate")) == 2
     with pytest.raises(ValueError, match='"train" or "validate"'):
         data.read_snips(tmp_path, "test")  # type: ignore[arg-type]
@@ -270,13 +276,52 @@ def test_camrest_with_every_defect(tmp_path: Path) -> None:
     path.write_text("####\n# Notice #\n" + json.dumps(dialogues))
     reading = data.read_camrest(path)
     assert reading.items == [(4, (("Cheap?", "Yes.", (("price", "cheap"),), ("area",)), ("Bye", "Bye", (), ())))]
-    assert told(reading) == [("dialogues.json", 2), ("dialogues.json", 3)]
+    assert told(reading) == [("dialogues.json", 3), ("dialogues.json", 3)]
     path.write_text("# one\n# two\n[{,}]")
     with pytest.raises(ValueError, match=r"dialogues\.json:3: left out: not JSON"):
         data.read_camrest(path)
     path.write_bytes(b"# one\n[\xff]")
     with pytest.raises(ValueError, match=r"dialogues\.json:2: left out: the file is not UTF-8"):
         data.read_camrest(path)
+
+
+def test_a_bad_byte_costs_camrest_one_dialogue(tmp_path: Path) -> None:
+    """Places are the lines of the file, comments and all."""
+    dialogues = [{"dialogue_id": i, "dial": [turn("Caf\u00e9?", "Yes."), turn(f"bye {i}", "Bye")]} for i in range(4)]
+    raw = ("# Notice \u00e9 #\n" + json.dumps(dialogues, ensure_ascii=False, indent=1)).encode()
+    starts = [number for number, line in enumerate(raw.split(b"\n"), 1) if line == b" {"]
+    path = tmp_path / "dialogues.json"
+    path.write_bytes(raw.replace(b"bye 2", b"bye \xe9"))
+    reading = data.read_camrest(path)
+    assert [dialogue.number for dialogue in reading] == [0, 1, 3]
+    assert reading.items[0].turns[0].user == "Caf\u00e9?"
+    assert [place.line for place in reading.places] == [starts[0], starts[1], starts[3]]
+    (bad,) = [number for number, line in enumerate(raw.split(b"\n"), 1) if b"bye 2" in line]
+    assert told(reading) == [("dialogues.json", bad)]
+    assert reading.problems[0].message == "left out: the file is not UTF-8 here"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept", "message"),
+    [
+        (b'"dialogue_id": 2', b'\xff"dialogue_id": 2', [0, 1], "the file is not UTF-8 here, so that what follows"),
+        (b'"dialogue_id": 2', b'dialogue_id": 2', [0, 1], "not JSON here \\(Expecting property name .*, column 3\\)"),
+        (b"]$", b"", [0, 1, 2, 3], r"not JSON here \(\] must come next, column 1\)"),
+        (b"]$", b"] more", [0, 1, 2, 3], r"not JSON here \(\] must come next, column 1\)"),
+    ],
+)
+def test_json_is_used_up_to_where_it_breaks(tmp_path: Path, old: bytes, new: bytes, kept: list, message: str) -> None:
+    dialogues = [{"dialogue_id": i, "dial": [turn("Hi", "Hi")]} for i in range(4)]
+    raw = json.dumps(dialogues, indent=1).encode() + b"$"
+    path = tmp_path / "dialogues.json"
+    path.write_bytes(raw.replace(old, new).rstrip(b"$"))
+    reading = data.read_camrest(path)
+    assert [dialogue.number for dialogue in reading] == kept
+    (problem,) = reading.problems
+    assert re.match(f"left out: {message}", problem.message)
+    lines = raw.split(b"\n")
+    (line,) = [number for number, text in enumerate(lines, 1) if old in text]
+    assert problem.place.line == line
 
 
 def test_problems_read_as_places() -> None:

@@ -72,6 +72,15 @@ def test_features_are_librosas(case: str) -> None:
     np.testing.assert_allclose(LIBROSA[case](x)[0], y, **EXACT)
 
 
+def test_log_mel_is_the_logarithm_of_librosas() -> None:
+    """Of power, and with a floor that a third of the bands do not reach."""
+    x, power = golden("librosa", "mel")
+    floor = float(np.quantile(power, 1 / 3))
+    wanted = np.log(np.where(power < floor, floor, power))
+    np.testing.assert_allclose(LogMel(LIBROSA["mel"], floor=floor)(x)[0], wanted, **EXACT)
+    assert 0.3 < (wanted == np.log(floor)).mean() < 0.4
+
+
 @pytest.mark.parametrize("case", TORCHAUDIO)
 def test_features_are_torchaudios(case: str) -> None:
     x, y = golden("torchaudio", case)

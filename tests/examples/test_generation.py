@@ -184,18 +184,20 @@ def test_words_are_set_apart_from_the_start(generation):
 
 def test_a_conversation_goes_on_from_lines_and_changes_settings(generation, letters, alphabet, capsys):
     writer, how = generation.Writer(alphabet, letters), generation.How(length=3, temperature=0.0)
-    lines = ["", "xyz", "a", "", ":length 2", "g", ":length", ":tempo 3", ":top_k many", ":length 1", "b"]
+    lines = ["", "xyz", "a-", "", ":length 2", "g", ":length", ":tempo 3", ":top_k many", ":length 1", "b"]
     generation.converse(writer, how, lines)
     found = capsys.readouterr().out.splitlines()
     assert "begin with in ''" in found[0]
-    assert "begin with in 'xyz'" in found[1]
-    assert found[2:4] == ["abcd", "efg"]
-    assert "length=2" in found[4]
-    assert found[5] == "gha"
-    assert "length=300" in found[6]
-    assert "tempo" in found[7]
-    assert "many" in found[8]
-    assert found[10] == "bc"
+    assert found[1] == "left out of 'xyz': character 1, 'x', is not in the vocabulary"
+    assert "begin with in 'xyz'" in found[2]
+    assert found[3] == "left out of 'a-': character 2, '-', is not in the vocabulary"
+    assert found[4:6] == ["a-bcd", "efg"]
+    assert "length=2" in found[6]
+    assert found[7] == "gha"
+    assert "length=300" in found[8]
+    assert "tempo" in found[9]
+    assert "many" in found[10]
+    assert found[12] == "bc"
 
 
 def test_typing_ends_with_the_input(generation, monkeypatch):
@@ -231,6 +233,42 @@ def test_the_script_learns_writes_and_draws(generation, file, monkeypatch, capsy
     perplexity = float(out.splitlines()[-2].split()[-1])
     assert 1 < perplexity < 12  # of 13 symbols
     assert (tmp_path / "generation.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_missing_package_is_named_before_anything_is_read(generation, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["generation.py"])
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(SystemExit, match="needs matplotlib: pip install"):
+        generation.main()
+
+
+@pytest.mark.slow
+def test_checkpoints_hold_a_trained_network(generation, file, monkeypatch, capsys, tmp_path):
+    """A second call makes no step: it finds the parameters, the history and what they write."""
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib, of the extra `examples`")
+    options = {"data": file, "out": tmp_path, "checkpoints": tmp_path / "kept", "hidden": 8, "epochs": 2, "length": 5}
+    arguments = ["generation.py", "--start", "One"]
+    for name, value in options.items():
+        arguments += [f"--{name}", str(value)]
+    monkeypatch.setattr(sys, "argv", arguments)
+    fits, fit = [], rj.training.fit
+
+    def watched(*args, **kwargs):
+        steps = []
+        fitted = fit(*args, **kwargs, callbacks=[lambda report: steps.append(report)])
+        fits.append((fitted, len(steps)))
+        return fitted
+
+    monkeypatch.setattr(rj.training, "fit", watched)
+    generation.main()
+    first = capsys.readouterr().out
+    generation.main()
+    second = capsys.readouterr().out
+    (trained, epochs), (found, none) = fits
+    assert (epochs, none) == (2, 0)
+    assert found.history == trained.history
+    jax.tree.map(np.testing.assert_array_equal, found.params, trained.params)
+    assert first.split("--- temperature 0.3")[1] == second.split("--- temperature 0.3")[1]
 
 
 def test_a_start_that_the_text_does_not_have_is_replaced(generation, tmp_path, monkeypatch, capsys, recurrent):

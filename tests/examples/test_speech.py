@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 import sys
 from pathlib import Path
 
@@ -232,7 +233,7 @@ def test_recordings_that_cannot_be_used_are_named(speech, tmp_path, capsys):
     for number in range(30):
         rj.data.write_wav(tmp_path / f"{number}.wav", rng.uniform(-1, 1, 3000), 8000)
         lines.append(f"{number}.wav\tab{number}")
-    lines[3] = "3.wav\t" + "ab" * 20  # 6 steps
+    lines[3] = "3.wav\t" + "ab" * 20  # 5 steps at the highest speed
     lines[5] = "nowhere.wav\tab"
     lines[7] = ""
     table = tmp_path / "said.tsv"
@@ -240,15 +241,57 @@ def test_recordings_that_cannot_be_used_are_named(speech, tmp_path, capsys):
     task = speech.recordings(arguments(speech, "--data", str(table)))
     out = capsys.readouterr().out
     assert "27 items, 3 problems" in out
-    assert "said.tsv:4: left out: 6 frames are too few for its 40 labels" in out
+    assert "said.tsv:4: left out: 5 frames are too few for its 40 labels" in out
     assert all(f"said.tsv:{line}" in out for line in (6, 8))
     parts = [task.training(0), task.validation, task.tests["test"]]
     texts = [utterance.text for part in parts for utterance in part]
     assert sorted(texts) == sorted(f"ab{number}" for number in range(30) if number not in (3, 5, 7))
     assert [len(part) for part in parts] == [22, 2, 3]
     table.write_text("\n".join(lines[:9]), encoding="utf-8")
-    with pytest.raises(SystemExit, match="at least 10"):
+    with pytest.raises(SystemExit, match="at least 8, 1 and 1 are needed"):
         speech.recordings(arguments(speech, "--data", str(table)))
+
+
+def test_transcripts_fit_at_the_highest_speed(speech, tmp_path, capsys):
+    """5 steps of three frames of 32 ms, one each 20 ms, said at 1.1 of their speed; and 6 said as they are."""
+    lines = [f"{number}.wav\tab" for number in range(18)]
+    needed = {5: 256 + 160 * 14, 6: 256 + 160 * 17}
+    lengths = {0: needed[5], 1: -(-needed[5] * 11 // 10), 2: needed[6]}
+    for number in range(18):
+        rj.data.write_wav(tmp_path / f"{number}.wav", np.zeros(lengths.get(number, 8000)), 8000)
+    for number, text in ((0, "ababa"), (1, "ababa"), (2, "ababab")):
+        lines[number] = f"{number}.wav\t{text}"
+    table = tmp_path / "said.tsv"
+    table.write_text("\n".join(lines), encoding="utf-8")
+    speech.recordings(arguments(speech, "--data", str(table)))
+    out = capsys.readouterr().out
+    assert "16 items, 2 problems" in out
+    assert "said.tsv:1: left out: 4 frames are too few for its 5 labels" in out
+    assert "said.tsv:3: left out: 5 frames are too few for its 6 labels" in out
+
+
+def test_characters_that_training_lacks_are_named(speech, tmp_path, capsys):
+    """Every recording has a character of its own: those of validation and test are unknown but for the few lines that
+    have none."""
+    own = "".join(map(chr, range(0x3B1, 0x3B1 + 40)))
+    lines = [f"{number}.wav\tab{'' if number % 2 else own[number]}" for number in range(40)]
+    for number in range(40):
+        rj.data.write_wav(tmp_path / f"{number}.wav", np.zeros(4000), 8000)
+    table = tmp_path / "said.tsv"
+    table.write_text("\n".join(lines), encoding="utf-8")
+    task = speech.recordings(arguments(speech, "--data", str(table), "--seed", "1"))
+    out = capsys.readouterr().out
+    train, validation, test = task.training(0), task.validation, task.tests["test"]
+    assert len(train) == 32
+    assert task.vocabulary.symbols == tuple("ab") + tuple(sorted({c for one in train for c in one.text} - {*"ab"}))
+    assert {one.text for one in (*validation, *test)} == {"ab"}
+    left = 8 - len(validation) - len(test)
+    assert left > 1
+    assert f"{40 - left} items, {left} problems" in out
+    named = re.findall(r"said.tsv:(\d+): left out: character 3, '(.)', is not in the vocabulary", out)
+    assert len(named) == left
+    assert {own[int(line) - 1] for line, _ in named} == {symbol for _, symbol in named}
+    assert not {symbol for _, symbol in named} & {*task.vocabulary.symbols}
 
 
 # --- recognition

@@ -262,9 +262,12 @@ def test_rouge_by_hand(summarisation):
 
 
 def test_a_missing_package_is_named(summarisation, monkeypatch):
-    monkeypatch.setitem(sys.modules, "rouge_score.rouge_scorer", None)
-    with pytest.raises(SystemExit, match=r"pip install 'rnnjax\[examples\]'"):
-        summarisation.rouge(["a"], ["a"])
+    """Before anything is read or trained."""
+    monkeypatch.setattr(sys, "argv", ["summarisation.py"])
+    for package in ("matplotlib", "rouge_score"):
+        monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit, match=r"needs matplotlib and rouge_score: pip install 'rnnjax\[examples\]'"):
+        summarisation.main()
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,27 @@ def test_bleu_is_that_of_the_formula(translation):
     assert translation.bleu(hypotheses, references) == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("file", "columns", "name"),
+    [
+        ("of/spa-eng.zip", (1, 0), "spa_eng"),
+        ("spa-eng.zip", [0, 1], "eng_spa"),
+        ("spa-eng.tsv", (2, 0), "spa_eng_2_0"),
+        ("pairs.txt", (0, 1), "pairs_0_1"),
+    ],
+)
+def test_figures_are_named_by_what_is_translated_to_what(translation, file, columns, name):
+    assert translation.named(file, columns) == name
+
+
+@pytest.mark.parametrize(("package", "flags"), [("matplotlib", []), ("sacrebleu", ["--data", "pairs.tsv"])])
+def test_a_missing_package_is_named_before_anything_is_read(translation, monkeypatch, package, flags):
+    monkeypatch.setattr(sys, "argv", ["translation.py", *flags])
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(SystemExit, match=f"needs {package}: pip install"):
+        translation.main()
+
+
 def test_exact_counts_equal_texts(translation):
     assert translation.exact(["a b", "a", "A", ""], ["a b", "ab", "a", ""]) == 0.5
 

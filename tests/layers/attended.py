@@ -23,10 +23,12 @@ SCORES = {
 
 
 class Row(NamedTuple):
-    """The results for one row: ys (T, O), alignments (T, S), coverage (S), overlap and the inner state."""
+    """The results for one row: ys (T, O), alignments (T, S) and of each head (T, N, S), coverage (S), overlap and the
+    inner state."""
 
     ys: np.ndarray
     alignments: np.ndarray
+    heads: np.ndarray
     coverage: np.ndarray
     overlap: float
     state: Any
@@ -63,7 +65,7 @@ def location(p: Any, alignment: np.ndarray) -> np.ndarray:
 
 
 def read(score: Any, p: Any, q: np.ndarray, m: np.ndarray, alignment: np.ndarray, coverage: np.ndarray) -> Any:
-    """Alignment and context of a query q (Q) and the valid steps m (S, M) of a memory."""
+    """Alignments (N, S) and context of a query q (Q) and the valid steps m (S, M) of a memory."""
     if isinstance(score, rj.MultiHeadScore):
         size, aligned, contexts = A // score.heads, [], []
         for head in range(score.heads):
@@ -71,7 +73,7 @@ def read(score: Any, p: Any, q: np.ndarray, m: np.ndarray, alignment: np.ndarray
             scores = [q @ p.w_q[:, cut] @ (step @ p.w_k[:, cut]) / np.sqrt(size) for step in m]
             aligned.append(softmax(np.array(scores)))
             contexts.append(sum(w * (step @ p.w_v[:, cut]) for w, step in zip(aligned[-1], m, strict=True)))
-        return np.mean(aligned, axis=0), np.concatenate(contexts) @ p.w_o
+        return np.array(aligned), np.concatenate(contexts) @ p.w_o
     if isinstance(score, rj.DotScore):
         scores = m @ q
     elif isinstance(score, rj.ScaledDotScore):
@@ -85,7 +87,7 @@ def read(score: Any, p: Any, q: np.ndarray, m: np.ndarray, alignment: np.ndarray
     else:
         scores = additive(p.additive, q, m, location(p, alignment))
     weights = softmax(scores)
-    return weights, weights @ m
+    return weights[None], weights @ m
 
 
 Run = Callable[[Any, np.ndarray, Any], tuple[np.ndarray, Any]]
@@ -94,11 +96,11 @@ Run = Callable[[Any, np.ndarray, Any], tuple[np.ndarray, Any]]
 def by_hand(cell: Any, params: Any, xs: np.ndarray, m: np.ndarray, inner: Any) -> Row:
     """One row: inputs xs (T, I), the valid steps m (S, M) of its memory, and the inner cell's first state."""
     alignment = coverage = np.zeros(len(m))
-    overlap, ys, alignments, fed = 0.0, [], [], np.zeros(getattr(cell, "size", 0))
+    overlap, ys, alignments, heads, fed = 0.0, [], [], [], np.zeros(getattr(cell, "size", 0))
 
     def look(state: Any) -> tuple[np.ndarray, np.ndarray]:
         if not len(m):
-            return np.zeros(0), np.zeros(M)
+            return np.zeros((cell.score.heads or 1, 0)), np.zeros(M)
         return read(cell.score, params.score, np.asarray(state.h), m, alignment, coverage)
 
     def advance(state: Any, x: np.ndarray) -> Any:
@@ -106,15 +108,17 @@ def by_hand(cell: Any, params: Any, xs: np.ndarray, m: np.ndarray, inner: Any) -
 
     for x in xs:
         if isinstance(cell, rj.BahdanauAttention):
-            new, context = look(inner)
+            own, context = look(inner)
             inner = advance(inner, np.concatenate([x, context]))
             y = np.concatenate([np.asarray(inner.h), context])
         else:
             inner = advance(inner, np.concatenate([x, fed]) if cell.input_feeding else x)
-            new, context = look(inner)
+            own, context = look(inner)
             y = fed = np.tanh(np.concatenate([context, np.asarray(inner.h)]) @ params.w)
+        new = own.mean(0)
         overlap += np.minimum(new, coverage).sum()
         alignment, coverage = new, coverage + new
         ys.append(y)
         alignments.append(alignment)
-    return Row(np.array(ys), np.array(alignments), coverage, overlap, inner)
+        heads.append(own)
+    return Row(np.array(ys), np.array(alignments), np.array(heads), coverage, overlap, inner)

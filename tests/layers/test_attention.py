@@ -114,7 +114,7 @@ def test_nothing_to_read(cell, draw):
 
     results = [jax.jit(jax.grad(loss, has_aux=True))(params, source) for source in (empty, masked)]
     for grads, (ys, attention) in results:
-        assert not any(leaf.any() for leaf in attention)
+        assert not any(leaf.any() for leaf in jax.tree.leaves(attention))
         assert not any(leaf.any() for leaf in jax.tree.leaves(grads.score))
         assert np.isfinite(ys).all()
     (first, (ys, _)), (second, (others, _)) = results
@@ -219,6 +219,27 @@ def test_alignments_of_a_stack(close, draw):
     )
 
 
+@pytest.mark.parametrize("name", ["bahdanau_multi_head", "luong_multi_head"])
+def test_alignments_of_heads(close, draw, name):
+    """In the state and of a whole sequence; a masked step is zeros, and the mean over the heads is the alignment."""
+    cell = CASES[name]
+    params, xs, values = parameters(cell), draw(T, B, I), draw(S, B, M)
+    source, lengths = rj.Source(jnp.asarray(values), lengths=LENGTHS), np.array([6, 4, 6, 5])
+    before = start(cell, params, source, B)
+    seen = rj.alignments(cell, params, jnp.asarray(xs), before, lengths=lengths, context=source, heads=True)
+    assert seen.shape == (T, B, 2, S)
+    _, state = run(cell, params, xs, before, lengths=lengths, context=source)
+    for row, length in enumerate(LENGTHS):
+        given = xs[: lengths[row], row]
+        wanted = by_hand(cell, params, given, values[:length, row], of_row(before.cell, row))
+        close(seen[: lengths[row], row, :, :length], wanted.heads)
+        close(state.attention.heads[row, :, :length], wanted.heads[-1])
+        assert not seen[:, row, :, length:].any()
+        assert not seen[lengths[row] :, row].any()
+    with pytest.raises(ValueError, match=r"`heads` are those of a `MultiHeadScore`; .* has one alignment"):
+        rj.alignments(GENERAL, parameters(GENERAL), xs, context=source, heads=True)
+
+
 def test_alignments_need_one_attention(draw):
     xs, source = draw(T, B, I), draw(S, B, M)
     with pytest.raises(ValueError, match=r"`model` must have one attention cell in it; RNN\(GRU.*\) has 0"):
@@ -291,7 +312,9 @@ def test_state_says_what_it_is():
     }
     state = ADDITIVE.initial_state(ADDITIVE.prepare(parameters(ADDITIVE), context=memory), (B, 2))
     assert isinstance(state.attention, Attended)
-    assert [leaf.shape for leaf in state.attention] == [(B, 2, M), (B, 2, S), (B, 2, S), (B, 2)]
+    *leaves, heads = state.attention
+    assert [leaf.shape for leaf in leaves] == [(B, 2, M), (B, 2, S), (B, 2, S), (B, 2)]
+    assert heads is None
 
 
 @each

@@ -139,10 +139,11 @@ class Attention(Cell):
     def attend(self, params: Prepared, inner: State, before: Attended) -> Attended:
         """What is read with the query of an inner state."""
         query = self.cell.emit(inner)
-        context, alignment = self.score.read(params.params.score, query, params.memory, before)
+        context, alignment, heads = self.score.read(params.params.score, query, params.memory, before)
         alignment = alignment.astype(before.coverage.dtype)
+        heads = None if heads is None else heads.astype(alignment.dtype)
         overlap = jnp.sum(jnp.minimum(alignment, before.coverage), axis=-1)
-        return Attended(context, alignment, before.coverage + alignment, before.overlap + overlap)
+        return Attended(context, alignment, before.coverage + alignment, before.overlap + overlap, heads)
 
     def nothing_read(self, params: Prepared, batch_shape: tuple[int, ...], dtype: DTypeLike) -> Attended:
         """Before the first step: zeros, as many as the memory has steps."""
@@ -164,6 +165,7 @@ class Attention(Cell):
             alignment=weights,
             coverage=weights,
             overlap=jnp.zeros(batch_shape, dtype),
+            heads=None if self.score.heads is None else jnp.zeros((*batch_shape, self.score.heads, steps), dtype),
         )
 
 

@@ -24,12 +24,14 @@ class Attended(NamedTuple):
     alignment (*B, S): its weights α, which sum to 1, or to 0 where no step of the memory is valid.
     coverage (*B, S): the sum of all alignments since the beginning of the sequence.
     overlap (*B): Σ_t Σ_s min(α_{t,s}, coverage_{t-1,s}), the sum of the coverage losses of See, Liu and Manning.
+    heads (*B, N, S): the weights of each head, of which α is the mean; None for a score without heads.
     """
 
     context: Array
     alignment: Array
     coverage: Array
     overlap: Array
+    heads: Array | None = None
 
 
 class Score(abc.ABC):
@@ -38,6 +40,9 @@ class Score(abc.ABC):
 
     Sizes: query Q, memory M, steps S. The batch axes of the memory are the first ones of the query's.
     """
+
+    heads: int | None = None
+    """N, where several alignments are made side by side."""
 
     @abc.abstractmethod
     def init(self, key: Key, query_size: int, memory_size: int, dtype: DTypeLike = jnp.float32) -> Params:
@@ -55,10 +60,12 @@ class Score(abc.ABC):
         """What is summed up, from the memory (*B, S, M): computed once."""
         return values
 
-    def read(self, params: Params, query: Array, memory: Memory, attended: Attended) -> tuple[Array, Array]:
-        """Context (*B, M) and alignment (*B, S)."""
+    def read(
+        self, params: Params, query: Array, memory: Memory, attended: Attended
+    ) -> tuple[Array, Array, Array | None]:
+        """Context (*B, M), alignment (*B, S) and those of the heads (*B, N, S), None where there are none."""
         alignment = _align(self.score(params, query, memory.keys, attended), memory.mask)
-        return mix(alignment, memory.values), alignment
+        return mix(alignment, memory.values), alignment, None
 
 
 def _align(scores: Array, mask: Array | None) -> Array:
@@ -165,7 +172,8 @@ class MultiHeadScore(Score):
     w_o     (A, M)  of the sums
     ======  ======  =========================
 
-    All are Glorot uniform, and there are no biases. The alignment in the state is the mean over the heads.
+    All are Glorot uniform, and there are no biases. The alignment in the state is the mean over the heads, whose own
+    are beside it, in `state.attention.heads`.
 
     Args:
         size: A, a multiple of `heads`.
@@ -176,7 +184,7 @@ class MultiHeadScore(Score):
     """
 
     size: int
-    heads: int = 4
+    heads: int = 4  # type: ignore[override]
 
     def __post_init__(self) -> None:
         check_size("size", self.size)
@@ -204,13 +212,13 @@ class MultiHeadScore(Score):
 
     def read(
         self, params: MultiHeadScoreParams, query: Array, memory: Memory, attended: Attended
-    ) -> tuple[Array, Array]:
+    ) -> tuple[Array, Array, Array]:
         scores = self.score(params, query, memory.keys, attended)
         mask = memory.mask
         alignment = _align(scores, None if mask is None else jnp.broadcast_to(mask[None], (self.heads, *mask.shape)))
         context = mix(alignment, self._heads(memory.values))
         joined = jnp.moveaxis(context, 0, -2).reshape(*query.shape[:-1], self.size)
-        return dot(joined, params.w_o), jnp.mean(alignment, axis=0)
+        return dot(joined, params.w_o), jnp.mean(alignment, axis=0), jnp.moveaxis(alignment, 0, -2)
 
     def _heads(self, array: Array) -> Array:
         """(…, A) as (N, …, A / N)."""
