@@ -21,6 +21,8 @@ except ImportError:  # run as a program, outside of a build
 
 SOURCES = Path("rnnjax") / "_unroll" / "kernels"
 LIBRARY = SOURCES / "librnnjax_cpu.so"
+REASON = LIBRARY.with_suffix(".txt")
+"""Why there is no library, for `explain` to say."""
 # -O2, not -O3, which takes the loads of the products' inner loop apart again
 FLAGS = ["-std=c++17", "-O2", "-fPIC", "-fvisibility=hidden", "-ffp-contract=fast", "-fno-math-errno", "-Wno-psabi"]
 VARIANTS = {
@@ -43,7 +45,10 @@ class KernelsHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssue
             build(root)
         except Unavailable as reason:
             (root / LIBRARY).unlink(missing_ok=True)
-            self.app.display_warning(f"rnnjax is built without its kernels for the CPU: {reason}")
+            (root / REASON).write_text(str(reason), encoding="utf-8")
+            build_data["force_include"][str(root / REASON)] = str(REASON)
+            details = "\n".join([str(reason), *getattr(reason, "__notes__", [])])
+            self.app.display_warning(f"rnnjax is built without its kernels for the CPU: {details}")
             return
         build_data["pure_python"] = False
         build_data["tag"] = f"py3-none-{_platform().replace('-', '_').replace('.', '_')}"
@@ -51,7 +56,7 @@ class KernelsHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssue
 
 
 class Unavailable(Exception):
-    """Why the kernels cannot be compiled here."""
+    """Why the kernels cannot be compiled here, in one line; the compiler's own words are a note."""
 
 
 def compiler() -> list[str]:
@@ -85,7 +90,7 @@ def build(root: Path, extra: tuple[str, ...] = ()) -> None:
         Unavailable: without a compiler, without XLA's headers, on an unknown platform, or if compiling fails.
     """
     if sys.platform not in ("linux", "darwin"):
-        raise Unavailable(f"unknown platform {sys.platform}")
+        raise Unavailable(f"the platform {sys.platform} is unknown")
     program = compiler()
     try:
         import jaxlib
@@ -107,6 +112,7 @@ def build(root: Path, extra: tuple[str, ...] = ()) -> None:
         fresh = root / LIBRARY.with_suffix(".new")
         _run([*program, "-shared", *extra, *targets, "-o", str(fresh)], root)
         fresh.replace(root / LIBRARY)
+        (root / REASON).unlink(missing_ok=True)
 
 
 def _platform() -> str:
@@ -124,7 +130,10 @@ def _run(command: list[str], directory: Path) -> None:
     except OSError as error:
         raise Unavailable(f"{command[0]} does not start: {error}") from error
     if done.returncode != 0:
-        raise Unavailable(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
+        lines = done.stderr.strip().splitlines() or [f"exit status {done.returncode}"]
+        failure = Unavailable(f"{command[0]} failed: {next((line for line in lines if 'error' in line), lines[-1])}")
+        failure.add_note(f"{' '.join(command)}\n{done.stderr[-2000:]}")
+        raise failure
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The cell that CONTRIBUTING adds in three steps works: the steps are taken in a copy, and laws run over it there."""
+"""The cell that CONTRIBUTING adds in four steps works: the steps are taken in a copy, and tests run over it there."""
 
 from __future__ import annotations
 
@@ -27,32 +27,18 @@ LAWS = (
     "leaves",
     "traces",
 )
-EQUATION = """
-import jax, jax.numpy as jnp, numpy as np, rnnjax as rj
-cell = rj.Antisymmetric(4, epsilon=0.3, gamma=0.1)
-params = cell.init(jax.random.key(0), 3)
-xs = np.asarray(jax.random.normal(jax.random.key(1), (6, 3)))
-w, u, b = map(np.asarray, params)
-matrix = u - u.T - 0.1 * np.eye(4)
-h, hs = np.zeros(4), []
-for x in xs:
-    h = h + 0.3 * np.tanh(x @ w + h @ matrix + b)
-    hs.append(h)
-np.testing.assert_allclose(rj.unroll(cell, params, jnp.asarray(xs))[0], hs, atol=1e-5)
-np.testing.assert_allclose(np.linalg.eigvals(matrix).real, -0.1, atol=1e-5)
-"""
 
 
 @pytest.fixture(scope="module")
 def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The package and its tests with the three steps taken."""
+    """The package and its tests with the four steps taken."""
     copy = tmp_path_factory.mktemp("contributing")
     for folder in ("rnnjax", "tests"):
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "goldens"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     steps = TITLED.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    assert len(steps) == 3
-    for (name, code), apply in zip(steps, (add_file, add_export, add_row), strict=True):
+    apply_each = (add_file, add_export, add_row, add_transcription, add_reference)
+    for (name, code), apply in zip(steps, apply_each, strict=True):
         apply(copy / name, code)
     return copy
 
@@ -68,6 +54,14 @@ def add_export(path: Path, line: str) -> None:
 
 def add_row(path: Path, row: str) -> None:
     insert_after(r"^CELLS: .* = \(\n", path, row)
+
+
+def add_transcription(path: Path, code: str) -> None:
+    path.write_text(path.read_text(encoding="utf-8") + "\n\n" + code, encoding="utf-8")
+
+
+def add_reference(path: Path, line: str) -> None:
+    insert_after(r"^REFERENCES: .* = \{\n", path, line)
 
 
 def insert_after(pattern: str, path: Path, line: str) -> None:
@@ -99,11 +93,22 @@ def test_laws_hold_for_the_new_cell(copy: Path) -> None:
     assert int(passed[1]) > 2 * len(LAWS), output
 
 
+@pytest.mark.slow
 def test_equation_of_the_new_cell(copy: Path) -> None:
-    (copy / "equation.py").write_text(EQUATION, encoding="utf-8")
-    run(copy, "equation")
+    output = run(
+        copy,
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-k",
+        "antisymmetric or transcription",
+        "tests/test_equations.py",
+    )
+    assert "3 passed" in output, "the cell in `scan` and `fused`, and that every cell has a transcription"
 
 
-def test_new_file_is_formatted(copy: Path) -> None:
-    run(copy, "ruff", "format", "--check", "rnnjax/cells", "rnnjax/__init__.py")
-    run(copy, "ruff", "check", "rnnjax/cells/antisymmetric.py", "rnnjax/__init__.py")
+def test_new_code_is_formatted(copy: Path) -> None:
+    changed = ("rnnjax/cells/antisymmetric.py", "rnnjax/__init__.py", "tests/references.py", "tests/test_equations.py")
+    run(copy, "ruff", "format", "--check", *changed)
+    run(copy, "ruff", "check", *changed)

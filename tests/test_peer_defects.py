@@ -19,6 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from descriptors import GATED, NATIVE
 from jax.sharding import AxisType, NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,7 +32,9 @@ BASIC = {"elman": rj.Elman(H), "lstm": rj.LSTM(H), "gru": rj.GRU(H)}
 LENGTHS = np.array([4, 0, 6])
 
 each_cell = pytest.mark.parametrize("cell", BASIC.values(), ids=BASIC)
-each_implementation = pytest.mark.parametrize("implementation", ["scan", "fused"])
+each_implementation = pytest.mark.parametrize("implementation", NATIVE)
+# the loop of the native kernels is in no program of JAX's
+each_loop = pytest.mark.parametrize("implementation", GATED)
 
 
 def normal(seed: int, *shape: int, dtype: Any = np.float64) -> jax.Array:
@@ -233,7 +236,7 @@ def test_garbage_at_masked_steps_harms_nothing(cell: rj.Cell, implementation: st
     np.testing.assert_array_equal(got[1][1][~valid], 0)
 
 
-@each_implementation
+@each_loop
 def test_lengths_store_no_history_of_states(implementation: str) -> None:
     """Flax's RNN stacks the carry of all steps to pick the last valid one: T times the memory."""
     cell = BASIC["lstm"]
@@ -281,7 +284,7 @@ def test_reverse_keeps_the_order_of_the_inputs(cell: rj.Cell, implementation: st
 
 
 @each_cell
-@each_implementation
+@each_loop
 def test_one_product_in_the_loop(cell: rj.Cell, implementation: str) -> None:
     """Flax projects the inputs inside the loop, with 6 products a step for its GRU, and concatenates kernels there."""
     run = lambda p, x: rj.unroll(cell, p, x, implementation=implementation)  # noqa: E731
@@ -302,7 +305,7 @@ def test_one_product_in_the_reverse_loop(cell: rj.Cell) -> None:
 
 
 @each_cell
-@each_implementation
+@each_loop
 def test_one_product_in_the_compiled_loop(cell: rj.Cell, implementation: str) -> None:
     """XLA does not merge the products of Flax's cells: what the loop runs is what the cell writes."""
     run = jax.jit(lambda p, x: rj.unroll(cell, p, x, implementation=implementation))
@@ -325,7 +328,7 @@ def test_program_does_not_grow_with_time(implementation: str, gradient: bool) ->
         return len(list(equations(jax.make_jaxpr(jax.grad(run) if gradient else run)(params, xs))))
 
     assert size(5) == size(50)
-    assert size(10_000) == size(100_000) < size(50) + 20
+    assert size(10_000) == size(100_000) < size(50) + 40
 
 
 @each_implementation
@@ -370,7 +373,7 @@ def test_forward_mode(cell: rj.Cell, remat: Any) -> None:
     np.testing.assert_allclose(got, sum(pairs), rtol=1e-10)
 
 
-@pytest.mark.parametrize("implementation", ["fused", None])
+@pytest.mark.parametrize("implementation", [*NATIVE[1:], None])
 def test_forward_mode_error_names_scan(implementation: str | None) -> None:
     """JAX says "can't apply forward-mode autodiff to a custom_vjp function" and not what to do instead."""
     cell, xs = BASIC["gru"], normal(0, T, B, I)

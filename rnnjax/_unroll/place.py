@@ -72,4 +72,6 @@ def vary_alike(arrays: list[Any]) -> list[Any]:
 
 def result_like(array: Any, shape: tuple[int, ...]) -> jax.ShapeDtypeStruct:
     """A result with the dtype of `array` and varying as it does."""
-    return jax.ShapeDtypeStruct(shape, array.dtype, manual_axis_type=jax.typeof(array).manual_axis_type)
+    kind = jax.typeof(array)
+    sharding = jax.sharding.NamedSharding(kind.sharding.mesh, PartitionSpec(*(None,) * len(shape)))
+    return jax.ShapeDtypeStruct(shape, array.dtype, sharding=sharding, manual_axis_type=kind.manual_axis_type)

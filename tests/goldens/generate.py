@@ -187,6 +187,7 @@ def main() -> None:
         {
             "conv_lstm_1d": keras_case("ConvLSTM1D", 40, (2, 3, 5, 3), [(2, 5, 2)] * 2, **conv),
             "conv_lstm_2d": keras_case("ConvLSTM2D", 41, (2, 3, 4, 5, 1), [(2, 4, 5, 2)] * 2, **conv),
+            "conv_lstm_3d": keras_case("ConvLSTM3D", 42, (2, 3, 2, 4, 3, 1), [(2, 2, 4, 3, 2)] * 2, **conv),
         },
     )
     save(

@@ -145,6 +145,7 @@ WITH_GRADIENTS = table(
         "keras_cells/gru_mask": using(keras_layer, rj.GRU(H)),
         "keras_conv/conv_lstm_1d": using(keras_layer, rj.ConvLSTM(2, (5,))),
         "keras_conv/conv_lstm_2d": using(keras_layer, rj.ConvLSTM(2, (4, 5))),
+        "keras_conv/conv_lstm_3d": using(keras_layer, rj.ConvLSTM(2, (2, 4, 3))),
     }
 )
 VALUES_ONLY = table(

@@ -1,13 +1,14 @@
 // Runs the kernels on buffers of exact size at odd addresses, for the sanitizers to watch, on several threads.
 //
-// Every result is filled with NaN beforehand and must hold none afterwards. Where two threads share the steps of one
-// row, the bits must be those of one thread.
+// Every result is filled with NaN beforehand and must hold none afterwards. The bits must be those of buffers at
+// aligned addresses, and, where two threads share the steps of one row, those of one thread.
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <limits>
 #include <memory>
+#include <new>
 #include <random>
 #include <thread>
 #include <vector>
@@ -23,13 +24,19 @@ namespace {
 
 std::mt19937 random_numbers(1);
 int failures = 0;
+// Elements from an aligned address to where the next buffers begin.
+int64_t offset = 1;
 
-// Numbers that begin one element behind an aligned address and end where the memory ends.
+// Numbers that end where the memory ends.
 template <class T>
 class Numbers {
  public:
-  explicit Numbers(int64_t n) : n_(n), memory_(new T[n + 1]) {}
-  T* data() { return memory_.get() + 1; }
+  explicit Numbers(int64_t n)
+      : n_(n), offset_(offset), memory_(static_cast<T*>(operator new((n + offset) * sizeof(T), kAligned))) {}
+  ~Numbers() { operator delete(memory_, kAligned); }
+  Numbers(const Numbers&) = delete;
+  Numbers& operator=(const Numbers&) = delete;
+  T* data() { return memory_ + offset_; }
   int64_t size() const { return n_; }
   Numbers& draw(double deviation = 0.3) {
     std::normal_distribution<double> normal(0, deviation);
@@ -48,8 +55,9 @@ class Numbers {
   }
 
  private:
-  const int64_t n_;
-  std::unique_ptr<T[]> memory_;
+  static constexpr std::align_val_t kAligned{64};
+  const int64_t n_, offset_;
+  T* const memory_;
 };
 
 void on_threads(void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
@@ -90,14 +98,16 @@ struct Case {
       results.push_back(std::make_unique<Numbers<T>>(N * n));
       return Operand<T>{results.back()->clear().data(), n};
     };
-    const std::unique_ptr<bool[]> mask(new bool[TB]), reset(new bool[TB]);
-    for (int64_t i = 0; i < TB; ++i) mask[i] = random_numbers() % 4 > 0, reset[i] = random_numbers() % 5 == 0;
+    Numbers<bool> mask(TB), reset(TB);
+    for (int64_t i = 0; i < TB; ++i) {
+      mask.data()[i] = random_numbers() % 4 > 0, reset.data()[i] = random_numbers() % 5 == 0;
+    }
 
     p.x = in(TB * inputs, shared), p.w = in(inputs * G * hidden, shared);
     p.u = in(hidden * G * hidden, shared, recurrent);
     p.b = in(G * hidden, shared), p.b_n = in(hidden, shared), p.h0 = in(BH, false, every == 1 ? 0.3 : 0.0), p.c0 = in(BH);
     if (flagged) {
-      p.mask = {mask.get(), 0}, p.reset = {reset.get(), 0};
+      p.mask = {mask.data(), 0}, p.reset = {reset.data(), 0};
       p.boundary_h = in(BH), p.boundary_c = in(BH);
     }
     p.ys = out(TB * hidden), p.h = out(BH), p.kept = out(kept);
@@ -117,11 +127,29 @@ struct Case {
     for (auto& result : results) done = done && result->finite();
     std::vector<T> all;
     for (auto& result : results) all.insert(all.end(), result->data(), result->data() + result->size());
-    if (done) return all;
-    ++failures;
-    std::printf("cell %d, %zu bytes, models %d, steps %d, batch %d, inputs %d, hidden %d, every %d, flags %d\n", cell,
-                sizeof(T), int(N), int(steps), int(batch), int(inputs), int(hidden), int(every), flagged);
+    if (!done) fail("out of memory, or not all is finite");
     return all;
+  }
+
+  // Once on aligned buffers and once more on others: the bits must be the same.
+  void check(int64_t threads) const { check(threads, threads); }
+  void check(int64_t threads, int64_t other_threads) const {
+    const std::mt19937 before = random_numbers;
+    offset = 0;
+    const std::vector<T> aligned = run(threads);
+    random_numbers = before;
+    offset = 1;
+    const std::vector<T> others = run(other_threads);
+    if (std::memcmp(aligned.data(), others.data(), aligned.size() * sizeof(T)) != 0) {
+      fail(threads == other_threads ? "aligned buffers have other bits" : "two threads have other bits");
+    }
+  }
+
+  void fail(const char* why) const {
+    ++failures;
+    std::printf("cell %d, %zu bytes, models %d, steps %d, batch %d, inputs %d, hidden %d, every %d, flags %d: %s\n",
+                cell, sizeof(T), int(models), int(steps), int(batch), int(inputs), int(hidden), int(every), flagged,
+                why);
   }
 
   static bool forward(const Problem<float>& p, const Runner& r) { return RNNJAX_VARIANT::variant.forward_f32(p, r); }
@@ -141,25 +169,19 @@ void run_all() {
     for (const auto& s : sizes) {
       for (const int64_t every : {0, 1, 3}) {
         for (const bool flagged : {false, true}) {
-          Case<T>{Cell(cell), 1, s[0], s[1], s[2], s[3], every, flagged, flagged, false}.run(1);
+          Case<T>{Cell(cell), 1, s[0], s[1], s[2], s[3], every, flagged, flagged, false}.check(1);
           Case<T>{Cell(cell), 3, s[0], s[1], s[2], s[3], every, !flagged, flagged, every == 0}.run(2);
         }
       }
     }
     // large enough for several threads to share the rows of one model
-    Case<T>{Cell(cell), 1, 12, 19, 40, 48, 0, false, true, false}.run(3);
+    Case<T>{Cell(cell), 1, 12, 19, 40, 48, 0, false, true, false}.check(3);
     // more models than workers, which take several one after another
-    Case<T>{Cell(cell), 11, 5, 3, 4, 9, 0, false, true, false}.run(1);
-    for (const bool shared : {false, true}) Case<T>{Cell(cell), 19, 6, 9, 20, 33, 0, true, false, shared}.run(2);
+    Case<T>{Cell(cell), 11, 5, 3, 4, 9, 0, false, true, false}.check(1);
+    for (const bool shared : {false, true}) Case<T>{Cell(cell), 19, 6, 9, 20, 33, 0, true, false, shared}.check(2);
     // large enough for two threads to share the steps of one row, and long enough for more than one stretch of them
     for (const int64_t every : {0, 5}) {
-      const Case<T> row = {Cell(cell), 1, 400, 1, 3, 200, every, every > 0, false, false};
-      std::mt19937 before = random_numbers;
-      const std::vector<T> alone = row.run(1);
-      random_numbers = before;
-      if (std::memcmp(alone.data(), row.run(2).data(), alone.size() * sizeof(T)) == 0) continue;
-      ++failures;
-      std::printf("cell %d, %zu bytes, every %d: two threads have other bits\n", cell, sizeof(T), int(every));
+      Case<T>{Cell(cell), 1, 400, 1, 3, 200, every, every > 0, false, false}.check(1, 2);
     }
   }
 }

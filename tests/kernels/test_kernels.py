@@ -241,12 +241,35 @@ def test_more_models_than_workers(shared: bool) -> None:
 def test_nan_and_infinity_stay_in_their_row(variant: str, name: str) -> None:
     cell, params, xs, state, d_ys = trial(CELLS[name], 7, 3, 17, jnp.float32)
     bad = xs.at[2, 1, 0].set(jnp.nan).at[2, 4, 0].set(jnp.inf)
-    (got, _), (want, _) = (pull(cell, params, x, state, d_ys, implementation="cpu")[0] for x in (bad, xs))
+    got, clean = (pull(cell, params, x, state, d_ys, implementation="cpu") for x in (bad, xs))
     others = np.array([0, 2, 3, 5, 6])
-    np.testing.assert_array_equal(got[:, others], want[:, others])
-    assert np.isnan(got[2:, 1]).any(-1).all()
-    reference = pull(cell, params, bad, state, d_ys, implementation="scan")[0][0]
-    np.testing.assert_array_equal(np.isnan(got), np.isnan(reference))
+
+    def good_rows(out: Any) -> Any:
+        """Outputs and the gradient of xs, (T, B, …), and last state and the gradient of the first, (B, H)."""
+        (ys, last), (_, d_xs, d_state) = out
+        return ys[:, others], d_xs[:, others], jax.tree.map(lambda leaf: leaf[others], (last, d_state))
+
+    jax.tree.map(np.testing.assert_array_equal, good_rows(got), good_rows(clean))
+    assert np.isnan(got[0][0][2:, 1]).any(-1).all()
+    # every nan and infinity at its place, in outputs, last state and all gradients
+    close(got, pull(cell, params, bad, state, d_ys, implementation="fused"), 3e-5)
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_a_weight_that_is_not_finite_shows_where_a_state_meets_it(variant: str, name: str) -> None:
+    """From the first step on, or, behind a state of zeros, from the second."""
+    cell, params, xs, state, d_ys = trial(CELLS[name], 7, 3, 17, jnp.float32)
+    bad = params._replace(u=params.u.at[2, -1].set(jnp.nan))
+    got, want = (pull(cell, bad, xs, state, d_ys, implementation=how) for how in ("cpu", "fused"))
+    # where relu has no slope, `fused` selects a gradient of zero, and the kernel multiplies by zero
+    close(*((got[0], want[0]) if name == "relu" else (got, want)), 3e-5)
+    zeros = jax.tree.map(jnp.zeros_like, state)
+    (ys, _), _ = pull(cell, bad, xs, zeros, d_ys, implementation="cpu")
+    (clean, _), _ = pull(cell, params, xs, zeros, d_ys, implementation="cpu")
+    np.testing.assert_array_equal(ys[0], clean[0])
+    (want, _), _ = pull(cell, bad, xs[1:], zeros._replace(h=ys[0]), d_ys[1:], implementation="fused")
+    np.testing.assert_array_equal(np.isnan(ys[1:]), np.isnan(want))
+    assert np.isnan(ys[1]).any()
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru", "elman"])

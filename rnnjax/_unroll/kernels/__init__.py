@@ -24,7 +24,7 @@ class Loaded(NamedTuple):
 def load() -> Loaded:
     """Registers the kernels with XLA, once."""
     if not _LIBRARY.exists():
-        return Loaded({}, "it was installed without the native kernels; with a C++ compiler, install rnnjax again")
+        return Loaded({}, f"it was installed without the native kernels{_because()}")
     try:
         library = ctypes.CDLL(str(_LIBRARY))
         for symbol, name in _TARGETS.items():
@@ -39,6 +39,14 @@ def load() -> Loaded:
             variants[name.decode()] = index
         index += 1
     return Loaded(variants, None)
+
+
+def _because() -> str:
+    """What the build wrote in the library's place, and what to do."""
+    reason = _LIBRARY.with_suffix(".txt")
+    if not reason.exists():
+        return "; with a C++ compiler, install rnnjax again"
+    return f", because {reason.read_text(encoding='utf-8')}; once that is mended, install rnnjax again"
 
 
 def variant() -> int:

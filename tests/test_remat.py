@@ -1,0 +1,67 @@
+"""`remat` saves the memory that it says it saves."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import pytest
+from descriptors import NATIVE
+
+import rnnjax as rj
+
+T, B, I, H = 512, 8, 4, 16  # noqa: E741
+STATE = B * H * 4
+"""Bytes of one float32 state (B, H)."""
+
+
+def problem(cell: rj.Cell) -> Any:
+    """Shapes of parameters, inputs and a state, in float32."""
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), I))
+    state = jax.eval_shape(lambda params: cell.initial_state(params, (B,)), params)
+    return params, jax.ShapeDtypeStruct((T, B, I), jnp.float32), state
+
+
+def size(tree: Any) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+@pytest.mark.slow
+def test_fused_needs_less_memory_for_a_gradient() -> None:
+    cell = rj.LSTM(H)
+
+    def needed(remat: Any) -> int:
+        def loss(*arrays: Any) -> Any:
+            return (rj.unroll(cell, *arrays, implementation="fused", remat=remat)[0] ** 2).sum()
+
+        return jax.jit(jax.grad(loss)).lower(*problem(cell)).compile().memory_analysis().temp_size_in_bytes
+
+    every, state, chunks = needed(None), needed("state"), needed(16)
+    assert every > 5 * T * STATE
+    assert state < every / 2
+    # the gradient of the outputs, which the loss makes, and little else
+    assert T * STATE < chunks < min(state, 2.5 * T * STATE)
+
+
+@pytest.mark.skipif("cpu" not in NATIVE, reason="the kernels are not there")
+@pytest.mark.parametrize(
+    ("cell", "gates", "states"),
+    [(rj.LSTM(H), 5, 1), (rj.GRU(H), 4, 0), (rj.Elman(H), 0, 0)],
+    ids=["lstm", "gru", "elman"],
+)
+def test_the_kernels_keep_what_is_documented(cell: rj.Cell, gates: int, states: int) -> None:
+    """Besides what goes in and the outputs: so many arrays of every step, or states of every so many steps."""
+    arrays = problem(cell)
+
+    def kept(remat: Any) -> int:
+        def residuals(*arrays: Any) -> Any:
+            ys, pull = jax.vjp(lambda *arrays: rj.unroll(cell, *arrays, implementation="cpu", remat=remat)[0], *arrays)
+            return ys, jax.tree.leaves(pull)
+
+        ys, saved = jax.eval_shape(residuals, *arrays)
+        return size(saved) - size((arrays, ys))
+
+    assert kept(None) == gates * T * STATE
+    assert kept(16) == states * T // 16 * STATE
+    assert kept("state") == kept("sqrt") == states * 24 * STATE  # √512 is 22, and 24 times 22 is 512 or more
