@@ -8,14 +8,14 @@ products of real ones. Matrix memories are measured against the textbook's loop 
 gives their figures. A plain scan whose products are hoisted out of the loop is the row `rnnjax scan`. Each figure
 compares the automatic choice with the best of them, in a forward pass that returns its outputs and the gradients of
 parameters and inputs for given cotangents: temporary bytes are then what the loop itself needs. Rivals run interleaved
-in one process; absolute times mean nothing on a shared machine, ratios within one run do.
+in one process; absolute times mean nothing on a shared machine, ratios within one run do. A second table has time and
+memory of an LRU, a minGRU and a GRU by every implementation against T (`over_time.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -23,15 +23,15 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from core import RESULTS, Timed, interleaved, machine, parsed
-from jax import lax
+from core import RESULTS, machine, parsed
+from over_time import ROWS, SIZE, by_name, measure, milliseconds, problem, rival, table
+from textbook import HEADS, RIVALS
 
 import rnnjax as rj
 from rnnjax.training import online
 
 SHAPE = (8, 4096, 256)
 MEMORY_SHAPES = ((2, 512, 256), (2, 2048, 256), (2, 8192, 256))
-HEADS = 4
 AGREEING = (
     *(
         rj.MinGRU(8),
@@ -49,171 +49,35 @@ AGREEING = (
 
 
 def forms(cell: rj.Cell) -> tuple[str, ...]:
-    """The implementations beside `scan`."""
+    """The implementations beside `scan` that a linear cell is made for."""
     return ("chunked",) if isinstance(cell, rj.ChunkedCell) else ("chunked", "associative")
 
 
-def gates(params: Any, x: Any) -> tuple[Any, Any]:
-    """a and b of h ↦ a ⊙ h + b in a minGRU, as its authors write them."""
-    z, n = jnp.split(x @ params.w + params.b, 2, axis=-1)
-    z, n = jax.nn.sigmoid(z), jnp.where(n >= 0, n + 0.5, jax.nn.sigmoid(n))
-    return 1 - z, z * n
-
-
-def min_gru_scan(params: Any, xs: Any) -> Any:
-    """The textbook's loop."""
-
-    def step(h: Any, x: Any) -> Any:
-        a, b = gates(params, x)
-        h = a * h + b
-        return h, h
-
-    return lax.scan(step, jnp.zeros((xs.shape[1], params.w.shape[1] // 2)), xs)[1]
-
-
-def compose(first: Any, then: Any) -> Any:
-    """One transition out of two."""
-    return then[0] * first[0], then[0] * first[1] + then[1]
-
-
-def min_gru_associative(params: Any, xs: Any) -> Any:
-    """All steps at once."""
-    return lax.associative_scan(compose, gates(params, xs))[1]
-
-
-def eigenvalues(params: Any) -> Any:
-    """λ."""
-    return jnp.exp(lax.complex(-jnp.exp(params.nu), jnp.exp(params.theta)))
-
-
-def enter(params: Any, x: Any) -> Any:
-    """exp γ ⊙ (x w)."""
-    w_re, w_im = jnp.split(params.w * jnp.tile(jnp.exp(params.gamma), 2), 2, axis=-1)
-    return lax.complex(x @ w_re, x @ w_im)
-
-
-def leave(params: Any, s: Any, x: Any) -> Any:
-    """Re(s c) + d ⊙ x."""
-    c_re, c_im = jnp.split(params.c, 2, axis=-1)
-    return s.real @ c_re - s.imag @ c_im + params.d * x
-
-
-def lru_scan(params: Any, xs: Any, inside: bool) -> Any:
-    """The textbook's loop, with its readout `inside` or behind it."""
-    a = eigenvalues(params)
-
-    def step(s: Any, x: Any) -> Any:
-        s = a * s + enter(params, x)
-        return s, leave(params, s, x) if inside else s
-
-    out = lax.scan(step, jnp.zeros((xs.shape[1], a.shape[0]), a.dtype), xs)[1]
-    return out if inside else leave(params, out, xs)
-
-
-def lru_associative(params: Any, xs: Any) -> Any:
-    """All steps at once."""
-    b = enter(params, xs)
-    states = lax.associative_scan(compose, (jnp.broadcast_to(eigenvalues(params), b.shape), b))[1]
-    return leave(params, states, xs)
-
-
-def heads(x: Any) -> Any:
-    """(B, N·D) as (B, N, D)."""
-    return x.reshape(*x.shape[:-1], HEADS, -1)
-
-
-def mlstm_scan(params: Any, xs: Any) -> Any:
-    """The textbook's loop of mLSTM."""
-
-    def step(state: Any, x: Any) -> Any:
-        c, n, m = state
-        q, k, v, o = jnp.split(x @ params.w + params.b, 4, axis=-1)
-        q, k, v = heads(q), heads(k), heads(v)
-        k = k / jnp.sqrt(k.shape[-1])
-        log_i, f = jnp.split(x @ params.w_gates + params.b_gates, 2, axis=-1)
-        log_f = jax.nn.log_sigmoid(f)
-        new = jnp.maximum(log_f + m, log_i)
-        i, f = jnp.exp(log_i - new), jnp.exp(log_f + m - new)
-        c = f[..., None, None] * c + i[..., None, None] * k[..., :, None] * v[..., None, :]
-        n = f[..., None] * n + i[..., None] * k
-        norm = jnp.maximum(jnp.abs((q * n).sum(-1)), jnp.exp(-new))
-        h = jnp.einsum("bnd,bnde->bne", q, c) / norm[..., None]
-        return (c, n, new), jax.nn.sigmoid(o) * h.reshape(o.shape)
-
-    batch, size = xs.shape[1], xs.shape[2] // HEADS
-    start = jnp.zeros((batch, HEADS, size, size)), jnp.zeros((batch, HEADS, size)), jnp.zeros((batch, HEADS))
-    return lax.scan(step, start, xs)[1]
-
-
-def delta_scan(params: Any, xs: Any) -> Any:
-    """The textbook's loop of the gated delta rule."""
-
-    def step(s: Any, x: Any) -> Any:
-        q, k, v = (heads(part) for part in jnp.split(jax.nn.silu(x @ params.w), 3, axis=-1))
-        q, k = (part / jnp.sqrt((part * part).sum(-1, keepdims=True) + 1e-6) for part in (q, k))
-        a, beta = jnp.split(x @ params.w_gates, 2, axis=-1)
-        a, beta = jnp.exp(-jnp.exp(params.decay) * jax.nn.softplus(a + params.b)), jax.nn.sigmoid(beta)
-        s = a[..., None, None] * s
-        u = beta[..., None] * (v - jnp.einsum("bnd,bnde->bne", k, s))
-        s = s + k[..., :, None] * u[..., None, :]
-        return s, jnp.einsum("bnd,bnde->bne", q, s).reshape(x.shape[0], -1)
-
-    batch, size = xs.shape[1], xs.shape[2] // HEADS
-    return lax.scan(step, jnp.zeros((batch, HEADS, size, size)), xs)[1]
-
-
-CELLS: dict[str, tuple[Callable[[int], rj.Cell], dict[str, Callable[..., Any]]]] = {
-    "mingru": (rj.MinGRU, {"scan": min_gru_scan, "associative_scan": min_gru_associative}),
-    "lru": (
-        rj.LRU,
-        {
-            "scan": partial(lru_scan, inside=True),
-            "scan, readout behind": partial(lru_scan, inside=False),
-            "associative_scan": lru_associative,
-        },
-    ),
-    "mlstm": (partial(rj.MLSTM, heads=HEADS), {"scan": mlstm_scan}),
-    "gated_delta_net": (partial(rj.GatedDeltaNet, heads=HEADS), {"scan": delta_scan}),
+CELLS: dict[str, Callable[[int], rj.Cell]] = {
+    "mingru": rj.MinGRU,
+    "lru": rj.LRU,
+    "mlstm": partial(rj.MLSTM, heads=HEADS),
+    "gated_delta_net": partial(rj.GatedDeltaNet, heads=HEADS),
 }
-
-
-def problem(cell: rj.Cell, shape: tuple[int, ...]) -> tuple[Any, Any]:
-    """Parameters and inputs (T, B, H); shape is B, T, H."""
-    batch, steps, size = shape
-    return cell.init(jax.random.key(0), size), jax.random.normal(jax.random.key(1), (steps, batch, size))
-
-
-def pulled_back(f: Callable[..., Any]) -> Callable[..., Any]:
-    """A function (params, xs, cotangents) -> ys and gradients."""
-
-    def run(params: Any, xs: Any, cotangents: Any) -> Any:
-        ys, back = jax.vjp(f, params, xs)
-        return ys, back(cotangents)
-
-    return run
 
 
 def beside_plain_jax(name: str, shape: tuple[int, ...], seconds: float) -> list[dict[str, Any]]:
     """Forward and gradient of every rival, of the automatic choice and of each implementation by name."""
-    make, rivals = CELLS[name]
-    cell = make(shape[-1])
+    cell = CELLS[name](shape[-1])
     params, xs = problem(cell, shape)
-    args = params, xs, jax.random.normal(jax.random.key(4), xs.shape)
-    runs = {f"plain {rival}": f for rival, f in rivals.items()}
+    runs: dict[str, Callable[..., Any]] = {f"plain {what}": f for what, f in RIVALS[name].items()}
     runs["rnnjax"] = lambda params, xs: rj.unroll(cell, params, xs)[0]
-    for form in (*forms(cell)[1:], "scan"):
-        runs[f"rnnjax {form}"] = lambda params, xs, form=form: rj.unroll(cell, params, xs, implementation=form)[0]
-    want = next(iter(runs.values()))(params, xs)
-    timed: list[Timed] = []
-    rows = []
-    for what, f in runs.items():
-        np.testing.assert_allclose(f(params, xs), want, rtol=1e-3, atol=2e-3)  # float32, in another order
-        timed.append((pulled_back(f), args))
-        temporary = jax.jit(pulled_back(f)).lower(*args).compile().memory_analysis().temp_size_in_bytes
-        rows.append({"cell": name, "shape": shape, "what": what, "bytes": temporary})
-    for row, times in zip(rows, interleaved(timed, seconds, least=5), strict=True):
-        row["ms"] = statistics.median(times)
-        print(line(row), flush=True)
+    runs |= {f"rnnjax {form}": by_name(cell, form) for form in (*forms(cell), "scan")}
+    measured = {what: rival(f, params, xs) for what, f in runs.items()}
+    want = next(iter(measured.values())).run()[0]
+    for one in measured.values():
+        np.testing.assert_allclose(one.run()[0], want, rtol=1e-3, atol=2e-3)  # float32, in another order
+    times = milliseconds(list(measured.values()), seconds, least=5)
+    rows = [
+        {"cell": name, "shape": shape, "what": what, "bytes": one.bytes, "ms": ms}
+        for (what, one), ms in zip(measured.items(), times, strict=True)
+    ]
+    print(*map(line, rows), sep="\n", flush=True)
     return rows
 
 
@@ -327,10 +191,10 @@ def rtrl_error(steps: int, size: int = 32) -> float:
     return distance(forwards(params, xs=xs, targets=targets).grads, backwards(params))
 
 
-def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
+def write(rows: list[dict[str, Any]], against_time: list[dict[str, Any]], figures: dict[str, float]) -> None:
     """Saves the tables as JSON and Markdown."""
     RESULTS.mkdir(exist_ok=True)
-    data = {"machine": machine(), "figures": figures, "rows": rows}
+    data = {"machine": machine(), "figures": figures, "rows": rows, "over_time": against_time}
     (RESULTS / "parallel.json").write_text(json.dumps(data, indent=1) + "\n")
     lines = [f"{machine()}; medians. `python benchmarks/parallel.py --write`", ""]
     lines += [
@@ -338,6 +202,8 @@ def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
         "|---|---|---|---|",
     ]
     lines += [line(row) for row in rows]
+    lines += ["", f"Forward and gradients at B {ROWS}, H {SIZE}; milliseconds, and temporary bytes.", ""]
+    lines += table(against_time)
     lines += ["", "| figure | value |", "|---|---|"]
     lines += [f"| {name} | {value:.3g} |" for name, value in figures.items()]
     (RESULTS / "parallel.md").write_text("\n".join(lines) + "\n")
@@ -356,16 +222,17 @@ def main() -> None:
         figures["rtrl_error"] = rtrl_error(50 if args.quick else 1000)
     figures["forms_agree_f32"] = agreement(cells, "float32", 256 if args.quick else 16_384, both_ways=False)
     rows = []
-    for name, (make, _) in CELLS.items():
+    for name, make in CELLS.items():
         shapes = MEMORY_SHAPES if isinstance(make(HEADS), rj.ChunkedCell) else (SHAPE,)
         for shape in [(2, 128, 32)] if args.quick else shapes:
-            own = beside_plain_jax(name, shape, 1 if args.quick else 60 / len(shapes))
+            own = beside_plain_jax(name, shape, 1 if args.quick else 30 / len(shapes))
             rows += own
             figures |= ratios(name, own)
+    against_time = measure(args.quick)
     for name, value in figures.items():
-        print(f"figure: {name} {value:.4g}")
+        print(f"figure: {'quick_' if args.quick else ''}{name} {value:.4g}")
     if args.write:
-        write(rows, figures)
+        write(rows, against_time, figures)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,7 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("linear_elman", rj.LinearElman(4), implementations=ASSOCIATIVE, slow=True),
     Descriptor("lru", rj.LRU(4), implementations=ASSOCIATIVE, slow=True),
     Descriptor("s5", rj.S5(4), implementations=ASSOCIATIVE, slow=True),
+    Descriptor("s5_bilinear", rj.S5(4, discretization="bilinear"), implementations=ASSOCIATIVE, slow=True),
     Descriptor("qrnn", rj.QRNN(4), implementations=ASSOCIATIVE, slow=True),
     Descriptor("sru", rj.SRU(3), implementations=ASSOCIATIVE, slow=True),
     Descriptor("rg_lru", rj.RGLRU(3), implementations=ASSOCIATIVE, slow=True),

@@ -587,8 +587,8 @@ MUTATIONS = (
     Mutation(
         "some recurrent weights decay with the others",
         "training/optimizers.py",
-        '_ends(path, ("u", "u_h"))',
-        '_ends(path, ("u",))',
+        'RECURRENT = ("u", "u_h")',
+        'RECURRENT = ("u",)',
         ("tests/training/test_optimizers.py::test_recurrent_weights_of_other_cells",),
     ),
     Mutation(

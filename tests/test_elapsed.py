@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import references
 
 import rnnjax as rj
 from rnnjax.training import online
@@ -47,6 +48,81 @@ def test_elapsed_times_have_no_say_in_the_compute_dtype(cell: rj.Cell) -> None:
 
     jax.eval_shape(lambda: online.online_gradient(online.DenseRTRL(), cell, loss)(params, None, xs, jnp.ones(5)))
     assert set(seen) == {jnp.dtype("bfloat16")}
+
+
+STEPS, ROWS = 6, 2
+MASK = np.array([[1, 1], [0, 1], [1, 0], [1, 1], [0, 1], [1, 0]], bool)
+RESET = np.array([[0, 0], [0, 1], [0, 0], [1, 0], [1, 0], [0, 0]], bool)
+
+
+def by_hand(cell: Any, params: Any, state: Any, x: np.ndarray, dt: np.ndarray) -> tuple[np.ndarray, dict[str, Any]]:
+    """Outputs and last state with `MASK` and `RESET`, a step at a time in NumPy; at first a state is zero."""
+    reference, names = {
+        rj.S5: (references.s5, ("discretization",)),
+        rj.CfC: (references.cfc, ()),
+        rj.LTC: (references.ltc, ("unfolds",)),
+    }[type(cell)]
+    options = {name: getattr(cell, name) for name in names}
+    ys, state = [], state._asdict()
+    for t in range(STEPS):
+        state = {name: np.where(RESET[t][:, None], 0, leaf) for name, leaf in state.items()}
+        y, new = reference(x[t : t + 1], **params._asdict(), **state, **options, dt=dt[t : t + 1])
+        ys.append(np.where(MASK[t][:, None], y[0], 0))
+        state = {name: np.where(MASK[t][:, None], new[name], leaf) for name, leaf in state.items()}
+    return np.stack(ys), state
+
+
+@pytest.mark.parametrize(
+    ("cell", "implementation"),
+    [
+        (rj.S5(3), "chunked"),
+        (rj.CfC(3, backbone_size=4), "scan"),
+        *(
+            pytest.param(cell, form, marks=pytest.mark.slow)
+            for cell, form in (
+                *((rj.S5(3), form) for form in ("scan", "associative")),
+                *((rj.S5(3, discretization="bilinear"), form) for form in ("scan", "chunked", "associative")),
+                (rj.CfC(3, backbone_size=4), "newton"),
+                *((rj.LTC(3, unfolds=2), form) for form in ("scan", "newton")),
+            )
+        ),
+    ],
+    ids=str,
+)
+def test_elapsed_times_have_gradients(cell: Any, implementation: str) -> None:
+    """By dt and, with it, by parameters and inputs: those of the equations in NumPy, by finite differences."""
+    rng = np.random.default_rng(0)
+    draw = lambda tree: jax.tree.map(lambda leaf: rng.normal(size=leaf.shape), tree)  # noqa: E731
+    shapes = jax.eval_shape(lambda: params_of(cell, jnp.float64))
+    params, state = draw(shapes), draw(jax.eval_shape(lambda: cell.initial_state(shapes, (ROWS,), jnp.float64)))
+    x, dt = rng.normal(size=(STEPS, ROWS, 3)), rng.uniform(0.2, 2, size=(STEPS, ROWS))
+    weights = draw(jax.eval_shape(lambda: rj.unroll(cell, params, (x, dt), state)))
+
+    @jax.jit
+    def found(params: Any, x: Any, dt: Any) -> Any:
+        def f(params: Any, x: Any, dt: Any) -> Any:
+            return rj.unroll(cell, params, (x, dt), state, mask=MASK, reset=RESET, implementation=implementation)
+
+        out, back = jax.vjp(f, params, x, dt)
+        return out, back(weights)
+
+    def loss(params: Any, x: Any, dt: Any) -> float:
+        ys, last = by_hand(cell, params, state, x, dt)
+        return (ys * weights[0]).sum() + sum((leaf * getattr(weights[1], name)).sum() for name, leaf in last.items())
+
+    (ys, _), grads = found(params, x, dt)
+    np.testing.assert_allclose(ys, by_hand(cell, params, state, x, dt)[0], atol=1e-10)
+    leaves, structure = jax.tree.flatten((params, x, dt))
+    for i, gradient in enumerate(jax.tree.leaves(grads)):
+
+        def change(along: Any, i: int = i) -> Any:
+            moved = ([*leaves[:i], leaves[i] + h * along, *leaves[i + 1 :]] for h in (1e-6, -1e-6))
+            up, down = (loss(*jax.tree.unflatten(structure, one)) for one in moved)
+            return (up - down) / 2e-6
+
+        along = rng.normal(size=gradient.shape)
+        np.testing.assert_allclose((gradient * along).sum(), change(along), rtol=1e-6, atol=1e-7)
+    np.testing.assert_array_equal(grads[2] != 0, MASK)
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=repr)

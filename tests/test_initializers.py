@@ -213,6 +213,51 @@ def test_linear_cells_draw_what_their_tables_say() -> None:
         assert not np.any(params.b)
 
 
+def _normal(values: Any, variance: float) -> bool:
+    """Whether so many values have mean 0, this variance and the fourth moment of a normal distribution."""
+    values = np.asarray(values, float).ravel() / variance**0.5
+    assert values.size >= UNITS
+    error = 5 / values.size**0.5
+    fourth = (values**4).mean() / 3
+    return bool(abs(values.mean()) < error and abs((values**2).mean() - 1) < 2 * error and abs(fourth - 1) < 4 * error)
+
+
+def test_lru_draws_what_its_paper_says() -> None:
+    """Complex numbers of variance 1/I and 2/H in all, skip weights of variance 1, and γ of the drawn |λ|."""
+    inputs, states = 700, 30
+    params = rj.LRU(states, r_min=0.4, r_max=0.9).init(KEY, inputs, jnp.float64)
+    for part in _blocks(params.w, 2):
+        assert _normal(part, 1 / (2 * inputs))
+    for part in _blocks(params.c, 2):
+        assert _normal(part, 1 / states)
+    assert _normal(params.d, 1)
+    radius = np.exp(-np.exp(np.asarray(params.nu)))
+    np.testing.assert_allclose(np.exp(params.gamma), np.sqrt(1 - radius**2), rtol=1e-12)
+
+
+def test_s5_draws_what_its_paper_says() -> None:
+    """B and C are those of LeCun for the real state of 2H, in the basis of eigenvectors; steps are log-uniform."""
+    inputs, states = 700, 40
+    params = rj.S5(states).init(KEY, inputs, jnp.float64)
+    assert _normal(params.d, 1)
+    # the basis is unitary and half of it is kept: half of the length goes into complex numbers of H
+    w, c = (np.square(_blocks(leaf, 2)).sum(0) for leaf in (params.w, params.c))
+    np.testing.assert_allclose(w.sum(1).mean(), states / inputs, rtol=5 / UNITS**0.5 / states**0.5)
+    np.testing.assert_allclose(c.sum(0).mean(), 1 / 2, rtol=5 / UNITS**0.5 / states**0.5)
+    steps = jax.vmap(lambda key: rj.S5(6).init(key, 1, jnp.float64).log_step)(jax.random.split(KEY, UNITS))
+    assert _uniform(steps, np.log(0.001), np.log(0.1))
+
+
+@pytest.mark.parametrize(("cell", "gates"), [(rj.RGLRU(80), 2), (rj.SRU(80), 3)], ids=["rg_lru", "sru"])
+def test_square_gates_have_the_variance_of_lecun(cell: Any, gates: int) -> None:
+    """1/H: between −√(3/H) and √(3/H), as for SRU, and LeCun's variance, as for RG-LRU."""
+    params = cell.init(KEY, 80, jnp.float64)
+    for part in _blocks(params.w, gates):
+        assert _uniform(part, -((3 / 80) ** 0.5), (3 / 80) ** 0.5)
+        np.testing.assert_allclose(part.var(), 1 / 80, rtol=0.06)
+    np.testing.assert_array_equal(params.b, 0)
+
+
 def test_cfc_draws_its_backbone() -> None:
     params = rj.CfC(30, backbone_size=40).init(KEY, 20, jnp.float64)
     assert _glorot(params.w, 1)

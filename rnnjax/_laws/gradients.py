@@ -23,7 +23,7 @@ def same_as_scan(cell: Cell, event_shape: Shape, implementation: str) -> None:
     cases = [flagged.but(remat="sqrt"), flagged.but(remat="state", reverse=True), flagged.but(remat=4, reverse=True)]
     if implementation != "scan":
         # so long that an implementation cuts time into chunks, with a shorter one, on its own account
-        long = Trial.of(cell, event_shape, implementation, steps=197).but(reverse=True)
+        long = Trial.of(cell, event_shape, implementation, steps=197).patterned().but(reverse=True)
         cases += [flagged, long, long.but(remat="state")]
     for case in cases:
         _compare(case)

@@ -46,8 +46,10 @@ class HGRN(DiagonalCell):
     theta   (H)      θ, the angle of a step, 10000^(−j/H) for unit j at first
     ======  =======  ==========================================================
 
-    Parts lie on the last axis in the order re, im, f, o; o has 2H. γ grows from layer to layer in the paper, from 0 up,
-    so that upper layers remember longer: give each its own, say k/L for layer k of L. The norm and projection of the
+    Parts lie on the last axis in the order re, im, f, o; o has 2H. In the paper γ is learned and grows from layer to
+    layer, from 0 up, so that upper layers remember longer: a cumulative sum of a softmax over the layers. Here it is a
+    hyper-parameter that training leaves as it is, and each layer of a stack is given its own, such as
+    `Stack([HGRN(H, lower_bound=k / L) for k in range(L)])`, the sum of equal weights. The norm and projection of the
     paper's layer come behind the cell. State: `HGRNState(re, im)`, zero at first, in at least float32. The output has
     2H features.
 

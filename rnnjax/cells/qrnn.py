@@ -31,7 +31,7 @@ class QRNNState(NamedTuple):
 
 @struct
 class QRNN(DiagonalCell):
-    """Quasi-recurrent network with fo-pooling: an LSTM whose gates see the input alone.
+    """Quasi-recurrent network of window 1 with fo-pooling: an LSTM whose gates see the input of their own step alone.
 
     z    = φ(x_t w_z + b_z)                         candidate
     f, o = σ(x_t w + b)                             forget and output gate
@@ -44,8 +44,8 @@ class QRNN(DiagonalCell):
     ======  =======  ==============================
 
     Gates lie on the last axis in the order z, f, o. In the paper they are convolutions over the last k steps; this is
-    k = 1. For a wider one, give it the features of several steps. State: `QRNNState(c)`, zero at first. The output is
-    y.
+    k = 1. For a wider window, give it the features of several steps. State: `QRNNState(c)`, zero at first. The output
+    is y.
 
     Args:
         hidden_size: H.

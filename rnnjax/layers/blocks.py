@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -110,16 +110,19 @@ class Composed(Layer):
 class Block(Composed):
     """The pre-norm residual block of deep LRU and S5 models.
 
-    y = x + drop(u w_1 ⊙ σ(u w_2)),    u = drop(gelu(core(conv(norm(x)))))
+    y = x + drop(u w_1 ⊙ σ(u w_2)),    u = drop(gelu(core(conv(norm(x)))))    gate="full"
+    y = x + drop(u ⊙ σ(u w_2))                                                gate="half"
 
-    with biases beside w_1 and w_2. `Stack([Dense(D), *[Block(LRU(N))] * 6, Mean(), Dense(classes)])` is the model of
-    the LRU's paper, and with `S5(N)` that of S5.
+    with biases beside w_1 and w_2. `Stack([Dense(D), *[Block(LRU(N))] * 6, Mean(), Dense(classes)])` has the shape of
+    the model of the LRU's paper, and with `S5(N)` and the half gate that of S5, whose code runs most tasks so. The norm
+    is a layer norm, whereas most results of both papers are with batch norms, and most of S5's read both directions.
 
     Args:
         core: a layer or a cell, such as `rnnjax.LRU(64)`.
         conv: the width of a short causal convolution in front of the core; None for none.
         dropout: the rate of both dropouts, a leaf.
         reverse: run from the last step to the first.
+        gate: "full", a gated linear unit, or "half", u scaled by its gate.
 
     References:
         Orvieto et al. 2023, Resurrecting recurrent neural networks for long sequences, arXiv:2303.06349.
@@ -137,6 +140,7 @@ class Block(Composed):
     conv: int | None = None
     dropout: float = node(default=0.0)
     reverse: bool = False
+    gate: Literal["full", "half"] = "full"
 
     @property
     def elapsed(self) -> bool:  # type: ignore[override]
@@ -147,6 +151,8 @@ class Block(Composed):
         set_field(self, "dropout", Dropout(self.dropout).rate)
         if self.conv is not None:
             check_size("conv", self.conv)
+        if self.gate not in ("full", "half"):
+            raise ValueError(f"`gate` must be 'full' or 'half'; got {self.gate!r}")
 
     @property
     def causal(self) -> bool:  # type: ignore[override]
@@ -155,7 +161,8 @@ class Block(Composed):
     def body(self, size: int) -> Layer:
         drop = Dropout(self.dropout)
         conv = () if self.conv is None else (CausalConv(self.conv),)
-        gated = Gate(Dense(size), Dense(size, activation="sigmoid"))
+        scaled = Dense(size) if self.gate == "full" else Activate("identity")
+        gated = Gate(scaled, Dense(size, activation="sigmoid"))
         return Residual(Stack([LayerNorm(), *conv, self.core, Activate(jax.nn.gelu), drop, gated, drop]))
 
 
@@ -166,7 +173,8 @@ class GriffinBlock(Composed):
     u = x + (gelu(v w_1) ⊙ rglru(conv(v w_2))) w_3,    v = norm(x)
     y = u + (gelu(v w_4) ⊙ (v w_5)) w_6,               v = norm(u)
 
-    with biases beside the weights, and RMS norms.
+    with biases beside the weights, and RMS norms. The RG-LRU's gates have dense weights, as its equations are written;
+    the published code has block-diagonal ones, a block for each head.
 
     Args:
         width: features of the recurrence; None takes as many as inputs have. The paper has 4/3 of them.

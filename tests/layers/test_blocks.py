@@ -61,6 +61,13 @@ def lru_block(p: Any, x: Any) -> Any:
     return x + dense(u, *gated.layer) * references.sigmoid(dense(u, *gated.gate))
 
 
+def half_gated_block(p: Any, x: Any) -> Any:
+    first, core, _, _, gated, _ = p
+    zero = np.zeros((x.shape[1], len(core.phase)))
+    u = gelu(references.s5(norm(x, *first), **fields(core), re=zero, im=zero, discretization="zoh")[0])
+    return x + u * references.sigmoid(dense(u, *gated.gate))
+
+
 def griffin(p: Any, x: Any) -> Any:
     (first, mixing, out), (second, hidden, back) = p
     v = norm(x, *first)
@@ -146,6 +153,7 @@ def slstm_block(p: Any, x: Any) -> Any:
 
 BLOCKS = [
     (rj.Block(rj.LRU(2), conv=2), lru_block),
+    (rj.Block(rj.S5(2), gate="half"), half_gated_block),
     (rj.GriffinBlock(width=4, conv=3), griffin),
     (rj.MinGRUBlock(), min_gru),
     (rj.MLSTMBlock(heads=2, projection=2), mlstm_block),
@@ -274,6 +282,7 @@ def test_a_gate_multiplies(elman: Any, draw: Any, close: Any) -> None:
         (lambda: rj.RMSNorm(epsilon=0), ValueError, "`epsilon` must be above 0"),
         (lambda: rj.Block(4), TypeError, "`core` must be a layer or a cell; got 4"),
         (lambda: rj.Block(rj.LRU(2), dropout=1), ValueError, "must be below 1"),
+        (lambda: rj.Block(rj.LRU(2), gate="none"), ValueError, "`gate` must be 'full' or 'half'; got 'none'"),
         (lambda: rj.GriffinBlock(conv=0), ValueError, "`conv` must be at least 1"),
         (lambda: rj.MLSTMBlock(heads=4).init(KEY, 3), ValueError, "`heads` must divide"),
         (lambda: rj.MLSTMBlock(heads=2).init(KEY, 3), ValueError, "got blocks of 4 for 6 features"),
