@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import shlex
@@ -45,8 +46,9 @@ class KernelsHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssue
             build(root)
         except Unavailable as reason:
             (root / LIBRARY).unlink(missing_ok=True)
-            (root / REASON).write_text(str(reason), encoding="utf-8")
-            build_data["force_include"][str(root / REASON)] = str(REASON)
+            with contextlib.suppress(OSError):  # sources that cannot be written to
+                (root / REASON).write_text(str(reason), encoding="utf-8")
+                build_data["force_include"][str(root / REASON)] = str(REASON)
             details = "\n".join([str(reason), *getattr(reason, "__notes__", [])])
             self.app.display_warning(f"rnnjax is built without its kernels for the CPU: {details}")
             return

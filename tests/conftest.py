@@ -33,7 +33,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
     parser.addoption("--optimized", action="store_true", help="let XLA optimize as it does for users; takes longer")
     parser.addoption("--sample", type=int, default=1, metavar="K", help="run one in K of each test's cases")
-    parser.addoption("--turn", type=int, default=0, metavar="N", help="which of the K shares --sample takes, N modulo K")
+    parser.addoption(
+        "--turn", type=int, default=0, metavar="N", help="which of the K shares --sample takes, N modulo K"
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:

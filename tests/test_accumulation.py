@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -37,3 +38,22 @@ def test_gradients_of_bfloat16_parameters_lose_no_steps(cell: Any, implementatio
         assert one.dtype == jnp.bfloat16
         scale = np.abs(other).max()
         np.testing.assert_allclose(one.astype(np.float64) / scale, np.asarray(other) / scale, atol=0.02)
+
+
+def test_the_gradient_of_a_bfloat16_hyper_parameter_loses_no_steps() -> None:
+    """A leaf of the cell, which is no part of its parameters: the frequency of an oscillator at rest."""
+    cell = rj.CoRNN(3)
+    params = cell.init(jax.random.key(0), 2)
+    xs = jnp.ones((STEPS, 1, 2))
+
+    def gradient(frequency: Any) -> Any:
+        def total(frequency: Any) -> Any:
+            given = dataclasses.replace(cell, frequency=frequency)
+            return (rj.unroll(given, params, xs, implementation="scan")[0] ** 2).sum()
+
+        return jax.jit(jax.grad(total))(frequency)
+
+    low = jnp.array(2.75, jnp.bfloat16)
+    found, expected = gradient(low), gradient(low.astype(jnp.float32))
+    assert found.dtype == jnp.bfloat16
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=0.02)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell
-from .._types import Array, DTypeLike, Noise, Params, State, Xs, at_least_float32, wide
+from .._types import Array, DTypeLike, Noise, Params, State, Xs, at_least_float32
 
 Remat: TypeAlias = int | Literal["state", "sqrt"] | None
 
@@ -47,10 +47,15 @@ class Dtypes(NamedTuple):
         return leaf.astype(self.compute if leaf.ndim > 1 else self.state)
 
 
-def accumulators(params: Params) -> Params:
-    """Floating-point leaves in at least float32. Their gradients are sums over time, whose terms would be lost in a
-    bfloat16 that has grown to 256 of them."""
-    return jax.tree.map(lambda p: wide(p) if jnp.issubdtype(p.dtype, jnp.inexact) else p, params)
+def accumulators(tree: Any) -> Any:
+    """Floating-point leaves of parameters or of a cell in at least float32. Their gradients are sums over time, whose
+    terms would be lost in a bfloat16 that has grown to 256 of them."""
+
+    def widened(leaf: Array) -> Array:
+        narrow = jnp.issubdtype(leaf.dtype, jnp.floating) and at_least_float32(leaf.dtype) != leaf.dtype
+        return leaf.astype(jnp.float32) if narrow else leaf
+
+    return jax.tree.map(widened, tree)
 
 
 def features(xs: Xs, axes: int) -> list[Array]:

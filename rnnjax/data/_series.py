@@ -75,8 +75,8 @@ def read_ts(path: PathLike, *, encoding: str = "utf-8") -> Reading[Series]:
         encoding: of the file.
 
     Returns:
-        a `Reading` of `Series`. A line whose channels differ in length, or with something that is no number, is left
-        out; so is a file with time stamps.
+        a `Reading` of `Series`. A line whose channels differ in length, or in number from those of the first one, or
+        with something that is no number, is left out; so is a file with time stamps.
 
     >>> import tempfile, pathlib, rnnjax as rj
     >>> path = pathlib.Path(tempfile.mkdtemp(), "two.ts")
@@ -86,7 +86,7 @@ def read_ts(path: PathLike, *, encoding: str = "utf-8") -> Reading[Series]:
     """
 
     def read(name: str, raw: bytes) -> Iterator[Found[Series]]:
-        labelled, begun = False, False
+        labelled, begun, channels = False, False, 0
         for one in filled_lines(name, raw, encoding):
             if isinstance(one, Problem):
                 yield one
@@ -98,10 +98,21 @@ def read_ts(path: PathLike, *, encoding: str = "utf-8") -> Reading[Series]:
                 if key.lower() == "timestamps" and said:
                     yield Problem(Place(name), "left out: a file with time stamps; only evenly spaced steps are read")
                     return
-                labelled |= key.lower() == "classlabel" and said
+                labelled |= key.lower() in ("classlabel", "targetlabel") and said
                 begun = key.lower() == "data"
-            elif not line.startswith("#"):
-                yield _series(place, line, labelled) if begun else Problem(place, "left out: before the line @data")
+            elif line.startswith("#"):
+                continue
+            elif not begun:
+                yield Problem(place, "left out: before the line @data")
+            else:
+                found = _series(place, line, labelled)
+                if not isinstance(found, Problem):
+                    count = found[1].values.shape[1]
+                    channels = channels or count
+                    if count != channels:
+                        message = f"left out: {count} channels, where the first series has {channels}"
+                        found = Problem(place, message + (", or no label" if labelled else ""))
+                yield found
 
     return read_files(path, (".ts",), read)
 
@@ -128,4 +139,9 @@ def _series(place: Place, line: str, labelled: bool) -> Found[Series]:
 
 
 def _number(cell: str) -> float:
-    return math.nan if cell.strip() == "?" else float(cell)
+    if cell.strip() == "?":
+        return math.nan
+    number = float(cell) if "_" not in cell else math.inf
+    if abs(number) > float(np.finfo(np.float32).max):
+        raise ValueError(f"{cell.strip()} is no number that float32 can hold")
+    return number

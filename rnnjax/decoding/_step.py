@@ -23,7 +23,8 @@ Step: TypeAlias = Callable[[Any, Array], tuple[Array, Any]]
 @struct
 class NextToken:
     """What `next_token` returns: `logits, state = step(state, tokens)`. A pytree, which `jax.jit` takes as an argument;
-    its leaves are the parameters and the context, of an attention's source what is remembered of it."""
+    its leaves are the parameters and the context, of an attention's source what these parameters remember of it: with
+    others, call `next_token` again."""
 
     layer: Any = node()
     params: Any = node()

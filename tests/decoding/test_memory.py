@@ -121,7 +121,15 @@ class Reading(rj.GRU):
 
 
 ADDITIVE = rj.BahdanauAttention(INNER, rj.AdditiveScore(A), M)
+class Shifting(rj.BahdanauAttention):
+    """Changes the source before it is read."""
+
+    def prepare(self, params: Any, *, key: Any = None, context: Any = None) -> Any:
+        return super().prepare(params, key=key, context=context.values + 1)
+
+
 OTHERS = {
+    "subclass": stack(Shifting(INNER, rj.AdditiveScore(A), M)),
     "two": stack(ADDITIVE, rj.LuongAttention(INNER, rj.GeneralScore(), M, size=9)),
     "beside": stack(ADDITIVE, Reading(4)),
     "inside": stack(rj.BahdanauAttention(Reading(4), rj.AdditiveScore(A), M)),

@@ -75,8 +75,8 @@ struct Tanh {
     return tanh(x);
   }
   template <class V>
-  static inline V slope(V y) {
-    return 1 - y * y;
+  static inline V back(V y, V dy) {
+    return dy * (1 - y * y);
   }
 };
 
@@ -86,8 +86,8 @@ struct Relu {
     return x < 0 ? V{} : x;  // a NaN stays
   }
   template <class V>
-  static inline V slope(V y) {
-    return y > 0 ? V{} + 1 : V{};
+  static inline V back(V y, V dy) {
+    return y > 0 ? dy : V{};  // nothing of a NaN or infinity where the slope is 0
   }
 };
 
@@ -101,7 +101,7 @@ struct ElmanCell {
   static inline void forward(const V* z, V, V, V* h_new, V*, V*) { *h_new = Activation::value(z[0]); }
 
   static inline void backward(const V*, V, V, V h_after, V dh, V*, V* dz, V* past) {
-    dz[0] = dh * Activation::slope(h_after);
+    dz[0] = Activation::back(h_after, dh);
     *past = V{};
   }
 };

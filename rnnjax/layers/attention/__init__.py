@@ -1,4 +1,4 @@
-"""Attention to a memory, such as the outputs of an encoder, around any cell."""
+"""Attention to a memory, such as the outputs of an encoder, around a cell."""
 
 from .additive import AdditiveScore as AdditiveScore
 from .additive import AdditiveScoreParams as AdditiveScoreParams

@@ -32,7 +32,11 @@ def remembered(layer: Layer, params: Params, context: Any) -> Any:
         return context
     cell, own = readers[0]
     attention = cell.cell if isinstance(cell, PointerGenerator) else cell
-    if not isinstance(attention, Attention) or not _ignores(attention.cell):
+    # a `prepare` of a subclass is meant to see the source
+    own_ways = type(cell).prepare in (Attention.prepare, PointerGenerator.prepare)
+    if not isinstance(attention, Attention) or not own_ways or type(attention).prepare is not Attention.prepare:
+        return context
+    if not _ignores(attention.cell):
         return context
     return cell.remember(own, context)
 
