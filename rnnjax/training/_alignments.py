@@ -1,48 +1,61 @@
-"""Alignments of connectionist temporal classification that some class of probability zero forbids."""
+"""The alignments of connectionist temporal classification, and what all of them together have for a probability."""
 
 from __future__ import annotations
+
+import functools
 
 import jax
 import jax.numpy as jnp
 
 from .._types import Array
-from .._unroll.lift import where
 
-NOTHING = -1e5
-"""What Optax takes for the log of a probability of zero: what lies lower is none of its sums."""
-
-
-def without_zeros(logits: Array) -> tuple[Array, Array]:
-    """Logits (…, K), finite where their probability is zero, and which these are, (…, K)."""
-    least = jax.lax.stop_gradient(logits.max(-1, keepdims=True)) + NOTHING
-    zero = logits < least
-    return jnp.where(zero, least, logits), zero
+RULED_OUT = -1e5
+"""The logit, from the largest on, below which a class has probability zero."""
 
 
-def exist(zero: Array, labels: Array, given: Array, inside: Array, blank: int) -> Array:
-    """Whether labels (B, N) have an alignment without a class of probability zero, (B, T, K).
+def nats(logits: Array, labels: Array, given: Array, inside: Array, blank: int) -> Array:
+    """−log of the probability of labels (B, N), over all alignments with the steps of logits (B, T, K), a number for
+    each row: ∞ where there is none. Its gradient is then zero.
 
-    The forward pass of CTC with truths for probabilities. After some step, n labels are written and the last class is
-    the blank, or the n-th label: (B, N + 1) for each.
+    given, inside: which labels there are, (B, N), and which steps, (B, T), both at the front.
     """
+    log_p, dead = _log_probabilities(logits)
+    # a path goes along blank, label, blank, …, label, blank: S = 2N + 1 places, each step by at most two of them
+    places = jnp.full((labels.shape[0], 2 * labels.shape[1] + 1), blank).at[:, 1::2].set(labels)
+    follows = (places != blank) & (places != jnp.pad(places, ((0, 0), (2, 0)), constant_values=blank)[:, :-2])
+    log_p = jnp.take_along_axis(log_p, places[:, None, :], 2)
 
-    def always(zero: Array) -> Array:
-        return jnp.ones(zero.shape[:1], bool)
+    def step(before: Array, at: tuple[Array, Array]) -> tuple[Array, None]:
+        own, valid = at
+        skipped = jnp.where(follows, _moved(before, 2), -jnp.inf)
+        after = own + _log_sum(before, _moved(before, 1), skipped)
+        return jnp.where(valid[:, None], after, before), None
 
-    def passed(zero: Array) -> Array:
-        nothing = jnp.zeros((labels.shape[0], labels.shape[1] + 1), bool)
-        other = labels[:, 1:] != labels[:, :-1]
-        follows = jnp.pad(other, ((0, 0), (1, 0)))  # without a blank between; what is before the first label is none
+    first = jnp.full(places.shape, -jnp.inf, logits.dtype).at[:, 0].set(0)
+    last, _ = jax.lax.scan(step, first, (log_p.swapaxes(0, 1), inside.T))
+    count = 2 * given.sum(1, keepdims=True)
+    ends = [jnp.take_along_axis(_moved(last, by), count, 1)[:, 0] for by in (0, 1)]
+    return jnp.where(dead, jnp.inf, -_log_sum(*ends))
 
-        def step(carry: tuple[Array, Array], at: tuple[Array, Array, Array]) -> tuple[tuple[Array, Array], None]:
-            (blanks, written), (zero_blank, zero_label, valid) = carry, at
-            reached = written[:, 1:] | blanks[:, :-1] | (written[:, :-1] & follows)
-            after = ~zero_blank[:, None] & (blanks | written), jnp.pad(~zero_label & reached, ((0, 0), (1, 0)))
-            return where(valid, after, carry), None
 
-        of_labels = jnp.take_along_axis(zero, labels[:, None, :], 2)
-        times = (zero[..., blank].T, of_labels.swapaxes(0, 1), inside.T)
-        (blanks, written), _ = jax.lax.scan(step, (nothing.at[:, 0].set(True), nothing), times)
-        return jnp.take_along_axis(blanks | written, given.sum(1, keepdims=True), 1)[:, 0]
+def _log_probabilities(logits: Array) -> tuple[Array, Array]:
+    """(B, T, K), −∞ where the logit is ruled out, and the rows (B) with a step at which all are."""
+    largest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+    nothing = largest == -jnp.inf
+    zero = logits < largest + RULED_OUT
+    log_p = jax.nn.log_softmax(jnp.where(nothing, 0, jnp.where(zero, -jnp.inf, logits)))
+    return log_p, nothing.any((1, 2))
 
-    return jax.lax.cond(zero.any(), passed, always, zero)
+
+def _moved(array: Array, by: int) -> Array:
+    """(B, S), each entry from so many places before; −∞ from before the first."""
+    return jnp.pad(array, ((0, 0), (by, 0)), constant_values=-jnp.inf)[:, : array.shape[1]]
+
+
+def _log_sum(*terms: Array) -> Array:
+    """log Σ exp, with a gradient of zero where all terms are −∞, and so is the sum."""
+    largest = jax.lax.stop_gradient(functools.reduce(jnp.maximum, terms))
+    nothing = largest == -jnp.inf
+    finite = jnp.where(nothing, 0, largest)
+    total = sum(jnp.exp(term - finite) for term in terms)
+    return jnp.where(nothing, -jnp.inf, finite + jnp.log(jnp.where(nothing, 1, total)))

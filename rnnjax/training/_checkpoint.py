@@ -115,11 +115,29 @@ class Checkpoints:
 
 
 def _unreadable(path: Path, error: BaseException) -> str:
-    while (origin := error.__cause__ or error.__context__) is not None:
-        error = origin
-    torn = re.search(r'"([^"/]+)/(c/|zarr)', str(error))  # the file within TensorStore's database that it names
-    cause = f"its `{torn[1]}` is damaged" if torn else f"{type(error).__name__}: {error}"
-    return f"the checkpoint {path} cannot be read ({cause}): remove it to go on from the one before"
+    error = _origin(error)
+    said = f"{type(error).__name__}: {error}"
+    if not re.search(DAMAGE, said, re.IGNORECASE):
+        return f"the checkpoint {path} cannot be read ({said}): it may be whole, so see to it that it can be read"
+    torn = re.search(r'"([^"/]+)/(c/|zarr)', said)  # the file within TensorStore's database that it names
+    name = f"its `{torn[1]}` is damaged, " if torn else ""
+    return f"the checkpoint {path} cannot be read ({name}{said}): remove it to go on from the one before"
+
+
+DAMAGE = r"DATA_LOSS|OUT_OF_RANGE|out of range|checksum|CRC-?32|decod|damaged"
+"""What the text of an error says of a file that was read, and is not whole; of one that could not be read, as where
+access to it is denied, it says something else."""
+
+
+def _origin(error: BaseException) -> BaseException:
+    """The error that the others on the way have arisen from."""
+    seen = {id(error)}
+    while True:
+        before = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if before is None or id(before) in seen:
+            return error
+        seen.add(id(before))
+        error = before
 
 
 def _compare(path: Path, wanted: Mapping[str, Any], found: Mapping[str, Any]) -> None:

@@ -104,15 +104,15 @@ def fit(
             `train` and `deterministic`, the ones that it has parameters for.
         data: arrays (inputs, targets), (inputs, targets, lengths) or (inputs, targets, lengths, weights) that lead with
             the rows, of which inputs or targets may be tuples, both only in a `Batch(inputs, targets)`; or an iterable
-            of such batches, or a function that returns one, such as `buckets(…)`. An iterable is read once an epoch; a
-            function with a parameter `epoch` is given its number. Lengths are applied to outputs (B, T, …) with the T
-            of the inputs. Where these differ in T, outputs with that of one of them need weights (B, T), such as those
-            of a decoder, and lengths are for the model alone.
+            of such batches, or a function that returns one, such as `buckets(…)`. Without `steps_per_epoch` an iterable
+            is read once an epoch; a function with a parameter `epoch` is given its number. Lengths are applied to
+            outputs (B, T, …) with the T of the inputs. Where these differ in T, outputs with that of one of them need
+            weights (B, T), such as those of a decoder, and lengths are for the model alone.
         loss: a name such as "cross_entropy", a function of `rnnjax.training`, or a function
             `(outputs, targets, *, mask, lengths) -> scalar or Mean`; it is passed the arguments that it takes.
         optimizer: an Optax transformation; None is `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.
         metrics: more of the same, or pairs of a name and a function.
-        epochs: how often the data are read.
+        epochs: how often the data are read, or so many times `steps_per_epoch` batches of them.
         steps_per_epoch: batches of an epoch, for an iterable that does not end, or too late. The next epoch goes on
             where one has stopped. What ends within an epoch is read anew, and the `epoch` of a function counts that.
         batch_size: rows of one update, for arrays; all of them where there are fewer. A smaller last batch is filled up

@@ -164,8 +164,8 @@ def measures(loss: Any, others: Sequence[Any]) -> tuple[Measure, ...]:
 
 
 def all_take_masks(used: Sequence[Measure]) -> bool:
-    """Whether all can be of batches with weights."""
-    return all(measure.accepted.takes("mask") for measure in used)
+    """Whether weights of ones change none of them. A function of the user's own may expect a mask of its own shape."""
+    return all(measure.known and measure.accepted.takes("mask") for measure in used)
 
 
 def is_loss(total: Total) -> Mean:

@@ -77,11 +77,14 @@ def sweep(
 ) -> Swept:
     """Trains one model for each configuration, all in one compiled program.
 
-    Every configuration ends where `fit` would bring it alone, with the same seed. Values are numbers that the program
-    maps over: rates, norms, biases, the leaves of cells, and two that have a meaning of their own. "seed" is that of
-    the parameters, of the order and of the noise. "initial_scale" multiplies the weights that were drawn, which are the
-    arrays that weight decay is for, and no biases. What changes shapes, such as a hidden size, cannot be mapped over:
-    take the largest and leave units out with `rnnjax.ActiveUnits`.
+    Every configuration ends where `fit` would bring it alone, with the same seed and the same first weights. Values are
+    numbers that the program maps over: rates, norms, biases, the leaves of cells, and those of two reserved names.
+    "seed" is that of the parameters, of the order and of the noise. "initial_scale", which `fit` does not have,
+    multiplies the weights that were drawn, which are the arrays that weight decay is for, and no biases. No value may
+    have the name of a column of the table: "epochs", a measure, or "val_" and a measure.
+
+    What changes shapes, such as a hidden size, cannot be mapped over: take the largest and leave units out with
+    `rnnjax.ActiveUnits`.
 
     Args:
         make: a function of a configuration, a dictionary of scalars, that returns a layer of rnnjax, or a pair of a
@@ -95,7 +98,7 @@ def sweep(
             for those that are left, so that it pays where an epoch takes longer than that.
         group: how many configurations are computed side by side, the groups one after another; None chooses.
             Where there are several devices the configurations are spread over them, with copies of the last one where
-            they cannot be dealt evenly, and a group is made a multiple of the devices.
+            they cannot be dealt evenly, and a group has as many of every device.
 
     Returns:
         a `Swept`, which prints as its table. Those that were trained longest come first, and of these the best.
@@ -277,7 +280,7 @@ class _Program:
         group: int | None,
     ) -> None:
         self.make, self.used = make, used
-        self.group = None if group is None else -(-group // len(jax.devices())) * len(jax.devices())
+        self.group = group
         self.arrays = jax.device_put(arrays)
         self.validation = None
         if validation is not None:
@@ -321,7 +324,14 @@ class _Program:
             config, state, order = own
             return self._one(config, state, rows if order is None else order, weights)
 
-        return jax.lax.map(one, (values, states, None if shared else rows), batch_size=group)
+        members = (values, states, None if shared else rows)
+        busy = _busy(count)
+        if busy == 1:
+            return jax.lax.map(one, members, batch_size=group)
+        # a group takes from every device what lies there; the next ones in a row lie on a few
+        dealt = jax.tree.map(lambda leaf: leaf.reshape(busy, -1, *leaf.shape[1:]).swapaxes(0, 1), members)
+        found = jax.lax.map(jax.vmap(one), dealt, batch_size=-(-group // busy))
+        return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), found)
 
     def _one(self, config: Any, state: TrainState, rows: Any, weights: Any) -> tuple[TrainState, list[Any]]:
         layer, chain = _made(self.make, config)
@@ -358,12 +368,16 @@ def _spread(tree: Any, count: int) -> Any:
     devices = jax.devices()
     if len(devices) == 1:
         return tree
-    each = -(-count // len(devices))
-    busy = -(-count // each)
-    places = np.minimum(np.arange(busy * each), count - 1)
+    busy = _busy(count)
+    places = np.minimum(np.arange(-(-count // busy) * busy), count - 1)
     even = jax.tree.map(lambda leaf: leaf if len(leaf) == len(places) else leaf[places], tree)
     mesh = Mesh(np.array(devices[:busy]), ("configurations",))
     return jax.device_put(even, NamedSharding(mesh, PartitionSpec("configurations")))
+
+
+def _busy(count: int) -> int:
+    """Over how many devices so many configurations are dealt."""
+    return -(-count // -(-count // len(jax.devices())))
 
 
 _SIDE_BY_SIDE = 16

@@ -245,9 +245,9 @@ def ctc(
     """Connectionist temporal classification: −log of the probability, over all alignments, of the labels of a row.
 
     Labels that need more steps than the row has (one each, and one between equal neighbours) have no alignment, and
-    neither have those that need a class whose probability is zero: a logit of −∞, or 10⁵ below the largest. Such rows
-    are left out of the mean and its gradient and counted in `impossible`, instead of a finite number that means
-    nothing.
+    neither have those that need a class whose probability is zero: a logit of −∞, or 10⁵ below the largest. A step at
+    which all logits are −∞ allows nothing. Such rows are left out of the mean and its gradient and counted in
+    `impossible`, instead of a finite number that means nothing.
 
     Args:
         logits: unnormalised log probabilities (T, B, K), or (B, T, K) without `time_major`.
@@ -285,19 +285,10 @@ def ctc(
     weight = _positions.weights((rows,), mask, None, False, logits.dtype)
     weight = jnp.ones((rows,), logits.dtype) if weight is None else weight
 
-    logits, zero = _alignments.without_zeros(_positions.blank(logits, inside.astype(logits.dtype)))
-    filled = jnp.where(given, labels, 0)
-    repeats = (labels[:, 1:] == labels[:, :-1]) & given[:, 1:]
-    possible = given.sum(1) + repeats.sum(1) <= inside.sum(1)
-    possible &= _alignments.exist(zero, filled, given, inside, blank)
-    impossible = (~possible & (weight != 0)).sum()
-    weight = jnp.where(possible, weight, 0)
-
-    def loss(logits: Array, outside: Array, labels: Array, missing: Array) -> Array:
-        # optax mixes dtypes inside, which the strict promotion of a user's own settings would refuse
-        with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-            return optax.losses.ctc_loss(logits, outside, labels, missing, blank_id=blank).astype(logits.dtype)
-
-    paddings = ((~inside).astype(logits.dtype), filled, (~given).astype(logits.dtype))
-    mean = _positions.mean(loss, weight, logits, *paddings)
-    return CTCMean(mean.total, mean.count, impossible)
+    counts = weight != 0
+    logits = _positions.blank(logits, jnp.where(inside, weight[:, None], 0))
+    labels = jnp.where(given & counts[:, None], labels, blank)
+    nats = _alignments.nats(logits, labels, given, inside, blank)
+    impossible = jnp.isposinf(nats)
+    mean = _positions.mean(lambda nats: nats, jnp.where(impossible, 0, weight), nats)
+    return CTCMean(mean.total, mean.count, (impossible & counts).sum())

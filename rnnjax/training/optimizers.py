@@ -66,7 +66,8 @@ def optimizer(
         ValueError: for a learning rate or bound that is not positive, a decay below 0, and an `algorithm` that is none
             of these or takes a step itself, as `optax.adam(…)` does. JAX arrays are not checked.
         TypeError: for a rate, bound or decay that is no number. The transformation's `init` raises ValueError for a
-            `recurrent_decay` of parameters without recurrent weights.
+            `recurrent_decay` of parameters without recurrent weights, but not for a group of `optax.partition` or
+            `optax.masked`, which has a part of the parameters.
 
     References:
         Pascanu, Mikolov, Bengio 2013, On the difficulty of training recurrent neural networks, arXiv:1211.5063.
@@ -159,9 +160,11 @@ def recurrent(params: Params) -> Any:
 
 
 def _some_recurrent(params: Params) -> Any:
-    """The same; ValueError where there are none, as in the modules of other libraries."""
+    """The same; ValueError where there are none, as in the modules of other libraries, but not of a part of them."""
     marks = recurrent(params)
-    if not any(jax.tree.leaves(marks)):
+    nodes = jax.tree.leaves(params, is_leaf=lambda node: isinstance(node, optax.MaskedNode))
+    partial = any(isinstance(node, optax.MaskedNode) for node in nodes)
+    if not partial and not any(jax.tree.leaves(marks)):
         raise ValueError(
             f"`recurrent_decay` is for arrays named {' or '.join(f'`{name}`' for name in RECURRENT)}, and the "
             "parameters have none: leave it out, or give `weight_decay`"

@@ -10,7 +10,6 @@ import numpy as np
 
 from .._errors import check_size
 from .._types import Key
-from .._unroll.lift import where
 from ._batches import Batch
 from ._model import Model, Streamed
 
@@ -145,8 +144,13 @@ def windowed(model: Model, cut: TBPTT) -> Model:
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
         rest, state = rest
         inputs, mask, begins = batch.inputs
-        initial = jax.tree.map(lambda new, old: new.astype(old.dtype), model.initial_state(params, rest, inputs), state)
-        state = where(begins.any(), initial, state)
+
+        def initial() -> Any:
+            formed = model.initial_state(params, rest, inputs)
+            return jax.tree.map(lambda new, old: new.astype(old.dtype), formed, state)
+
+        # other windows form none, whose gradient could be zero times infinity
+        state = jax.lax.cond(begins.any(), initial, lambda: state)
         whole = Streamed(inputs, mask, batch.reset, state)
         if not cut.overlap:
             outputs, state, rest = model.stream(params, rest, whole, key, train)

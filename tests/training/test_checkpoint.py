@@ -273,9 +273,30 @@ def test_array_that_is_torn_is_named(tmp_path: Path) -> None:
         saver.save(3, arrays)
         file = max((path for path in tmp_path.rglob("d/*")), key=lambda path: path.stat().st_size)
         file.write_bytes(file.read_bytes()[:10_000])
-        with pytest.raises(ValueError, match=r"3 cannot be read \(its `large` is damaged\): remove it to go on from"):
+        with pytest.raises(
+            ValueError, match=r"3 cannot be read \(its `large` is damaged, .*\): remove it to go on from"
+        ):
             saver.load(arrays)
     time.sleep(0.5)
+
+
+def test_checkpoint_that_could_not_be_read_may_be_whole() -> None:
+    """Only what an error calls damaged is to be removed; the first of its errors says so, where they are linked."""
+    path = Path("run/3")
+    denied = ValueError('PERMISSION_DENIED: Error reading "large/c/0/0"')
+    whole = _checkpoint._unreadable(path, denied)
+    assert "(ValueError: PERMISSION_DENIED: Error reading" in whole
+    assert "may be whole" in whole
+    assert "remove" not in whole
+    assert "damaged" not in whole
+    torn = ValueError('DATA_LOSS: Error reading "large/c/0/0": too short')
+    denied.__context__ = torn
+    torn.__context__ = denied
+    message = _checkpoint._unreadable(path, denied)
+    assert "its `large` is damaged, ValueError: DATA_LOSS" in message
+    assert message.endswith("remove it to go on from the one before")
+    denied.__suppress_context__ = True
+    assert _checkpoint._unreadable(path, denied) == whole
 
 
 def test_foreign_checkpoint_is_refused(tmp_path: Path) -> None:

@@ -447,6 +447,21 @@ def test_validation_split_is_the_end_of_the_arrays() -> None:
     assert_close(fitted.params, alone.params, 1e-7)
 
 
+def test_own_losses_get_no_mask_where_all_counts() -> None:
+    """Batches of an iterable that are all equal: ones (B,) would not fit the (B, T) of a loss of one's own."""
+    seen: list[Any] = []
+
+    def own(outputs: Any, targets: Any, mask: Any = None) -> Any:
+        seen.append(mask)
+        return ((outputs[:, :4] - targets[:, None]) ** 2).mean()
+
+    layer = rj.Stack([rj.RNN(rj.Elman(2)), rj.Dense(K)])
+    data = [(X[i : i + 4], np.eye(K, dtype=np.float32)[Y[i : i + 4]]) for i in (0, 4)]
+    fit(layer, data, loss=own, validation=data, **OPTIONS)
+    assert seen
+    assert all(mask is None for mask in seen)
+
+
 def test_evaluation_does_not_depend_on_the_batches() -> None:
     logits = np.asarray(logits_of(PARAMS, X, LENGTHS), np.float64)
     log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))

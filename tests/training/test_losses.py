@@ -25,7 +25,7 @@ BINARY = RNG.integers(0, 2, (T, B, K)).astype(float)
 
 
 def log_softmax(x: np.ndarray) -> np.ndarray:
-    return np.log(np.exp(x) / np.exp(x).sum(-1, keepdims=True))
+    return x - np.log(np.exp(x).sum(-1, keepdims=True))
 
 
 def reference(name: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -190,15 +190,15 @@ def test_huber_takes_delta() -> None:
     np.testing.assert_allclose(training.huber(LOGITS, TARGETS, delta=0.3).value, expected, rtol=1e-12)
 
 
-def ctc_reference(probabilities: np.ndarray, labels: list[int], blank: int) -> float:
-    """−log Σ over all paths that collapse to the labels, by counting all of them: probabilities (T, K)."""
-    steps, classes = probabilities.shape
-    found = 0.0
+def ctc_reference(log_p: np.ndarray, labels: list[int], blank: int) -> float:
+    """−log Σ over all paths that collapse to the labels, by counting all of them: log probabilities (T, K)."""
+    steps, classes = log_p.shape
+    found = -np.inf
     for path in itertools.product(range(classes), repeat=steps):
         collapsed = [k for k, _ in itertools.groupby(path) if k != blank]
         if collapsed == labels:
-            found += np.prod(probabilities[np.arange(steps), path])
-    return -np.log(found)
+            found = np.logaddexp(found, log_p[np.arange(steps), path].sum())
+    return -found
 
 
 @pytest.mark.parametrize("blank", [0, 2])
@@ -209,8 +209,8 @@ def test_ctc_counts_all_alignments(blank: int) -> None:
     labels = np.full((B, 3), -1)
     for row, own in zip(labels, rows, strict=True):
         row[: len(own)] = own
-    probabilities = np.exp(log_softmax(LOGITS))
-    expected = [ctc_reference(probabilities[:n, b], rows[b], blank) for b, n in enumerate(lengths)]
+    log_p = log_softmax(LOGITS)
+    expected = [ctc_reference(log_p[:n, b], rows[b], blank) for b, n in enumerate(lengths)]
     total = training.ctc(LOGITS, labels, lengths=lengths, blank=blank)
     np.testing.assert_allclose(total.value, np.mean(expected), rtol=1e-6)
     assert int(total.impossible) == 0
@@ -246,37 +246,42 @@ def test_ctc_leaves_out_what_cannot_be_aligned() -> None:
     assert int(total.impossible) == 1
     assert float(total.count) == 2
     np.testing.assert_array_equal(gradient[:, 0], 0)
-    probabilities = np.exp(log_softmax(LOGITS))
-    expected = (ctc_reference(probabilities[:3, 1], [1, 2, 3], 0) + ctc_reference(probabilities[:, 2], [1], 0)) / 2
+    log_p = log_softmax(LOGITS)
+    expected = (ctc_reference(log_p[:3, 1], [1, 2, 3], 0) + ctc_reference(log_p[:, 2], [1], 0)) / 2
     np.testing.assert_allclose(got, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize("closed", [-np.inf, -1e9])
+@pytest.mark.parametrize("closed", [-np.inf, -1e9, -65504.0])
 def test_ctc_of_classes_that_are_ruled_out(closed: float) -> None:
-    """Against all paths: what needs them is impossible, and what can do without has its value and gradient."""
+    """Against all paths: what needs them is impossible, and what can do without has its value and gradient. The least
+    number of float16 does not rule out: several of them are beyond 10⁵, and still a loss like any other."""
     rng = np.random.default_rng(1)
     rows = [list(map(int, rng.integers(1, 3, rng.integers(0, 3)))) for _ in range(40)]
     out = rng.uniform(size=(4, 40, 3)) < 0.45
     out &= ~out.all(-1, keepdims=True)
     logits, lengths = np.where(out, closed, rng.normal(size=out.shape)), rng.integers(2, 5, 40)
     labels = np.array([row + [-1] * (2 - len(row)) for row in rows])
+    logits[1, 0], logits[3, 1], lengths[:2] = -np.inf, -np.inf, 3  # nothing at a step, of which one does not count
 
     def nats(logits: np.ndarray) -> np.ndarray:
-        with np.errstate(divide="ignore"):
-            paths = [ctc_reference(np.exp(log_p), row, 0) for log_p, row in cut(log_softmax(logits))]
-        return np.array(paths)
+        log_p = log_softmax(np.where(np.isneginf(logits).all(-1, keepdims=True), 0, logits))
+        log_p[np.isneginf(logits) | (log_p < -1e5)] = -np.inf
+        return np.array([ctc_reference(log_p[:n, b], rows[b], 0) for b, n in enumerate(lengths)])
 
-    def cut(log_p: np.ndarray) -> Any:
-        return [(log_p[:n, b], rows[b]) for b, n in enumerate(lengths)]
-
-    def loss(logits: Any) -> Any:
+    def loss(logits: Any, labels: Any, lengths: Any) -> Any:
         total = training.ctc(logits, labels, lengths=lengths)
         return total.total, total
 
-    (total, found), gradient = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.asarray(logits))
-    expected = nats(logits)
+    run = jax.value_and_grad(loss, has_aux=True)
+    (total, found), gradient = jax.jit(run)(jnp.asarray(logits), labels, lengths)
+    with np.errstate(invalid="ignore"):
+        expected = nats(logits)
     possible = np.isfinite(expected)
-    assert 10 < possible.sum() < 30
+    assert not possible[0]
+    assert possible[1]
+    assert 10 < possible.sum() < 40
+    assert closed > -1e5 or possible.sum() < 30
+    assert closed < -1e5 or expected[possible].max() > 1.3e5
     assert int(found.impossible) == (~possible).sum()
     assert float(found.count) == possible.sum()
     np.testing.assert_allclose(total, expected[possible].sum(), rtol=1e-6)
@@ -284,8 +289,27 @@ def test_ctc_of_classes_that_are_ruled_out(closed: float) -> None:
     for t, k in itertools.product(range(4), range(3)):
         nudge = np.zeros(logits.shape)
         nudge[t, :, k] = 1e-5
-        slope = (nats(logits + nudge)[possible] - nats(logits - nudge)[possible]) / 2e-5
+        with np.errstate(invalid="ignore"):
+            slope = (nats(logits + nudge)[possible] - nats(logits - nudge)[possible]) / 2e-5
         np.testing.assert_allclose(gradient[t, possible, k], slope, atol=1e-5)
+
+    pairs = (logits.reshape(4, 20, 2, 3).swapaxes(0, 1), labels.reshape(20, 2, -1), lengths.reshape(20, 2))
+    (apart, _), slopes = jax.jit(jax.vmap(run))(*map(jnp.asarray, pairs))
+    np.testing.assert_allclose(apart, np.where(possible, expected, 0).reshape(20, 2).sum(1), rtol=1e-6)
+    np.testing.assert_allclose(slopes.swapaxes(0, 1).reshape(logits.shape), gradient, atol=1e-12)
+
+
+def test_ctc_has_a_tangent_of_long_labels() -> None:
+    """Most places are out of reach for long, and the sums over those must not grow."""
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(150, 1, 3)), jnp.float32)
+    along = jnp.asarray(np.random.default_rng(1).normal(size=logits.shape), jnp.float32)
+    labels = np.arange(100)[None] % 2 + 1
+
+    def loss(logits: Any) -> Any:
+        return training.ctc(logits, labels).value
+
+    tangent = jax.jit(lambda: jax.jvp(loss, (logits,), (along,))[1])()
+    np.testing.assert_allclose(tangent, (jax.jit(jax.grad(loss))(logits) * along).sum(), rtol=1e-3)
 
 
 CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {

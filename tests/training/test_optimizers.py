@@ -96,6 +96,16 @@ def test_recurrent_decay_without_recurrent_weights_is_refused() -> None:
     optimizer(0.1, recurrent_decay=0.0, weight_decay=0.1).init(params)
 
 
+def test_groups_of_parameters_may_have_no_recurrent_weights() -> None:
+    """One recipe for two groups, of which the second has but the readout."""
+    params = {"cell": PARAMS, "readout": {"w": jnp.ones((3, 2)), "b": jnp.ones(2)}}
+    recipe = optimizer(1.0, algorithm="sgd", weight_decay=0.5, recurrent_decay=0.25)
+    groups = optax.partition({"a": recipe, "b": recipe}, {"cell": "a", "readout": "b"})
+    got = change(groups, jax.tree.map(jnp.zeros_like, params), params)
+    close(got["cell"].u, -0.25 * PARAMS.u)
+    close(got["readout"], {"w": jnp.full((3, 2), -0.5), "b": jnp.zeros(2)})
+
+
 def test_filters_of_a_score_are_not_recurrent() -> None:
     """`LocationScore.u` maps filters of the alignment on the units of the score, at every step anew."""
     cell = rj.BahdanauAttention(rj.GRU(3), rj.LocationScore(2, filters=2, width=3), memory_size=2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -197,10 +198,39 @@ def check_members_are_spread() -> None:
         np.testing.assert_allclose(swept.history["loss"][i, :epochs], alone.history["loss"], rtol=1e-3)
 
 
+def check_groups_lie_on_all_devices() -> None:
+    """Seven devices with three configurations each, in groups of one or two a device, which fetch none from another."""
+    rates = np.geomspace(1e-2, 1.0, 21).tolist()
+    epoch = _sweep._Program.epoch
+
+    def small(config: dict[str, Any]) -> Any:
+        return rj.Stack([rj.RNN(rj.Elman(3)), rj.Last(), rj.Dense(K)]), optax.sgd(config["learning_rate"])
+
+    def seen(program: Any, *args: Any) -> Any:
+        run = program._epochs
+
+        def compiled(*given: Any) -> Any:
+            alone = run.lower(*given).compile()
+            assert not re.search("all-gather|all-to-all|collective-permute", alone.as_text())
+            return alone(*given)
+
+        program._epochs = compiled
+        return epoch(program, *args)
+
+    wanted = sweep(small, {"learning_rate": rates}, (X, Y), batch_size=8)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sweep._Program, "epoch", seen)
+        for group in (3, 9):
+            found = sweep(small, {"learning_rate": rates}, (X, Y), batch_size=8, group=group)
+            assert found.configs == wanted.configs
+            np.testing.assert_allclose(found.history["loss"], wanted.history["loss"], rtol=1e-5)
+
+
 @pytest.mark.slow
-def test_members_are_spread_over_devices() -> None:
+@pytest.mark.parametrize("check", ["members_are_spread", "groups_lie_on_all_devices"])
+def test_members_are_spread_over_devices(check: str) -> None:
     """On eight devices of one host, in a process of its own."""
-    code = "import test_sweep as own; own.check_members_are_spread()"
+    code = f"import test_sweep as own; own.check_{check}()"
     environment = os.environ | {
         "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",

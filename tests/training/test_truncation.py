@@ -15,7 +15,8 @@ import rnnjax as rj
 from rnnjax import training
 from rnnjax.flax import linen as rlinen
 from rnnjax.flax import nnx as rnnx
-from rnnjax.training import fit, tbptt
+from rnnjax.training import _batches, fit, tbptt, truncation
+from rnnjax.training._model import Model
 
 B, L, I, K, H = 3, 11, 2, 3, 4  # noqa: E741
 RNG = np.random.default_rng(0)
@@ -142,6 +143,26 @@ def test_learned_initial_state_is_trained_by_the_first_window(kind: str) -> None
         found = fitted.params if kind == "layer" else module.to_params(fitted.model[0], I)
         assert_close(found, wanted)
         assert np.abs(np.asarray(found[0].state.h - start.h)).max() > 1e-3
+
+
+def test_the_initial_state_is_formed_by_the_first_window_alone() -> None:
+    """d√0 is infinite: times the zero by which other windows do not depend on it, that would be NaN."""
+
+    def stream(params: Any, rest: Any, streamed: Any, key: Any, train: bool) -> tuple[Any, Any, Any]:
+        state = streamed.state + params["b"]
+        return state, state, rest
+
+    def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
+        return jnp.sqrt(params["a"]) * jnp.ones(B)
+
+    def loss(params: Any, begins: bool) -> Any:
+        batch = _batches.Batch((X, jnp.ones((B, L)), jnp.full(B, begins)), None)
+        return model.apply(params, (None, jnp.ones(B)), batch, None, True)[0].sum()
+
+    model = truncation.windowed(Model(None, None, None, stream, initial_state, None), tbptt(L))  # type: ignore[arg-type]
+    run = jax.jit(jax.grad(loss))
+    assert_close(run({"a": jnp.zeros(()), "b": jnp.ones(())}, False), {"a": 0.0, "b": B})
+    assert_close(run({"a": jnp.full((), 4.0), "b": jnp.ones(())}, True), {"a": B / 4, "b": B})
 
 
 def function(params: Any, x: Any, state: Any = None, mask: Any = None, reset: Any = None) -> Any:
