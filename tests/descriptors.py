@@ -82,10 +82,10 @@ CELLS: tuple[Descriptor, ...] = (
     Descriptor("gru", rj.GRU(4), implementations=NATIVE),
     Descriptor("leaky_elman", rj.LeakyElman(4, leak=0.3), live_leaves=("leak",)),
     Descriptor("peephole_lstm", rj.PeepholeLSTM(4), slow=True),
-    Descriptor("projection_lstm", rj.ProjectionLSTM(5, proj_size=4), implementations=PLAIN),
+    Descriptor("projection_lstm", rj.ProjectionLSTM(5, proj_size=4), implementations=PLAIN, slow=True),
     Descriptor("coupled_lstm", rj.CoupledLSTM(4), slow=True),
     Descriptor("layer_norm_lstm", rj.LayerNormLSTM(4), slow=True),
-    Descriptor("layer_norm_gru", rj.LayerNormGRU(4)),
+    Descriptor("layer_norm_gru", rj.LayerNormGRU(4), slow=True),
     Descriptor("reset_before_gru", rj.ResetBeforeGRU(4), implementations=PLAIN, slow=True),
     Descriptor("mgu", rj.MGU(4)),
     # with relu a unit at rest sees none of its past, and there is no other path
@@ -142,7 +142,7 @@ CELLS: tuple[Descriptor, ...] = (
         "zoneout", rj.Zoneout(rj.LSTM(4), rate=0.2, cell_rate=0.4), live_leaves=("rate", "cell_rate"), slow=True
     ),
     Descriptor("recurrent_dropout", rj.RecurrentDropout(rj.GRU(4), rate=0.3), slow=True),
-    Descriptor("active_units", rj.ActiveUnits(rj.LSTM(4), units=3)),
+    Descriptor("active_units", rj.ActiveUnits(rj.LSTM(4), units=3), slow=True),
     Descriptor("gradient_clip", rj.GradientClip(rj.LSTM(4), bound=1e3), newton=False, slow=True),
     Descriptor("weight_drop", rj.WeightDrop(rj.LSTM(4), rate=0.3), implementations=NATIVE, slow=True),
     Descriptor("nested", rj.Zoneout(rj.RecurrentDropout(rj.LearnedInitialState(rj.LSTM(4)))), live_leaves=("rate",)),

@@ -23,10 +23,8 @@ ENVIRONMENT = {**os.environ, "PYTHONPATH": str(Path(rj.__file__).parents[1])}
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
-@pytest.mark.parametrize(
-    "path",
-    [pytest.param(path, marks=pytest.mark.slow if path.parent != ROOT else (), id=path.name) for path in DOCUMENTS],
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.name)
 def test_python_blocks_run(path: Path, tmp_path: Path) -> None:
     """The blocks of a document are one program, in a process of its own without the tests' settings. A block with a
     title is a file, and no part of it."""

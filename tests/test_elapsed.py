@@ -168,7 +168,10 @@ def slowed(params: Any) -> Any:
     "layer",
     [
         rj.Stack([rj.S5(3), rj.S5(4)]),
-        rj.Stack([rj.Dense(4), rj.Block(rj.S5(3), conv=2), rj.Block(rj.S5(3)), rj.Mean(), rj.Dense(2)]).reversed(),
+        pytest.param(
+            rj.Stack([rj.Dense(4), rj.Block(rj.S5(3), conv=2), rj.Block(rj.S5(3)), rj.Mean(), rj.Dense(2)]).reversed(),
+            marks=pytest.mark.slow,
+        ),
         rj.Residual(rj.Stack([rj.LearnedInitialState(rj.S5(3)), rj.Dense(3)])),
         rj.Gate(rj.S5(2), rj.Stack([rj.Dense(3), rj.S5(2)])),
     ],

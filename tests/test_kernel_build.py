@@ -90,6 +90,7 @@ def explained(site: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return said.splitlines()[0]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cxx", "path", "reason"),
     [

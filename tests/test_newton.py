@@ -327,7 +327,7 @@ def test_slow_units_are_solved_for(cell: rj.Cell, steps: int, dtype: Any, tolera
     ("newton", "gain", "size", "converges"),
     [
         (rj.Newton("diagonal"), 1, 1e-3, True),
-        (rj.Newton("diagonal", damping=1e3, tolerance=1e-2), 1, 1, True),
+        pytest.param(rj.Newton("diagonal", damping=1e3, tolerance=1e-2), 1, 1, True, marks=pytest.mark.slow),
         (rj.Newton("diagonal", tolerance=1e-2), 2, 1e-5, False),
     ],
     ids=["quasi", "damped", "growing"],

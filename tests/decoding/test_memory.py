@@ -121,6 +121,8 @@ class Reading(rj.GRU):
 
 
 ADDITIVE = rj.BahdanauAttention(INNER, rj.AdditiveScore(A), M)
+
+
 class Shifting(rj.BahdanauAttention):
     """Changes the source before it is read."""
 

@@ -230,6 +230,7 @@ def test_iterables_train_as_arrays(kind: str) -> None:
     np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_loaders_of_torch_are_iterables_of_batches() -> None:
     torch = pytest.importorskip("torch")
     data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))

@@ -262,6 +262,7 @@ def test_uoro_draws_no_noise_for_what_is_nothing() -> None:
     agree(found[:2], through_time(forgets, params, xs, targets))
 
 
+@pytest.mark.slow
 def test_a_head_is_learnt_with_the_cell() -> None:
     """Over two pieces, with the gradient of back-propagation through all of it."""
     cell = rj.LRU(3)
