@@ -1,6 +1,6 @@
 """Measures the core: speed and memory of `fused` beside Flax nnx, compile time, import time, and the quickstart.
 
-    python benchmarks/core.py [--quick] [--write]
+    python benchmarks/core.py [--quick | --quickstart] [--write]
 
 Rivals run interleaved in one process (A B A B …); a row gives medians and the spread of the ratio. Absolute times mean
 nothing on a shared machine, ratios within one run do. `--write` saves the tables under benchmarks/results.
@@ -217,11 +217,17 @@ def machine() -> str:
     return f"{model}, {jax.devices()[0].platform}, Python {platform.python_version()}, jax {jax.__version__}"
 
 
-def write(rows: list[dict[str, Any]], figures: dict[str, float]) -> None:
-    """Saves the tables as JSON and Markdown."""
+def write(rows: list[dict[str, Any]] | None, figures: dict[str, float]) -> None:
+    """Saves the tables as JSON and Markdown. Without rows, the table of speeds is what it was, as are other figures."""
     RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "core.json"
+    if rows is None:
+        saved = json.loads(path.read_text())
+        kept = {name: value for name, value in saved["figures"].items() if not name.startswith("quickstart_")}
+        path.write_text(json.dumps(saved | {"figures": kept | figures}, indent=1) + "\n")
+        return
     data = {"machine": machine(), "figures": figures, "speed": rows}
-    (RESULTS / "core.json").write_text(json.dumps(data, indent=1) + "\n")
+    path.write_text(json.dumps(data, indent=1) + "\n")
     lines = [f"{machine()}; medians, in brackets the quartiles of the ratio. `python benchmarks/core.py --write`", ""]
     lines += ["| cell B,T,I,H | forward, nnx → rnnjax | forward + gradients, nnx → rnnjax |", "|---|---|---|"]
     lines += [speed_line(row) for row in rows]
@@ -232,19 +238,23 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="a second a row and one seed: shows that it runs")
     parser.add_argument("--write", action="store_true", help="save the tables under benchmarks/results")
+    parser.add_argument("--quickstart", action="store_true", help="the quickstart alone")
     args = parsed(parser)
     print(machine())
-    figures = memory()
-    figures["import_seconds"] = import_seconds(3 if args.quick else 7)
-    figures["compile_vs_nnx"] = compile_ratio(1 if args.quick else 5)
-    rows = speed(1 if args.quick else 6)
-    figures |= summarize(rows)
+    figures: dict[str, float] = {}
+    rows = None
+    if not args.quickstart:
+        figures = memory()
+        figures["import_seconds"] = import_seconds(3 if args.quick else 7)
+        figures["compile_vs_nnx"] = compile_ratio(1 if args.quick else 5)
+        rows = speed(1 if args.quick else 6)
+        figures |= summarize(rows)
+    for name, value in figures.items():
+        print(f"figure: {name} {value:.4g}")
 
     from quickstart_vs_keras import measure
 
-    figures |= measure(seeds=1 if args.quick else 5)
-    for name, value in figures.items():
-        print(f"figure: {name} {value:.4g}")
+    figures |= measure(seeds=1 if args.quick else 5)  # which prints its own
     if args.write:
         write(rows, figures)
 

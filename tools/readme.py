@@ -47,10 +47,11 @@ CORE = {
     "fused_vs_nnx_gradient_least": "the same, least row",
     "fused_vs_nnx_forward": "`fused`: speed over nnx's, forward pass, geometric mean of the rows",
     "fused_vs_nnx_forward_least": "the same, least row",
-    "quickstart_elman_accuracy": "% of digits right, mean of 5 seeds, Elman network of the quickstart",
-    "quickstart_elman_accuracy_constant_rate": "the same with a rate that does not fall",
+    "quickstart_elman_accuracy": "% of digits right, mean of 20 seeds, Elman network of the quickstart, constant rate",
     "quickstart_keras_accuracy": "the same network in Keras",
-    "quickstart_keras_accuracy_constant_rate": "the same with a rate that does not fall",
+    "quickstart_difference_standard_error": "standard error of the difference of the two",
+    "quickstart_elman_accuracy_falling_rate": "the same with the quickstart's falling rate, mean of 5 seeds",
+    "quickstart_keras_accuracy_falling_rate": "the same network in Keras",
     "quickstart_seconds_vs_keras": "time to train it, compilation included, over Keras's; less is better",
 }
 # each has a table in Markdown and figures in JSON, under the name of the file

@@ -30,8 +30,13 @@ from .place import result_like, vary_alike
 name = "cpu"
 reads_out = False
 
+# Which sizes are worth a call is read off benchmarks/results/choice.md, to which tests/test_choice.py holds the rule.
 _FEW_ROWS = 16
-"""Rows up to which a step alone is worth the call: `kMostRows` of step.h."""
+"""Rows up to which a step alone reads its weights as they lie: `kMostRows` of step.h."""
+_LITTLE = 300_000
+"""Multiplications below which a call stays on one thread, `kWorthThreads` of variant.cc, and is so faster than XLA."""
+_LARGE, _ENOUGH = 100_000, 128
+"""From so many weights on it takes so many rows and steps, B · T, to make up for packing them."""
 
 _CELLS = ("elman_tanh", "elman_relu", "lstm", "gru")
 
@@ -56,10 +61,14 @@ def prefer(call: Call) -> str | None:
         return f"the default device is a {jax.default_backend()}"
     if jax.device_count() > 1:
         return f"XLA would gather for it what is sharded over the {jax.device_count()} devices"
+    rows, weights = math.prod(call.batch_shape), sum(leaf.size for leaf in jax.tree.leaves(call.params))
     if call.steps != 1:
+        if weights < _LARGE or rows * call.steps >= _ENOUGH:
+            return None
+        return f"B · T = {rows * call.steps} is below {_ENOUGH}: packing {weights:,} weights takes longer than it saves"
+    if rows * weights < _LITTLE or (rows <= _FEW_ROWS and call.flow.mask is None and call.flow.reset is None):
         return None
-    few = math.prod(call.batch_shape) <= _FEW_ROWS and call.flow.mask is None and call.flow.reset is None
-    return None if few else f"a single step has no loop to speed up, but for at most {_FEW_ROWS} rows without marks"
+    return f"a single step has no loop to speed up, but for at most {_FEW_ROWS} rows without marks"
 
 
 def run(call: Call) -> tuple[Any, State]:
