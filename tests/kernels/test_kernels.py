@@ -162,10 +162,19 @@ def test_a_single_step_of_one_row_leaves_what_is_infinite_in_its_place(variant: 
 
 
 def test_more_rows_or_marks_are_no_single_step_of_the_kernels() -> None:
-    cell, params, xs, state, _ = trial(rj.LSTM, 17, 3, 4, jnp.float32, steps=1)
+    """But for so little work that one thread does it."""
+    cell, params, xs, state, _ = trial(rj.LSTM, 17, 3, 70, jnp.float32, steps=1)
     assert "a single step has no loop to speed up, but for at most 16 rows" in rj.explain(cell, params, xs, state)
-    for marks in ({"lengths": jnp.ones(2, int)}, {"reset": jnp.zeros((1, 2), bool)}):
-        assert "→ scan" in rj.explain(cell, params, xs[:, :2], **marks)
+    assert "→ cpu" in rj.explain(cell, params, xs[:, :16])
+    marks = {"reset": jnp.zeros((1, 16), bool)}
+    assert "→ scan" in rj.explain(cell, params, xs[:, :16], **marks)
+    assert "→ cpu" in rj.explain(cell, params, xs[:, :2], lengths=jnp.ones(2, int))
+
+
+def test_weights_are_packed_for_enough_rows_and_steps() -> None:
+    cell, params, xs, _, _ = trial(rj.LSTM, 2, 3, 170, jnp.float32, steps=64)
+    assert "→ cpu" in rj.explain(cell, params, xs)
+    assert "B · T = 126 is below 128: packing 118,320 weights takes longer" in rj.explain(cell, params, xs[:63])
 
 
 def test_blocks_of_steps_cover_a_long_sequence(variant: str) -> None:
