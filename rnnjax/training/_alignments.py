@@ -21,7 +21,7 @@ def nats(logits: Array, labels: Array, given: Array, inside: Array, blank: int) 
     """
     log_p, dead = _log_probabilities(logits)
     # a path goes along blank, label, blank, …, label, blank: S = 2N + 1 places, each step by at most two of them
-    places = jnp.full((labels.shape[0], 2 * labels.shape[1] + 1), blank).at[:, 1::2].set(labels)
+    places = jnp.full((labels.shape[0], 2 * labels.shape[1] + 1), blank, labels.dtype).at[:, 1::2].set(labels)
     follows = (places != blank) & (places != jnp.pad(places, ((0, 0), (2, 0)), constant_values=blank)[:, :-2])
     log_p = jnp.take_along_axis(log_p, places[:, None, :], 2)
 

@@ -280,6 +280,7 @@ def ctc(
         raise TypeError(f"`labels` must be integers (B, N); got {describe(labels)}")
     labels = jnp.asarray(labels)
     check_ctc_labels("labels", labels, logits.shape[-1], mask, label_lengths=label_lengths, blank=blank)
+    labels = labels.astype(jnp.int32)
     given = labels >= 0 if label_lengths is None else _positions.within(labels.shape, label_lengths, False)
     inside = jnp.full((rows, steps), True) if lengths is None else _positions.within((rows, steps), lengths, False)
     weight = _positions.weights((rows,), mask, None, False, logits.dtype)

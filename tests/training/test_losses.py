@@ -233,6 +233,15 @@ def test_ctc_keeps_the_dtype_of_the_logits() -> None:
     np.testing.assert_allclose(total.value, training.ctc(LOGITS[:, :2], labels).value, rtol=1e-5)
 
 
+@pytest.mark.parametrize("dtype", [jnp.int8, jnp.uint16, jnp.int32, jnp.int64])
+def test_ctc_takes_labels_of_any_integers(dtype: Any) -> None:
+    """The blank may be a class that they cannot hold."""
+    logits = jax.random.normal(jax.random.key(0), (5, 2, 301))
+    labels = jnp.array([[1, 2], [2, 100]])
+    want = training.ctc(logits, labels.astype(jnp.int64), blank=300).value
+    np.testing.assert_allclose(training.ctc(logits, labels.astype(dtype), blank=300).value, want, rtol=1e-12)
+
+
 def test_ctc_leaves_out_what_cannot_be_aligned() -> None:
     """Three steps are too few for 1 1 1, which needs a blank between neighbours; optax gives 1e5 and a gradient."""
     labels = np.array([[1, 1, 1], [1, 2, 3], [1, -1, -1]])
