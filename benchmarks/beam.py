@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,13 +21,13 @@ import jax.numpy as jnp
 import numpy as np
 import torch
 from core import machine, parsed
+from speed import in_turns
 from torch import Tensor
 
 import rnnjax as rj
 
 ROWS, BEAMS, VOCABULARY, HIDDEN, LENGTH, END, ALPHA = 16, 8, 8000, 512, 40, 1, 0.6
 RESULTS = Path(__file__).parent / "results"
-SETTLE, AWAKE = 0.012, 0.015  # seconds: until PyTorch's threads sleep, and until a machine that slept is at full speed
 
 Run = Callable[[], Any]
 
@@ -135,22 +134,6 @@ class Twin(torch.nn.Module):
         return closed.best_with(history.view(rows, width, LENGTH), LENGTH, live / divisor[-1])
 
 
-def interleaved(rivals: dict[str, Run], seconds: float, least: int) -> dict[str, list[float]]:
-    """Milliseconds of every rival in turn, until `seconds` have passed and each ran `least` times."""
-    times: dict[str, list[float]] = {name: [] for name in rivals}
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times["torch"]) < least:
-        for name, run in rivals.items():
-            time.sleep(SETTLE)
-            awake = time.perf_counter() + AWAKE
-            while time.perf_counter() < awake:
-                run()
-            before = time.perf_counter()
-            run()
-            times[name].append((time.perf_counter() - before) * 1e3)
-    return times
-
-
 def check(found: rj.decoding.Beams, twin: Closed) -> int:
     """Raises unless both found the same; the number of steps that the longest hypothesis took."""
     np.testing.assert_allclose(found.scores, twin.scores, rtol=1e-4)
@@ -171,7 +154,7 @@ def main() -> None:
     start = torch.from_numpy(starts()).long()
     rivals = {"torch": lambda: twin(start), "rnnjax": ours(layer, params)}
     steps = check(rivals["rnnjax"](), rivals["torch"]())
-    times = interleaved(rivals, 0 if args.quick else 60, 3 if args.quick else 15)
+    times = in_turns(rivals, 0 if args.quick else 60, 3 if args.quick else 15)
     ratios = sorted(a / b for a, b in zip(times["torch"], times["rnnjax"], strict=True))
     quartiles = ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]
     medians = {name: statistics.median(own) for name, own in times.items()}

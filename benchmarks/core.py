@@ -66,14 +66,20 @@ def gradient(apply: Callable[..., Any]) -> Callable[..., Any]:
 def interleaved(rivals: list[Timed], seconds: float, least: int = 5) -> list[list[float]]:
     """Milliseconds of every rival in turn, until `seconds` have passed and each ran `least` times."""
     compiled = [(jax.jit(f).lower(*args).compile(), args) for f, args in rivals]
-    for f, args in compiled:
-        jax.block_until_ready(f(*args))
-    times: list[list[float]] = [[] for _ in compiled]
+    runs = [lambda f=f, args=args: jax.block_until_ready(f(*args)) for f, args in compiled]
+    for run in runs:
+        run()
+    return turns(runs, seconds, least)
+
+
+def turns(runs: list[Callable[[], Any]], seconds: float, least: int) -> list[list[float]]:
+    """The same of calls that return when they are done."""
+    times: list[list[float]] = [[] for _ in runs]
     start = time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[0]) < least:
-        for own, (f, args) in zip(times, compiled, strict=True):
+        for own, run in zip(times, runs, strict=True):
             before = time.perf_counter()
-            jax.block_until_ready(f(*args))
+            run()
             own.append((time.perf_counter() - before) * 1e3)
     return times
 

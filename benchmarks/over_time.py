@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import importlib.util
 import statistics
-import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from core import turns
 from textbook import RIVALS
 
 import rnnjax as rj
@@ -59,14 +59,7 @@ def by_name(cell: rj.Cell, name: str) -> Callable[..., Any]:
 
 def milliseconds(rivals: list[Rival], seconds: float, least: int) -> list[float]:
     """Medians of calls in turn, until `seconds` have passed and each ran `least` times."""
-    times: list[list[float]] = [[] for _ in rivals]
-    start = time.perf_counter()
-    while time.perf_counter() - start < seconds or len(times[0]) < least:
-        for own, one in zip(times, rivals, strict=True):
-            before = time.perf_counter()
-            one.run()
-            own.append((time.perf_counter() - before) * 1e3)
-    return [statistics.median(own) for own in times]
+    return [statistics.median(own) for own in turns([one.run for one in rivals], seconds, least)]
 
 
 def supported(cell: rj.Cell, params: Any, xs: Any, longest: int) -> list[str]:

@@ -68,7 +68,7 @@ def prefer(call: Call) -> str | None:
         return f"B · T = {rows * call.steps} is below {_ENOUGH}: packing {weights:,} weights takes longer than it saves"
     if rows * weights < _LITTLE or (rows <= _FEW_ROWS and call.flow.mask is None and call.flow.reset is None):
         return None
-    return f"a single step has no loop to speed up, but for at most {_FEW_ROWS} rows without marks"
+    return f"a single step has no loop to speed up, but for at most {_FEW_ROWS} rows without marks, or little work"
 
 
 def run(call: Call) -> tuple[Any, State]:

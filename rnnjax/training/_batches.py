@@ -288,19 +288,19 @@ class Stream:
                     f"{', '.join(f'`{name}`' for name in other)}"
                 )
         self._source: Any = source
-        self._steps, self._weighted = steps, weighted
+        self.steps, self._weighted = steps, weighted
         self._rows, self._passes = 0, 0
         self._going: Iterator[Batch] | None = None
 
     def read(self, epoch: int, done: int = 0) -> Iterator[Batch]:
         """The batches of an epoch, but for the first ones that are done. With `steps`, epochs must be read in turn."""
-        if self._steps is None:
+        if self.steps is None:
             self._rows = 0
             return itertools.islice(self._pass(epoch), done, None)
         if self._going is None:
             whole = itertools.chain.from_iterable(map(self._pass, itertools.count()))
-            self._going = itertools.islice(whole, epoch * self._steps + done, None)
-        return itertools.islice(self._going, self._steps - done)
+            self._going = itertools.islice(whole, epoch * self.steps + done, None)
+        return itertools.islice(self._going, self.steps - done)
 
     def _pass(self, number: int) -> Iterator[Batch]:
         """All batches, filled up to as many rows as any so far."""

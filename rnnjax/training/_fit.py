@@ -221,8 +221,7 @@ def fit(
     every = watchers.every
     check = checks(used, plain, first, batch_size, truncate)
     if arrays is None:
-        stream = Stream(data, steps_per_epoch, weighted)
-        run = _runs.StreamRun(step, first, stream, parallel, check, steps_per_epoch)
+        run = _runs.StreamRun(step, first, Stream(data, steps_per_epoch, weighted), parallel, check)
     elif truncate is None:
         size = parallel.enough(batch_size, rows_of(arrays), accumulate)
         run = _runs.over_arrays(step, arrays, size, seed if shuffle else None, parallel, every)

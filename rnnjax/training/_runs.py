@@ -104,10 +104,8 @@ class WindowBlocks(Blocks):
 class StreamRun:
     """Epochs over an iterable: while a step runs, the next batch is read and moved to the device."""
 
-    def __init__(
-        self, step: Step, first: Batch, stream: Stream, parallel: Parallel, check: Check, count: int | None
-    ) -> None:
-        self.first, self.stream, self.parallel, self.check, self.count = first, stream, parallel, check, count
+    def __init__(self, step: Step, first: Batch, stream: Stream, parallel: Parallel, check: Check) -> None:
+        self.first, self.stream, self.parallel, self.check = first, stream, parallel, check
         whole, rows = parallel.whole, parallel.rows
         self.state = whole
         self.step = parallel.spread(step, (whole, rows), whole)
@@ -131,7 +129,7 @@ class StreamRun:
         for count, batch in enumerate(self.stream.read(epoch, done), done + 1):
             self.check(batch)
             state, totals = self.single(state, totals, self.parallel.batch(batch))
-            yield state, totals, count, count / self.count if self.count else 0.0
+            yield state, totals, count, count / self.stream.steps if self.stream.steps else 0.0
 
 
 def over_arrays(

@@ -279,8 +279,7 @@ class _Program:
         batch_size: int,
         group: int | None,
     ) -> None:
-        self.make, self.used = make, used
-        self.group = group
+        self.make, self.used, self.group = make, used, group
         self.arrays = jax.device_put(arrays)
         self.validation = None
         if validation is not None:
