@@ -895,7 +895,7 @@ MUTATIONS = (
     Mutation(
         "a run goes on with the first batches",
         "training/_batches.py",
-        "islice(whole, epoch * self._steps + done, None)",
+        "islice(whole, epoch * self.steps + done, None)",
         "islice(whole, done, None)",
         ("tests/training/test_checkpoint.py::test_epochs_of_so_many_steps_resume",),
     ),
