@@ -1,4 +1,4 @@
-"""The kernels under AddressSanitizer and UndefinedBehaviorSanitizer."""
+"""The kernels under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer."""
 
 from __future__ import annotations
 
@@ -35,28 +35,44 @@ def test_the_compiler_may_be_several_words(monkeypatch: pytest.MonkeyPatch) -> N
         recipe().compiler()
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not kernels.load().variants, reason=kernels.load().reason or "")
-@pytest.mark.parametrize(
-    ("variant", "late"),
-    # the threads of a pair wait for each other in the same way whatever the instruction set
-    [("avx512", False), ("avx2", False), ("portable", True)],
-    ids=["avx512", "avx2", "portable_late"],
-)
-def test_no_kernel_leaves_its_memory(variant: str, late: bool, tmp_path: Path) -> None:
+LATE = "-DRNNJAX_PATIENCE=-1000000"
+"""Without any patience, the second thread of a pair is always late."""
+
+
+def run(main: str, variant: str, flags: list[str], folder: Path) -> None:
+    """Compiles a program of this folder with the kernels of one instruction set; it must find nothing."""
     if variant not in kernels.load().variants:
         pytest.skip(f"this machine has {', '.join(kernels.load().variants)}")
     build = recipe()
-    # without any patience, the second thread of a pair is always late
-    patience = ["-DRNNJAX_PATIENCE=-1000000"] if late else []
-    sanitizers = ["-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
     objects = []
-    for source in (ROOT / build.SOURCES / "variant.cc", Path(__file__).with_name("sanitize.cc")):
-        objects.append(str(tmp_path / f"{source.stem}.o"))
-        flags = [*build.FLAGS, *build.variant_flags(variant), *sanitizers, *patience, "-I", str(ROOT / build.SOURCES)]
-        subprocess.run([*build.compiler(), *flags, "-c", str(source), "-o", objects[-1]], check=True)
-    program = tmp_path / "sanitize"
-    subprocess.run([*build.compiler(), *sanitizers, *objects, "-pthread", "-o", str(program)], check=True)
+    for source in (ROOT / build.SOURCES / "variant.cc", Path(__file__).with_name(main)):
+        objects.append(str(folder / f"{source.stem}.o"))
+        common = [*build.FLAGS, *build.variant_flags(variant), "-O1", *flags, "-I", str(ROOT / build.SOURCES)]
+        subprocess.run([*build.compiler(), *common, "-c", str(source), "-o", objects[-1]], check=True)
+    program = folder / "program"
+    subprocess.run([*build.compiler(), *flags, *objects, "-pthread", "-o", str(program)], check=True)
     done = subprocess.run([program], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout == "0 failures\n"
+
+
+needs_kernels = pytest.mark.skipif(not kernels.load().variants, reason=kernels.load().reason or "")
+
+
+@pytest.mark.slow
+@needs_kernels
+@pytest.mark.parametrize(
+    ("variant", "patience"),
+    # the threads of a pair wait for each other in the same way whatever the instruction set
+    [("avx512", []), ("avx2", []), ("portable", [LATE])],
+    ids=["avx512", "avx2", "portable_late"],
+)
+def test_no_kernel_leaves_its_memory(variant: str, patience: list[str], tmp_path: Path) -> None:
+    run("sanitize.cc", variant, ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", *patience], tmp_path)
+
+
+@pytest.mark.slow
+@needs_kernels
+@pytest.mark.parametrize("patience", [[], [LATE]], ids=["in_time", "late"])
+def test_threads_do_not_race(patience: list[str], tmp_path: Path) -> None:
+    run("threads.cc", "portable", ["-fsanitize=thread", *patience], tmp_path)

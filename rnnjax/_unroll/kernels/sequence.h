@@ -283,9 +283,10 @@ class Rows {
 
   // Steps from … to - 1 by two threads: the first to come leads, and has the first half of the panels; the other one,
   // from when it comes, has the rest. A panel is computed alike by either. Each goes on to the next step as soon as both
-  // halves of the last one are there. Where the other one is late, as on a busy machine, the leader does its panels too
-  // and goes on alone. It then leaves alone what the other one may still read or write in this step and the next: three
-  // states in turn, so that the next step sets none that this one reads. states[0] is the state before and afterwards.
+  // halves of the last one are there. Where the other one is late, as on a busy machine, the leader goes on alone. The
+  // other one then still ends the step that it has begun, which may be this one or the next: its results are left to it,
+  // and the leader forms the state again where nobody else writes or reads: three states in turn, so that the next step
+  // sets none that this one reads, and two more. states[0] is the state before and afterwards.
   template <class Begin, class Make>
   void in_pair(int64_t from, int64_t to, Begin&& begin, Make&& make, State (&states)[kStates]) const {
     Pair pair;
@@ -298,6 +299,11 @@ class Rows {
     const auto lead = [&] {
       State &now = states[0], &next = states[1], &later = states[2];
       bool both = false, alone = false;
+      int64_t theirs = -1;  // the last step of which the other one sets its half
+      const auto rest = [&](int64_t s, Step step) {
+        if (s <= theirs) step.ys = step.kept = nullptr;
+        panels(step, middle, layout_.panels);
+      };
       for (int64_t s = from; s < to; ++s, swap(now, next)) {
         begin(s, now);
         if (!both && !alone && pair.complete()) {
@@ -305,21 +311,26 @@ class Rows {
           pair.begin(s);
           post(s, now, next);
         }
-        const Step step = make(s, now, next);
-        panels(step, 0, both ? middle : layout_.panels);
-        if (!both) continue;
+        Step step = make(s, now, next);
+        panels(step, 0, middle);
+        if (!both) {
+          rest(s, step);
+          continue;
+        }
         if (s + 1 < to) post(s + 1, next, later);
         if (pair.wait_done(s, kPatience + rows_ * work() / 64)) {
           swap(now, later);
           continue;
         }
         both = false, alone = true;
-        panels(step, middle, layout_.panels);
-        std::memcpy(states[3].h, next.h, state_size() * sizeof(T));
+        theirs = pair.close();
+        step.after = states[3];
+        panels(step, 0, middle);
+        rest(s, step);
         swap(next, states[3]);
         swap(now, states[4]);
       }
-      pair.finish();
+      pair.close();
     };
     const auto follow = [&] {
       for (int64_t s; pair.wait_posted(&s);) {

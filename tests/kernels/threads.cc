@@ -1,0 +1,155 @@
+// Several callers at once share one pool through the crew, for ThreadSanitizer to watch: rounds of small tasks, and
+// kernels whose blocks of rows, panels of weights and pairs of threads run in it.
+//
+// Every task must have run once when its round is over. Whatever a number of threads may not change must have the bits
+// that one thread gives.
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <cstdio>
+#include <cstring>
+#include <deque>
+#include <functional>
+#include <mutex>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "crew.h"
+#include "problem.h"
+
+namespace rnnjax {
+namespace RNNJAX_VARIANT {
+extern const Variant variant;
+}
+
+namespace {
+
+std::atomic<int> failures{0};
+
+void check(bool holds, const char* what) {
+  if (holds) return;
+  ++failures;
+  std::printf("%s\n", what);
+}
+
+// Threads that run what they are given, in its order.
+class Pool {
+ public:
+  explicit Pool(int64_t threads) {
+    for (int64_t i = 0; i < threads; ++i) threads_.emplace_back([this] { work(); });
+  }
+  ~Pool() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      over_ = true;
+    }
+    given_.notify_all();
+    for (auto& thread : threads_) thread.join();
+  }
+  int64_t num_threads() const { return int64_t(threads_.size()); }
+  void Schedule(std::function<void()> task) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      tasks_.push_back(std::move(task));
+    }
+    given_.notify_one();
+  }
+
+ private:
+  void work() {
+    for (;;) {
+      std::unique_lock<std::mutex> lock(mutex_);
+      given_.wait(lock, [this] { return over_ || !tasks_.empty(); });
+      if (tasks_.empty()) return;
+      const std::function<void()> task = std::move(tasks_.front());
+      tasks_.pop_front();
+      lock.unlock();
+      task();
+    }
+  }
+
+  std::mutex mutex_;
+  std::condition_variable given_;
+  std::deque<std::function<void()>> tasks_;
+  bool over_ = false;
+  std::vector<std::thread> threads_;
+};
+
+Runner runner_on(Pool& pool) {
+  const auto run = [](void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
+    Crew::instance().run(*static_cast<Pool*>(self), count, task, arg);
+  };
+  return {pool.num_threads(), &pool, run, [](void*) { return Crew::instance().awake(); }};
+}
+
+// Rounds of many sizes, with pauses behind some of them, after which the threads are asleep.
+void rounds(Pool& pool, int seed) {
+  std::mt19937 numbers(seed);
+  for (int i = 0; i < 300; ++i) {
+    std::vector<int64_t> done(1 + numbers() % 7);
+    const auto task = [](void* arg, int64_t index) { (*static_cast<std::vector<int64_t>*>(arg))[index] += index + 1; };
+    Crew::instance().run(pool, int64_t(done.size()), task, &done);
+    for (size_t index = 0; index < done.size(); ++index) {
+      check(done[index] == int64_t(index) + 1, "a task did not run once");
+    }
+    if (numbers() % 8 == 0) std::this_thread::sleep_for(std::chrono::microseconds(numbers() % 400));
+  }
+}
+
+// An LSTM's forward and backward pass, and its results: ys, h, c and dx, which do not depend on the number of threads.
+std::vector<float> lstm(const Runner& runner, int64_t steps, int64_t batch, int64_t inputs, int64_t hidden) {
+  std::mt19937 numbers(1);
+  std::normal_distribution<float> normal(0, 1 / std::sqrt(float(hidden)));
+  std::deque<std::vector<float>> all;
+  const auto out = [&](int64_t n) { return Operand<float>{all.emplace_back(n).data(), 0}; };
+  const auto in = [&](int64_t n) {
+    auto& drawn = all.emplace_back(n);
+    for (float& x : drawn) x = normal(numbers);
+    return Operand<const float>{drawn.data(), 0};
+  };
+  const int64_t rows = steps * batch, across = 4 * hidden, state = batch * hidden;
+  Problem<float> p = {};
+  p.cell = kLstm, p.models = 1, p.steps = steps, p.batch = batch, p.inputs = inputs, p.hidden = hidden;
+  p.keeps = p.wants_dx = p.wants_state = true;
+  p.x = in(rows * inputs), p.w = in(inputs * across), p.u = in(hidden * across), p.b = in(across);
+  p.h0 = in(state), p.c0 = in(state), p.d_ys = in(rows * hidden), p.d_h = in(state), p.d_c = in(state);
+  p.ys = out(rows * hidden), p.h = out(state), p.c = out(state), p.kept = out(5 * rows * hidden);
+  p.dx = out(rows * inputs), p.dw = out(inputs * across), p.du = out(hidden * across), p.db = out(across);
+  p.dh0 = out(state), p.dc0 = out(state);
+  check(RNNJAX_VARIANT::variant.forward_f32(p, runner), "out of memory");
+  p.ys_in = {p.ys.data, 0}, p.kept_in = {p.kept.data, 0};
+  check(RNNJAX_VARIANT::variant.backward_f32(p, runner), "out of memory");
+  std::vector<float> found(p.ys.data, p.ys.data + rows * hidden);
+  found.insert(found.end(), p.h.data, p.h.data + state);
+  found.insert(found.end(), p.c.data, p.c.data + state);
+  found.insert(found.end(), p.dx.data, p.dx.data + rows * inputs);
+  return found;
+}
+
+void kernels(Pool& pool) {
+  // two threads share the steps of one row; blocks of rows; one step
+  const int64_t sizes[][4] = {{60, 1, 3, 96}, {9, 37, 5, 64}, {1, 4, 200, 128}};
+  for (const auto& s : sizes) {
+    const std::vector<float> alone = lstm(Runner{1, nullptr, nullptr, nullptr}, s[0], s[1], s[2], s[3]);
+    for (int i = 0; i < 4; ++i) {
+      const std::vector<float> shared = lstm(runner_on(pool), s[0], s[1], s[2], s[3]);
+      check(std::memcmp(alone.data(), shared.data(), alone.size() * sizeof(float)) == 0, "other bits");
+    }
+  }
+}
+
+}  // namespace
+}  // namespace rnnjax
+
+int main() {
+  {
+    rnnjax::Pool pool(3);
+    std::vector<std::thread> callers;
+    for (int seed = 0; seed < 3; ++seed) callers.emplace_back([&, seed] { rnnjax::rounds(pool, seed); });
+    for (int i = 0; i < 2; ++i) callers.emplace_back([&] { rnnjax::kernels(pool); });
+    for (auto& caller : callers) caller.join();
+  }
+  std::printf("%d failures\n", rnnjax::failures.load());
+  return rnnjax::failures != 0;
+}
