@@ -13,6 +13,7 @@ import re
 import sys
 from collections.abc import Callable
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +25,6 @@ import optax
 import rnnjax as rj
 from rnnjax.data import Vocabulary, pad, words
 from rnnjax.training import accuracy, cross_entropy, perplexity
-
-try:
-    import matplotlib  # noqa: F401
-    from sacrebleu import corpus_bleu
-except ImportError as error:
-    raise SystemExit(f"{error}: pip install 'rnnjax[examples]'") from error
 
 PAD, START, END, UNKNOWN = range(4)  # the first ids of every vocabulary
 BYTES, LONGEST = 16, 40  # of a word, and words of a turn: what is longer is cut
@@ -187,19 +182,17 @@ def baselines(own: list, learnt: np.ndarray, asked: list, targets: np.ndarray) -
     return float(np.exp(nats)), [" ".join(plain(answer)) for answer in nearest]
 
 
-def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **options: Any) -> Any:
-    """Parameters of the best epoch, and network; saves a picture of the loss."""
+def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **options: Any) -> rj.training.Fitted:
+    """Trains, and keeps the parameters of the best epoch."""
     batches = rj.training.buckets(data, args.batch, count=1 if args.smoke else 3, seed=args.seed)
     rate = optax.cosine_decay_schedule(2e-3, args.epochs * -(-len(data[2]) // args.batch), alpha=0.02)
     options |= {"optimizer": rj.training.optimizer(rate, clip_norm=5.0), "checkpoint_dir": args.checkpoints}
     options |= {"epochs": args.epochs, "seed": args.seed, "restore_best": True, "validation": held}
-    fitted = rj.training.fit(model, batches, **options)
-    rj.diagnostics.plots.learning_curve(fitted.history).figure.savefig(args.out, dpi=150)
-    return fitted.model
+    return rj.training.fit(model, batches, **options)
 
 
-def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[str], str]]:
-    """Figures on the test requests, and a function that reads one."""
+def understand(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]], Callable[[str], str]]:
+    """Figures on the test requests, the history of the training, and a function that reads a request."""
     queries, test = rj.data.split(rj.data.house_queries(3000), (0.8, 0.2), by=lambda query: query.words)
     if args.data:
         readings = [rj.data.read_snips(args.data, part) for part in ("train", "validate")]
@@ -210,24 +203,26 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[st
     known = Vocabulary.words([[word.lower() for word in query.words] for query in own], min_count=2)
     lexicon = Lexicon(known, sorted({q.intent for q in queries}), sorted({tag for q in queries for tag in q.tags}))
     aim = {"loss": joint_loss, "metrics": [tag_accuracy], "monitor": "val_tag_accuracy", "mode": "max"}
-    model = train(Reader.of(lexicon, 128, args.seed), lexicon.batch(own), lexicon.batch(validation), args, **aim)
-    found = read(lexicon, model, [query.words for query in test])
+    fitted = train(Reader.of(lexicon, 128, args.seed), lexicon.batch(own), lexicon.batch(validation), args, **aim)
+    found = read(lexicon, fitted.model, [query.words for query in test])
     scores = rj.data.span_scores([query.tags for query in test], [tags for _, tags in found])
 
     def reply(text: str) -> str:
         said = words(text) or ["?"]
-        ((intent, tags),) = read(lexicon, model, [said])
+        ((intent, tags),) = read(lexicon, fitted.model, [said])
         return " | ".join([intent, *(f"{s.kind}: {' '.join(said[s.begin : s.end])}" for s in rj.data.spans(tags))])
 
     print(f"{np.mean([w.lower() not in known for query in test for w in query.words]):.1%} of the words are unknown")
     for query in test[:: len(test) // 4 + 1]:
         print(f"> {' '.join(query.words)}\n  {reply(' '.join(query.words))}")
     hits = [query.intent == intent for query, (intent, _) in zip(test, found, strict=True)]
-    return {"intent": float(np.mean(hits)), "slot_f1": scores.f1}, reply
+    return {"intent": float(np.mean(hits)), "slot_f1": scores.f1}, fitted.history, reply
 
 
-def respond(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[str], str]]:
-    """Figures on the test conversations, and a function that goes on with one; the empty text begins another."""
+def respond(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]], Callable[[str], str]]:
+    """The same of conversations: its function goes on with one, and the empty text begins another."""
+    from sacrebleu import corpus_bleu
+
     reading = rj.data.read_camrest(args.data) if args.data else None
     print(reading.report() if reading else "conversations with a house")
     dialogues = reading.items if reading else rj.data.house_dialogues(1500)
@@ -235,11 +230,11 @@ def respond(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[str],
     vocabulary = Vocabulary.words([plain(text) for d in own for turn in d.turns for text in turn[:2]], min_count=2)
     data, held, asked = (numbered(vocabulary, part) for part in (own, validation, test))
     loss, measure = partial(over_words, cross_entropy), ("perplexity", partial(over_words, perplexity))
-    model = train(Responder.of(vocabulary, 128, args.seed), data, held, args, loss=loss, metrics=[measure])
-    evaluate = partial(rj.training.evaluate, model, loss=loss, metrics=[measure], batch_size=16)
+    fitted = train(Responder.of(vocabulary, 128, args.seed), data, held, args, loss=loss, metrics=[measure])
+    evaluate = partial(rj.training.evaluate, fitted, loss=loss, metrics=[measure], batch_size=16)
     both = asked, (*asked, None, np.ones(asked[1].shape[:2], bool))  # in the second a reset comes before every turn
     whole, forgetful = (evaluate(part)["perplexity"] for part in both)
-    answer = partial(jax.jit(model[1].answer), model[0])
+    answer = partial(jax.jit(fitted.model[1].answer), fitted.params)
     tokens = np.swapaxes(answer(asked[0])[0], 0, 1)  # (K, B, S) -> (B, K, S)
     answers = [vocabulary.decode(row) for rows, n in zip(tokens, asked[2], strict=True) for row in rows[:n]]
     turns = [turn for dialogue in test for turn in dialogue.turns]
@@ -265,7 +260,7 @@ def respond(args: argparse.Namespace) -> tuple[dict[str, float], Callable[[str],
         said = vocabulary.decode(tokens[0, 0])
         return said
 
-    return {"perplexity": whole, "bleu": bleu}, reply
+    return {"perplexity": whole, "bleu": bleu}, fitted.history, reply
 
 
 def main() -> None:
@@ -277,19 +272,24 @@ def main() -> None:
     parser.add_argument("--checkpoints", help="a folder; a run that finds its own there goes on from them")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--chat", action="store_true", help="answer what is typed, at the end")
-    parser.add_argument("--out", default="dialogue.png", help="a file for the picture of the loss")
+    parser.add_argument("--out", type=Path, default=Path("dialogue.png"), help="a file for the picture of the loss")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     args = parser.parse_args()
+    if missing := [name for name in ("matplotlib", "sacrebleu") if find_spec(name) is None]:
+        raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
+    for folder in (args.out.parent, Path(args.write or "").parent):
+        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     both = {"understand": (understand, "snips", 32, 14), "respond": (respond, "camrest", 16, 30)}
     task, name, args.batch, epochs = both[args.task]
     args.epochs, args.every = (1, 20) if args.smoke else (args.epochs or epochs, 1)
-    found, reply = task(args)
+    found, history, reply = task(args)
     figures = {f"{name if args.data else 'house'}_{key}": round(value, 4) for key, value in found.items()}
+    print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
     if args.write:
         machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
         report = {"machine": machine, "task": args.task, "epochs": args.epochs}
         Path(args.write).write_text(json.dumps(report | {"seed": args.seed, "figures": figures}, indent=1) + "\n")
-    print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
+    rj.diagnostics.plots.learning_curve(history).figure.savefig(args.out, dpi=150)
     if args.chat:
         print("say something; an empty line begins a new conversation, Ctrl-D ends", end="\n> ", flush=True)
         for text in sys.stdin:

@@ -96,10 +96,8 @@ def split(codes: np.ndarray, rows: int) -> tuple:
 
 def build(symbols: int, hidden: int, layers: int, dropout: float) -> rj.Stack:
     """The network: symbols (L, R) -> scores of the next one (L, R, V)."""
-    parts = [rj.Embedding(symbols, min(symbols, hidden))]  # (L, R) -> (L, R, E)
-    for _ in range(layers):
-        parts += [rj.RNN(rj.LSTM(hidden)), rj.Dropout(dropout)]  # -> (L, R, H)
-    return rj.Stack([*parts, rj.Dense(symbols)])  # -> (L, R, V)
+    layer = [rj.RNN(rj.LSTM(hidden)), rj.Dropout(dropout)]  # (L, R, E), or (L, R, H) of the layer below -> (L, R, H)
+    return rj.Stack([rj.Embedding(symbols, min(symbols, hidden)), *(layer * layers), rj.Dense(symbols)])
 
 
 def recipe(learning_rate: float, updates: int) -> optax.GradientTransformation:
@@ -251,7 +249,7 @@ def arguments() -> argparse.ArgumentParser:
         parser.add_argument(f"--{name}", type=type(number), default=number, help=f"{what} (%(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a small part of the text: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder; a run that was interrupted goes on from there")
-    parser.add_argument("--out", default=".", help="the folder for the picture")
+    parser.add_argument("--out", type=Path, default=Path(), help="the folder for the picture")
     parser.add_argument("--start", default="The ", help="what the samples begin with")
     parser.add_argument("--interactive", action="store_true", help="goes on from what is typed")
     whats = {"length": "symbols to write", "temperature": "below 1 the likely symbols become likelier"}
@@ -268,6 +266,7 @@ def main() -> None:
     args = arguments().parse_args()
     if find_spec("matplotlib") is None:
         raise SystemExit("this example needs matplotlib: pip install 'rnnjax[examples]'")
+    args.out.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     if args.smoke:
         args.hidden, args.epochs, args.length = 32, 1, 40
     text = read(args.data, args.unit, args.vocabulary, 60_000 if args.smoke else None)
@@ -279,6 +278,9 @@ def main() -> None:
         print(f"the text has nothing of `--start`: samples begin with {args.start!r}")
     fitted = train(text, args)
     found = judge(fitted, text)
+    print(f"validation: {found['nats']:.3f} nats a {args.unit}")
+    for name in ("perplexity", "bits_per_character"):
+        print(f"figure: {args.unit}_model_{name} {found[name]:.4g}")
     writer = Writer(fitted, text, args.seed)
     how = How(**{name: getattr(args, name) for name in How._fields})
     if args.interactive:
@@ -289,11 +291,9 @@ def main() -> None:
             print(f"\n--- temperature {temperature}\n{writer.write(args.start, shown)}")
         beams = how._replace(beams=how.beams or 4, no_repeat=how.no_repeat or (12 if args.unit == "character" else 3))
         print(f"\n--- {beams.beams} beams, no {beams.no_repeat} {args.unit}s twice\n{writer.write(args.start, beams)}")
-    picture = Path(args.out, "generation.png")
+    picture = args.out / "generation.png"
     draw(picture, fitted.history)
-    print(f"\nsaved {picture}\nvalidation: {found['nats']:.3f} nats a {args.unit}")
-    for name in ("perplexity", "bits_per_character"):
-        print(f"figure: {args.unit}_model_{name} {found[name]:.4g}")
+    print(f"\nsaved {picture}")
 
 
 if __name__ == "__main__":

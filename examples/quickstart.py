@@ -16,6 +16,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 import optax
+from matplotlib.figure import Figure
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from tqdm import tqdm
@@ -134,8 +135,6 @@ def train(model, data: Data, *, epochs: int = 10, batch: int = 32, seed: int = 0
 
 def draw(path: str, results: dict[str, Result], data: Data, guesses: np.ndarray, epochs: int) -> None:
     """Saves the loss curves and the first test digits under what the first network takes them for."""
-    from matplotlib.figure import Figure
-
     figure = Figure(figsize=(10, 4), layout="constrained")
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(5, 4))[0]
     axes = left.subplots()

@@ -176,6 +176,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for sentiment.html")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     args = parser.parse_args()
+    for folder in (args.out, Path(args.write or "").parent):
+        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     args.epochs = 1 if args.smoke else args.epochs
     data = load(args.data, args.seed, 20 if args.smoke else 1)
     vocabulary = Vocabulary.words(lowered(data.train), min_count=2)
@@ -183,25 +185,25 @@ def main() -> None:
     ids, labels, lengths = numbered(vocabulary, data.test)
     chances, weights = map(np.asarray, judge(model, params, ids, lengths))
     accuracy, baseline = float((chances.argmax(-1) == labels).mean()), bag_of_words(data)
-
     question = " or ".join(data.names)
-    args.out.mkdir(parents=True, exist_ok=True)
-    file = args.out / "sentiment.html"
-    file.write_text(page(f"{question}?", data.test, data.names, chances, weights), encoding="utf-8")
+    print(f"{len(labels)} sentences, {question}: accuracy {accuracy:.1%}, bag of words {baseline:.1%}")
+
+    name = "docstrings" if args.data is None else "polarity"
+    figures = {f"{name}_accuracy": round(accuracy, 4), f"{name}_bag_of_words": round(baseline, 4)}
+    print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
+    if args.write:
+        machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+        report = {"machine": machine, "epochs": args.epochs, "seed": args.seed, "figures": figures}
+        Path(args.write).write_text(json.dumps(report, indent=1) + "\n")
+
     for row, label, chance, weight in zip(data.test.words[:6], labels, chances, weights, strict=False):
         heaviest = ", ".join(row[i] for i in np.argsort(-weight[: len(row)])[:3])
         print(
             f"{' '.join(row)}\n  {data.names[chance.argmax()]} {chance.max():.0%} ({data.names[label]}) by {heaviest}"
         )
-    print(f"{len(labels)} sentences, {question}: accuracy {accuracy:.1%}, bag of words {baseline:.1%}; saved {file}")
-
-    name = "docstrings" if args.data is None else "polarity"
-    figures = {f"{name}_accuracy": round(accuracy, 4), f"{name}_bag_of_words": round(baseline, 4)}
-    if args.write:
-        machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-        report = {"machine": machine, "epochs": args.epochs, "seed": args.seed, "figures": figures}
-        Path(args.write).write_text(json.dumps(report, indent=1) + "\n")
-    print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
+    file = args.out / "sentiment.html"
+    file.write_text(page(f"{question}?", data.test, data.names, chances, weights), encoding="utf-8")
+    print(f"saved {file}")
 
 
 if __name__ == "__main__":

@@ -4,9 +4,9 @@
 
 Without data it reads Morse code that is keyed at random, in noise and with a drifting pitch, anew for every epoch.
 `--data` takes the folder of the free spoken digits (clips of one digit, joined into strings), or a table in a folder of
-wav files, `file<tab>transcript` on each line. The layers read in both directions; with `--streaming` in one, and sound
-is then written down as it comes. Axes: B rows, N samples, T steps of three frames, F features, V symbols of which 0 is
-the blank, L labels, K steps of a block.
+wav files, `file<tab>transcript` on each line; training and test can then share speakers, but no transcript. The layers
+read in both directions; with `--streaming` in one, and sound is then written down as it comes. Axes: B rows, N samples,
+T steps of three frames, F features, V symbols of which 0 is the blank, L labels, K steps of a block.
 """
 
 import argparse
@@ -88,11 +88,11 @@ def digits(args: argparse.Namespace) -> Task:
 
 
 def recordings(args: argparse.Namespace) -> Task:
-    """Recordings with transcripts, of which a tenth each, drawn with the seed, is for validation and for the test. Left
-    out is what is too short at the highest speed, and what has a character that training has not."""
+    """Recordings with transcripts. Those of a tenth of the texts each are for validation and for the test, whoever
+    speaks. Left out is what is too short at the highest speed, and what has a character that training has not."""
     reading, complaint, fastest = rj.data.read_transcribed(args.data, RATE), rj.data.ctc_complaint, max(SPEEDS)
     reading = reading.check(lambda one: complaint(STFT.frames(int(len(one.samples) / fastest)) // STACK, [*one.text]))
-    train, *others = rj.data.split(reading.items, (0.8, 0.1, 0.1), seed=args.seed)
+    train, *others = rj.data.split(reading.items, (0.8, 0.1, 0.1), by=lambda one: one.text, seed=args.seed)
     symbols = rj.data.Vocabulary.characters([one.text for one in train], specials=("pad",))
     print(reading.check(lambda one: symbols.complaint(one.text)).report())
     validation, test = ([one for one in part if symbols.complaint(one.text) is None] for part in others)
@@ -131,9 +131,8 @@ def features(front: Any, audio: jax.Array, samples: jax.Array, key: jax.Array | 
 def batches(task: Task, utterances: Sequence[Any], epoch: int = 0, seed: int | None = None) -> Iterator[Any]:
     """Features (B, T, F), labels (B, L) filled up with −1, and steps (B). Order and variation of batch n of an epoch
     follow from n, the epoch and the seed; without a seed there is neither."""
-    rng, key = None, None
-    if seed is not None:
-        rng, key = np.random.default_rng((seed, epoch)), jax.random.fold_in(jax.random.key(seed), epoch)
+    rng = None if seed is None else np.random.default_rng((seed, epoch))
+    key = None if seed is None else jax.random.fold_in(jax.random.key(seed), epoch)
     for n, (rows, audio, samples) in enumerate(batched(utterances, rng)):
         own = jax.random.fold_in(key, n) if seed is not None and task.augment else None
         x, frames = features(task.front, audio, samples, own)
@@ -143,10 +142,8 @@ def batches(task: Task, utterances: Sequence[Any], epoch: int = 0, seed: int | N
 
 def build(symbols: int, hidden: int, layers: int, streaming: bool) -> rj.Stack:
     """The network: features (T, B, F) -> scores (T, B, V)."""
-    parts = []
-    for _ in range(layers):
-        one = rj.RNN(rj.LSTM(hidden))
-        parts += [one if streaming else rj.Bidirectional(one), rj.Dropout(0.1)]  # -> (T, B, H or 2 H)
+    one = rj.RNN(rj.LSTM(hidden))
+    parts = [one if streaming else rj.Bidirectional(one), rj.Dropout(0.1)] * layers  # -> (T, B, H or 2 H)
     return rj.Stack([*parts, rj.Dense(symbols)])
 
 
@@ -254,7 +251,7 @@ def arguments() -> argparse.ArgumentParser:
     for name, (value, what) in (numbers | {"seed": (0, "of data and weights")}).items():
         parser.add_argument(f"--{name}", type=type(value), default=value, help=f"{what} (%(default)s)")
     parser.add_argument("--checkpoints", metavar="DIR", help="where to go on from, if the run was interrupted")
-    parser.add_argument("--out", default=".", metavar="DIR", help="where to save the picture")
+    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to save the picture")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     return parser
 
@@ -266,18 +263,27 @@ def main() -> None:
         import matplotlib  # noqa: F401
     except ImportError as error:
         raise SystemExit(f"{error}: pip install -e '.[examples]'") from error
+    for folder in (args.out, Path(args.write or "").parent):
+        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     if args.smoke:
         args.epochs, args.count, args.tests, args.hidden = 1, 64, 8, 8
     began = time.perf_counter()
     task = morse(args) if args.data is None else digits(args) if Path(args.data).is_dir() else recordings(args)
     recogniser = train(task, args)
-    minutes, picture, errors = (time.perf_counter() - began) / 60, Path(args.out) / "speech.png", {}
+    minutes, picture, errors = (time.perf_counter() - began) / 60, args.out / "speech.png", {}
     for name, utterances in task.tests.items():
         said = [utterance.text for utterance in utterances]
         for how, beams in {"beam": 8, "best path": None}.items():
             heard = transcribe(recogniser, utterances, beams)
             found = errors[f"{name}, {how}"] = {"cer": jiwer.cer(said, heard), "wer": jiwer.wer(said, heard)}
             print(f"{name}, {how}: errors in characters {found['cer']:.2%}, in words {found['wer']:.2%}")
+    figure = task.figure + "_streaming" * args.streaming
+    value = next(iter(errors.values()))["cer" if "cer" in figure else "wer"]
+    print(f"trained for {minutes:.1f} minutes\nfigure: {figure} {value:.4f}")
+    if args.write:
+        record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": {figure: value}}
+        record |= {"command": " ".join(Path(word).name for word in sys.argv), "minutes": minutes, "errors": errors}
+        Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
     first = next(iter(task.tests.values()))[:5]
     for utterance, text in zip(first, transcribe(recogniser, first), strict=True):
         print(f"   said {utterance.text}\n  heard {text}")
@@ -287,13 +293,7 @@ def main() -> None:
             text = live.feed(sound[second * RATE :][:RATE], end=(second + 1) * RATE >= len(sound))
             print(f"  after {second + 1} s: {text}")
     draw(picture, recogniser, first[0])
-    figure = task.figure + "_streaming" * args.streaming
-    value = next(iter(errors.values()))["cer" if "cer" in figure else "wer"]
-    if args.write:
-        record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": {figure: value}}
-        record |= {"command": " ".join(Path(word).name for word in sys.argv), "minutes": minutes, "errors": errors}
-        Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
-    print(f"saved {picture}; trained for {minutes:.1f} minutes\nfigure: {figure} {value:.4f}")
+    print(f"saved {picture}")
 
 
 if __name__ == "__main__":

@@ -92,9 +92,7 @@ class Network(NamedTuple):
         log_p, state = self.decoder(params.decoder, xs, mask=given, key=write_key, context=source)
         return {"log_p": log_p.swapaxes(0, 1), "overlap": state[-1].attention.overlap}
 
-    def search(
-        self, params: Params, sources: jax.Array, *, lengths: jax.Array, beams: int, alpha: float, beta: float
-    ) -> jax.Array:
+    def search(self, params: Params, sources: Any, *, lengths: Any, beams: int, alpha: float, beta: float) -> jax.Array:
         """The best summary of each text (B, S), ids (B, U). A hypothesis pays for reading a place again."""
         special, attend = self.vocabulary, self.decoder.layers[-1].cell
         memory = attend.remember(params.decoder[-1], self.read(params, sources, lengths))
@@ -248,7 +246,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--unit", choices=("word", "piece"), default="word", help="of the vocabulary: pieces are BPE")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder; a run that was interrupted goes on from there")
-    parser.add_argument("--out", default=".", help="the folder for the picture")
+    parser.add_argument("--out", type=Path, default=Path(), help="the folder for the picture")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     numbers = {"vocabulary": (3000, "its size"), "words": (70, "that are read of a text"), "hidden": (128, "units")}
     numbers |= {"own-words": (20, "that a text can have beyond the vocabulary"), "dropout": (0.3, "rate of dropout")}
@@ -264,6 +262,8 @@ def main() -> None:
     args = arguments().parse_args()
     if missing := [name for name in ("matplotlib", "rouge_score") if find_spec(name) is None]:
         raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
+    for folder in (args.out, Path(args.write or "").parent):
+        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     if args.smoke:
         args.hidden, args.epochs, args.vocabulary, args.words = 16, 1, 1000, 20
     parts = [part[: 64 if args.smoke else None] for part in load(args)]
@@ -281,19 +281,19 @@ def main() -> None:
     ids = rj.training.predict((params, search), sources, lengths=lengths, batch_size=args.batch)  # (N, U)
     spelled, joint = [spell(*row, vocabulary) for row in zip(ids, test.own, strict=True)], " " * (args.unit == "word")
     own, some = rouge([joint.join(words) for words in spelled], references), slice(0, None, -(-len(ids) // 8))
-    heads = np.pad(ids[some, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.start)  # each behind those before it
-    inputs = {"source": sources[some], "target": heads, "word": ids[some]}
-    looked = rj.training.predict((params, network.look), inputs, lengths=lengths[some])
-    text = spell(sources[0, : lengths[0]], test.own[0], vocabulary)
-    show(looked, parts[2][some], spelled[some], text, Path(args.out, "summarisation.png"))
-    print("\n" + "\n".join(f"{name}: {own[name]:.3f}, lead-1 {first[name]:.3f}" for name in own))
+    print("\n".join(f"{name}: {own[name]:.3f}, lead-1 {first[name]:.3f}" for name in own))
     figures = {"summaries_rouge_l": own["rougeL"], "summaries_rouge_l_over_lead1": own["rougeL"] - first["rougeL"]}
+    print("\n".join(f"figure: {name} {value:.4f}" for name, value in figures.items()))
     if args.write:
         options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
         options["data"] = args.data and Path(args.data).name  # no folder of this machine
         found = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
         Path(args.write).write_text(json.dumps(found | {"options": options}, indent=1) + "\n")
-    print("\n".join(f"figure: {name} {value:.4f}" for name, value in figures.items()))
+    heads = np.pad(ids[some, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.start)  # each behind those before it
+    inputs = {"source": sources[some], "target": heads, "word": ids[some]}
+    looked = rj.training.predict((params, network.look), inputs, lengths=lengths[some])
+    text = spell(sources[0, : lengths[0]], test.own[0], vocabulary)
+    show(looked, parts[2][some], spelled[some], text, args.out / "summarisation.png")
 
 
 if __name__ == "__main__":

@@ -256,6 +256,8 @@ def main() -> None:
     args = arguments().parse_args()
     if missing := [name for name in ("matplotlib", "sacrebleu" if args.data else "babel") if find_spec(name) is None]:
         raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
+    for folder in (args.out, Path(args.write or "").parent):
+        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     began, recipe = time.perf_counter(), SENTENCES if args.data else DATES
     if args.data:
         task = sentences(args.data, tuple(args.columns), args.most_words, args.vocabulary, args.size, args.seed)
@@ -275,21 +277,20 @@ def main() -> None:
     expected = [spelled(task.target, text) for text in references]
     for source, hypothesis, target in spread([*zip(sources, hypotheses, expected, strict=True)], 8):
         print(f"  {source}  →  {hypothesis}" + ("" if hypothesis == target else f"  (expected: {target})"))
-    # what the picture's font has: letters that are neither joined nor written from right to left
-    pairs = [pair for pair in zip(sources, hypotheses, strict=True) if max("".join(pair)) < "\u0590"]
-    if pairs:
-        args.out.mkdir(parents=True, exist_ok=True)
-        pairs = spread(sorted(pairs, key=lambda pair: len(pair[0])), 5)[1:4] or pairs
-        draw(args.out / "translation.png", fitted, task, pairs)
-        print(f"saved {args.out / 'translation.png'}")
     name = named(args.data, args.columns) if args.data else "dates"
     figures = {f"{name}_bleu": bleu(hypotheses, references)} if args.data else {}
     spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time()}
     figures |= {f"{name}_exact": exact(hypotheses, expected), **spent}
-    if args.write:
-        write(figures, recipe, args)
     print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
     print(f"figure: {next(iter(figures))} {next(iter(figures.values())):.4f}")
+    if args.write:
+        write(figures, recipe, args)
+    # what the picture's font has: letters that are neither joined nor written from right to left
+    pairs = [pair for pair in zip(sources, hypotheses, strict=True) if max("".join(pair)) < "\u0590"]
+    if pairs:
+        pairs = spread(sorted(pairs, key=lambda pair: len(pair[0])), 5)[1:4] or pairs
+        draw(args.out / "translation.png", fitted, task, pairs)
+        print(f"saved {args.out / 'translation.png'}")
 
 
 if __name__ == "__main__":

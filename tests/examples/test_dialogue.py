@@ -241,6 +241,12 @@ def run_main(dialogue, monkeypatch, folder, *arguments, said=""):
     dialogue.main()
 
 
+def test_a_missing_package_is_named_before_anything_is_read(dialogue, monkeypatch, tmp_path):
+    monkeypatch.setitem(sys.modules, "sacrebleu", None)
+    with pytest.raises(SystemExit, match=r"needs sacrebleu: pip install 'rnnjax\[examples\]'"):
+        run_main(dialogue, monkeypatch, tmp_path)
+
+
 @pytest.mark.slow
 def test_the_example_runs_and_talks(dialogue, monkeypatch, capsys, tmp_path):
     dialogues = rj.data.house_dialogues(30)

@@ -31,10 +31,15 @@ def arguments(speech, *given):
     return speech.arguments().parse_args(list(given))
 
 
+def spelled(number):
+    """A number in a's and b's, its binary digits 1 and 0."""
+    return f"{number:b}".replace("1", "a").replace("0", "b")
+
+
 def noises(count, seed=0):
     """Utterances of noise, up to three seconds, whose text is their number in a's and b's."""
     rng = np.random.default_rng(seed)
-    texts = [f"{number + 1:b}".replace("1", "a").replace("0", "b") for number in range(count)]
+    texts = [spelled(number + 1) for number in range(count)]
     lengths = rng.integers(2000, 24000, count)
     return [
         rj.data.Utterance(rng.normal(size=length).astype(np.float32), text)
@@ -254,7 +259,7 @@ def test_recordings_that_cannot_be_used_are_named(speech, tmp_path, capsys):
 
 def test_transcripts_fit_at_the_highest_speed(speech, tmp_path, capsys):
     """5 steps of three frames of 32 ms, one each 20 ms, said at 1.1 of their speed; and 6 said as they are."""
-    lines = [f"{number}.wav\tab" for number in range(18)]
+    lines = [f"{number}.wav\t{spelled(number + 1)}" for number in range(18)]
     needed = {5: 256 + 160 * 14, 6: 256 + 160 * 17}
     lengths = {0: needed[5], 1: -(-needed[5] * 11 // 10), 2: needed[6]}
     for number in range(18):
@@ -271,12 +276,11 @@ def test_transcripts_fit_at_the_highest_speed(speech, tmp_path, capsys):
 
 
 def test_characters_that_training_lacks_are_named(speech, tmp_path, capsys):
-    """Every recording has a character of its own: those of validation and test are unknown but for the few lines that
-    have none."""
+    """Every other recording has a character of its own, which is unknown where it is in validation or test."""
     own = "".join(map(chr, range(0x3B1, 0x3B1 + 40)))
-    lines = [f"{number}.wav\tab{'' if number % 2 else own[number]}" for number in range(40)]
+    lines = [f"{number}.wav\t{spelled(number) if number % 2 else 'ab' + own[number]}" for number in range(40)]
     for number in range(40):
-        rj.data.write_wav(tmp_path / f"{number}.wav", np.zeros(4000), 8000)
+        rj.data.write_wav(tmp_path / f"{number}.wav", np.zeros(8000), 8000)
     table = tmp_path / "said.tsv"
     table.write_text("\n".join(lines), encoding="utf-8")
     task = speech.recordings(arguments(speech, "--data", str(table), "--seed", "1"))
@@ -284,7 +288,7 @@ def test_characters_that_training_lacks_are_named(speech, tmp_path, capsys):
     train, validation, test = task.training(0), task.validation, task.tests["test"]
     assert len(train) == 32
     assert task.vocabulary.symbols == tuple("ab") + tuple(sorted({c for one in train for c in one.text} - {*"ab"}))
-    assert {one.text for one in (*validation, *test)} == {"ab"}
+    assert {*"".join(one.text for one in (*validation, *test))} == {*"ab"}
     left = 8 - len(validation) - len(test)
     assert left > 1
     assert f"{40 - left} items, {left} problems" in out
@@ -292,6 +296,24 @@ def test_characters_that_training_lacks_are_named(speech, tmp_path, capsys):
     assert len(named) == left
     assert {own[int(line) - 1] for line, _ in named} == {symbol for _, symbol in named}
     assert not {symbol for _, symbol in named} & {*task.vocabulary.symbols}
+
+
+def test_no_sentence_is_in_two_parts_whoever_says_it(speech, tmp_path):
+    """Twelve sentences by three speakers, who are told apart by how loud they are."""
+    lines = []
+    for number in range(36):
+        rj.data.write_wav(tmp_path / f"{number}.wav", np.full(8000, (1 + number // 12) / 4), 8000)
+        lines.append(f"{number}.wav\t{spelled(8 + number % 12)}")
+    table = tmp_path / "said.tsv"
+    table.write_text("\n".join(lines), encoding="utf-8")
+    task = speech.recordings(arguments(speech, "--data", str(table)))
+    parts = [task.training(0), task.validation, task.tests["test"]]
+    assert [len(part) for part in parts] == [30, 3, 3]
+    texts = [{one.text for one in part} for part in parts]
+    assert [len(one) for one in texts] == [10, 1, 1]
+    assert len(set.union(*texts)) == 12
+    for part in parts:
+        assert {round(float(one.samples[0]), 2) for one in part} == {0.25, 0.5, 0.75}
 
 
 # --- recognition
@@ -389,7 +411,7 @@ def test_a_smoke_run(speech, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["speech.py", *flags])
     speech.main()
     out = capsys.readouterr().out
-    assert out.splitlines()[-1].startswith("figure: morse_cer_5db_streaming ")
+    assert "\nfigure: morse_cer_5db_streaming " in out
     assert "after 2 s: " in out
     assert (tmp_path / "speech.png").read_bytes().startswith(b"\x89PNG")
     assert '"morse_cer_5db_streaming"' in (tmp_path / "found.json").read_text()
