@@ -325,7 +325,9 @@ plt.show()
 # | $c_t = f_t \odot c_{t-1} + i_t \odot g_t$ | keep and write |
 # | $h_t = o_t \odot \tanh c_t$ | show |
 #
-# Going back through $c$ multiplies by $f_t$ alone. Each formula is one line of code:
+# Going back from $c_t$ to $c_{t-1}$ multiplies by $f_t$. There is a second path: $c_{t-1}$ shows in $h_{t-1}$, which
+# enters the gates and the candidate of the next step. What it brings is added to $f_t$. Each formula is one line of
+# code:
 
 # %%
 sigmoid, tanh = jax.nn.sigmoid, jnp.tanh
@@ -452,9 +454,15 @@ plt.show()
 
 # %% [markdown]
 # So the matrix should be orthogonal and the gates should start out keeping. The forget bias of 1 that `rj.LSTM` adds is
-# the usual choice; 3 reaches further, here so far that the gradient grows, which is what clipping is for. Note the GRU:
-# with zero biases it halves the past at every step. Gates give the *ability* to remember; the bias decides whether
-# learning can find it.
+# the usual choice; 3 reaches further, here so far that the gradient grows, which is what clipping is for.
+#
+# The gate alone does not explain these numbers. With a forget bias of 1 it would leave $\sigma(1)^{100} = 10^{-13.6}$,
+# and no factor below 1 makes anything grow. The rest comes by the second path, through $h$, the gates and the
+# candidate. For small states one step back multiplies by about $f + \frac14 u_g$ in the LSTM, where $i = o = \frac12$;
+# with a bias of 3 that can exceed 1. In the GRU with zero biases, $r = z = \frac12$ and the factor is about
+# $\frac12 + \frac14 u_n$: with an orthogonal $u_n$ at most $\frac34$, and $0.75^{100} = 10^{-12.5}$.
+#
+# Gates give the *ability* to remember; the bias decides whether learning can find it.
 #
 # ## 9. Sequences of different lengths, and sequences that never end
 #
@@ -651,8 +659,11 @@ for name, done in zip(contestants, learned.all(-1), strict=True):
 # - **Keep an Elman network beside it**, with orthogonal recurrent weights. It has a third of a GRU's weights and a
 #   quarter of an LSTM's, and while what it must remember is simple and little disturbed, it learns fast. It is the
 #   baseline that the others must beat.
-# - **Set that bias to the time you need**: a gate of $\sigma(b)$ keeps something for about $1 + e^b$ steps.
-#   `rj.LSTM(…, max_time=T)` draws biases for all times up to $T$ (chrono initialisation).
+# - **For long tasks say how long**: a gate of $\sigma(b)$ keeps something for about $1 + e^b$ steps, and
+#   `rj.LSTM(…, max_time=T)` draws biases for all times up to $T$ (chrono initialisation). It also closes the input
+#   gates as far as it opens the forget gates. A large `forget_bias` alone leaves them half open, the cell fills with
+#   whatever it reads, and learning can stall: in [the adding problem](05-adding-problem.ipynb) an LSTM with a bias of
+#   $\log 100 \approx 4.6$ learns nothing. A GRU has one gate for both, which `rj.GRU(…, max_time=T)` sets.
 # - **In any case** clip the gradient, and mask what is padding.
 #
 # One small test is evidence, not proof: change the noise, the width or the learning rate above, and see what holds.

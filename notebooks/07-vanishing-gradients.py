@@ -111,7 +111,7 @@ plt.show()
 
 # %% [markdown]
 # On the logarithmic scale most curves are straight: each step back multiplies the gradient by about the same factor,
-# and over many steps any factor but 1 is fatal.
+# and over many steps even a factor near 1 makes powers of ten.
 #
 # ## 2. The factor is known before any training
 #
@@ -187,9 +187,12 @@ learnt = {name: sum(accuracy > 0.95 for accuracy in found) for name, found in ac
 # The horizon is how many steps back at least a hundredth of the gradient is left, before training. The GRU, whose
 # gradient is gone long before it reaches the first step, guesses at both rates. With many more updates it does learn
 # such tasks, as [the adding problem](05-adding-problem.ipynb) shows, because its gates can be opened, and every opening
-# lets a little more of the gradient through. Half of the task is horizon enough for Elman's network: a hundredth is a
-# convention, and less than that is still a direction for Adam, which does not feel how long a gradient is. And a
-# gradient that arrives is not enough: the IRNN has the best one, and most of its runs are thrown off.
+# lets a little more of the gradient through. A horizon of 62 steps of 100 is enough for Elman's network: a hundredth is
+# a convention, and less than that is still a direction for Adam, which does not feel how long a gradient is.
+#
+# And a gradient that arrives is not enough. The IRNN keeps more of it than the others here, and three of its four runs
+# guess. The chrono LSTM's arrives as well: at rate 0.01 the network learns the task, at 0.001 it comes to 71 % and
+# 68 %, where the LSTM as it comes has 100 % and 83 %.
 #
 # `gradient_monitor` says how the horizon changes in training: a callback of `fit` that takes a reading each time so
 # many updates have passed, here once an epoch:
@@ -249,14 +252,17 @@ for clip in CLIPS:
 #
 # ## The answer
 #
-# - **Why**: each step back multiplies the gradient by about the same factor, and any factor but 1 is fatal over many
-#   steps.
+# - **Why**: each step back multiplies the gradient by about the same factor, and over many steps even a factor near 1
+#   makes powers of ten.
 # - **The factor is known before training**: it is $e^\lambda$, with the largest Lyapunov exponent of the network under
 #   its inputs. The weights alone do not tell it, because the slopes of the activation take their share.
-# - **What moves it**: an orthogonal matrix, the forget gate of an LSTM, gates that are told how long the task is, and
-#   most of all relu with the identity.
-# - **It decides what is learnt soon**: a network whose gradient is gone before it reaches the beginning must first
-#   widen its reach. A gradient that arrives is no guarantee: the recipe must not throw the network off.
+# - **What moves it**: the scale of the recurrent matrix, the forget gate of an LSTM, gates that are told how long the
+#   task is, and most of all relu with the identity.
+# - **Too short a reach prevents learning**: the GRU, whose horizon is 13 steps of 100, learns the task in no run of so
+#   few updates. It must first widen its reach.
+# - **Beyond that, recipe and chance decide**: of the other four, the one with the smallest factor learns the task in
+#   all four runs, the one with the largest in one. The chrono LSTM's gradient arrives, and still it needs the larger of
+#   two rates. Two rates and two seeds do not rank these networks.
 # - **Clipping is against explosion alone**, and there it decides whether anything is learnt.
 
 # %%

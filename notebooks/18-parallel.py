@@ -244,8 +244,9 @@ plt.show()
 # $0.999^{10\,000} = 5 \cdot 10^{-5}$ arrives.
 #
 # A linear cell is told how long its memory shall be by where its eigenvalues lie at first: the LRU's `r_min` and
-# `r_max`. The GRU has `max_time`, chrono initialisation (Tallec, Ollivier 2018), for its gates. All have 32 units, the
-# same recipe and the same batches.
+# `r_max`. Its `max_phase` is small here as well, so that a state turns less than twice in 10,000 steps. The GRU has
+# `max_time`, chrono initialisation (Tallec, Ollivier 2018), for its gates. All have 32 units, the same recipe with one
+# learning rate, one seed, and the same batches.
 
 
 # %%
@@ -312,15 +313,20 @@ axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
+# One cell learns the task, the LRU that is told the time. The same cell as it comes is no better than a guess, which is
+# right in 25 %. Neither is the GRU, nor the GRU that is told the time: being told was not enough for it. Elman's
+# network, told nothing, comes to 58 %. The two LRUs differ in radii and in `max_phase`, and which of the two matters is
+# not tried here. Nor are other rates and seeds, with which the others may do better.
+#
 # ## The answer
 #
 # - **A recurrence runs in parallel if two of its steps are one of the same kind.** Linear ones are. The price is twice
 #   the arithmetic and the memory of a tree, or nothing of the kind in chunks; on a CPU the gain is the smaller loop.
 # - **Any other network runs in parallel by Newton's method as far as it forgets**: a few iterations where the largest
 #   Lyapunov exponent is well below zero, none that helps where it is above.
-# - **A memory is made by where a cell starts.** Over 10,000 steps the linear cell whose eigenvalues are told so learns
-#   in 250 updates what the same cell as it comes does not. On this CPU it pays for that with three times the time of
-#   Elman's network.
+# - **For the linear cell the start decided.** Over 10,000 steps the LRU whose eigenvalues are told so, by radius and by
+#   phase, learns in 250 updates what the same cell as it comes does not. A GRU that is told so by `max_time` does not
+#   learn it either. This is one rate and one seed. On this CPU the LRU takes three times the time of Elman's network.
 
 # %%
 print(f"Newton on {LONG:,} steps of a GRU: residual {residuals[-1]:.0e} after {len(residuals)} iterations")
