@@ -881,8 +881,8 @@ MUTATIONS = (
     Mutation(
         "full batches of an iterable have no weights",
         "training/_batches.py",
-        "yield weighed(batch) if self._weighted else batch",
-        "yield batch",
+        "yield weighed(fill_up(batch, self._rows)) if self._weighted else batch",
+        "yield fill_up(batch, self._rows)",
         ("tests/training/test_fit.py::test_iterables_with_a_ragged_end_are_one_program",),
     ),
     Mutation(

@@ -204,6 +204,11 @@ class Cut(NamedTuple):
         """Whether there are batches without any row."""
         return self.steps % self.block != 0
 
+    @property
+    def whole(self) -> bool:
+        """Whether no batch with any row lacks one."""
+        return self.rows % self.batch_size == 0
+
     def order(self, seed: int | None, epoch: int) -> list[tuple[np.ndarray, np.ndarray | None]]:
         """Rows (S, B) of every block, and their weights where some row is missing; shuffled if there is a seed."""
         indices = np.arange(self.rows) if seed is None else np.random.default_rng((seed, epoch)).permutation(self.rows)
@@ -268,7 +273,8 @@ class Stream:
 
     A function that has a parameter `epoch` is given its number, so that an order can follow from it. With `steps` an
     epoch has so many batches: it begins where the one before has stopped, and what ends within it is read anew. With
-    `weighted` all batches have weights, so that those that are filled up need no program of their own.
+    `weighted` all batches have weights, and one that is smaller than those before is filled up, so that it needs no
+    program of its own.
     """
 
     def __init__(self, source: Any, steps: int | None = None, weighted: bool = False) -> None:
@@ -303,7 +309,7 @@ class Stream:
         return itertools.islice(self._going, self.steps - done)
 
     def _pass(self, number: int) -> Iterator[Batch]:
-        """All batches, filled up to as many rows as any so far."""
+        """All batches."""
         count = 0
         source: Any = self._source
         if callable(source):
@@ -311,8 +317,7 @@ class Stream:
         for data in source:
             batch = as_batch(data)
             self._rows, count = max(self._rows, rows_of(batch)), count + 1
-            batch = fill_up(batch, self._rows)
-            yield weighed(batch) if self._weighted else batch
+            yield weighed(fill_up(batch, self._rows)) if self._weighted else batch
         if not count:
             again = " any more: a generator can be read once, so pass a function that makes one" if self._passes else ""
             raise ValueError(f"the data hold no batch{again}")
@@ -323,4 +328,16 @@ def first_of(source: Any, weighted: bool = False) -> tuple[Batch, Any]:
     """The first batch of an iterable, as a `Stream` reads it, and an iterable that still has it."""
     batches = Stream(source, weighted=weighted).read(0)
     first = next(batches)
-    return first, itertools.chain([first], batches) if isinstance(source, Iterator) else source
+    return first, _Begun(first, batches, source) if isinstance(source, Iterator) else source
+
+
+class _Begun:
+    """An iterator of which the first batch was taken. A first pass still has it; later ones begin the iterator anew,
+    as those of a class that starts again in `__iter__` do."""
+
+    def __init__(self, first: Batch, others: Iterator[Batch], source: Iterator[Any]) -> None:
+        self._passes: Iterator[Any] = iter([itertools.chain([first], others)])
+        self._source = source
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(next(self._passes, self._source))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,7 +28,7 @@ class Checkpoints:
     """The checkpoints of one run in one directory, as flat dictionaries of named arrays.
 
     `described` says what the run depends on beside the arrays; a checkpoint that says otherwise is refused. While the
-    object is entered, SIGTERM is noted instead of ending the process.
+    object is entered, SIGTERM and a first SIGINT, as Ctrl-C sends it, are noted instead of ending the process.
     """
 
     def __init__(self, directory: str | os.PathLike[str], described: Mapping[str, Any]) -> None:
@@ -35,8 +36,8 @@ class Checkpoints:
 
         self.directory = Path(directory).resolve()
         self.described = {"format": FORMAT, **described}
-        self._told = False
-        self._before: Any = None
+        self._told: int | None = None
+        self._before: dict[int, Any] = {}
         self.directory.mkdir(parents=True, exist_ok=True)
         self._open = ocp.training.Checkpointer(
             self.directory,
@@ -46,34 +47,40 @@ class Checkpoints:
 
     def __enter__(self) -> Checkpoints:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        """Closes the directory, and hands the signals back."""
         self._open.close()
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
+        for number, before in self._before.items():
+            if before is not None:
+                signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self._told = True
+        if number == signal.SIGINT:
+            if self._told == number:
+                raise KeyboardInterrupt
+            print("a checkpoint is written when the loop that runs is over; Ctrl-C again stops now", file=sys.stderr)
+        self._told = number
 
     @property
     def stops_within(self) -> bool:
         """Whether to stop within an epoch: told to, and alone. Several processes would not stop at one place."""
-        return self._told and jax.process_count() == 1
+        return self._told is not None and jax.process_count() == 1
 
     def stops_after(self) -> bool:
         """Whether to stop after an epoch: some process was told. All must ask."""
-        if jax.process_count() == 1:
-            return self._told
-        return bool(multihost_utils.process_allgather(np.array(self._told)).any())
+        told = self._told is not None
+        return told if jax.process_count() == 1 else bool(multihost_utils.process_allgather(np.array(told)).any())
 
     def stop(self) -> None:
-        """Ends the process as SIGTERM would have; returns where the caller's own handler does."""
-        self._open.close()
-        if self._before is not None:
-            signal.signal(signal.SIGTERM, self._before)
-        os.kill(os.getpid(), signal.SIGTERM)
+        """Ends as the signal would have, a SIGINT by KeyboardInterrupt; returns where the caller's own handler does."""
+        self._close()
+        os.kill(os.getpid(), self._told or signal.SIGTERM)
 
     def save(self, step: int, tree: Any) -> None:
         """Writes a checkpoint; the oldest is removed. What is on the disk is whole at every moment."""

@@ -1,4 +1,4 @@
-"""What of a batch can be checked before it is in a compiled program, which cannot raise: labels and their places."""
+"""What of a batch can be checked before it is in a compiled program, which cannot raise: labels and ids."""
 
 from __future__ import annotations
 
@@ -11,19 +11,18 @@ import numpy as np
 
 from . import _positions, losses, metrics
 from ._batches import Batch, rows_of, take
-from ._measure import Measure
+from ._measure import CLASSES, ENTROPIES, Measure
 from ._model import Model, Streamed
 from .truncation import TBPTT
 
-ENTROPIES = (losses.cross_entropy, metrics.perplexity, metrics.bits_per_character)
-CLASSES = (*ENTROPIES, metrics.accuracy, metrics.macro_accuracy, metrics.f1)
 SHARES = (losses.binary_cross_entropy, metrics.binary_accuracy)
 
 Check = Callable[[Batch], None]
 
 
 def checks(used: tuple[Measure, ...], model: Model, first: Batch, batch_size: int, truncate: TBPTT | None) -> Check:
-    """A function that raises ValueError for a batch with targets that one of the measures cannot be of.
+    """A function that raises ValueError for a batch with targets that one of the measures cannot be of, and for ids
+    that the model has no vector of.
 
     `first` are all rows or a first batch, whose outputs say what classes there are. It is checked at once; other
     batches are, if they lie on the host.
@@ -44,8 +43,11 @@ def checks(used: tuple[Measure, ...], model: Model, first: Batch, batch_size: in
     if truncate is not None and hasattr(outputs, "shape"):
         outputs = jax.ShapeDtypeStruct((1, *np.shape(first.targets)[1:2], *outputs.shape[2:]), outputs.dtype)
     check_targets(used, outputs, first)
+    check_ids(model.vocabulary, first)
 
     def later(batch: Batch) -> None:
+        if isinstance(batch.inputs, np.ndarray):
+            check_ids(model.vocabulary, batch)
         targets = batch.targets
         if isinstance(targets, np.ndarray) and hasattr(outputs, "shape") and len(outputs.shape) in (2, 3):
             steps = targets.shape[1:2] if len(outputs.shape) == 3 else ()
@@ -81,6 +83,27 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
             _positions.check_probabilities("targets", targets, valid)
         elif jnp.issubdtype(targets.dtype, jnp.integer):
             _positions.check_classes("targets", targets, shape, valid)
+
+
+def check_ids(vocabulary: int | None, batch: Batch) -> None:
+    """Raises ValueError for inputs (B, T) that are no ids of a vocabulary of that size, where the model has one. Steps
+    behind the lengths are not read; those at weight 0 are, and NaN of them would reach the gradient."""
+    if vocabulary is None or not hasattr(batch.inputs, "dtype"):
+        return
+    ids = np.asarray(batch.inputs)
+    if not _outside(ids, vocabulary):
+        return
+    if batch.lengths is not None:
+        ids = ids[np.arange(ids.shape[1]) < np.asarray(batch.lengths)[:, None]]
+    if _outside(ids, vocabulary):
+        raise ValueError(
+            f"inputs must be ids in 0 … {vocabulary - 1}, those of the `Embedding`; got values from {ids.min()} to "
+            f"{ids.max()}: what is padding may be anything behind `lengths`"
+        )
+
+
+def _outside(ids: np.ndarray, vocabulary: int) -> bool:
+    return ids.size > 0 and bool(ids.min() < 0 or ids.max() >= vocabulary)
 
 
 def _valid(shape: tuple[int, ...], batch: Batch, has_time: bool) -> np.ndarray:

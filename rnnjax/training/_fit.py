@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import math
 import os
@@ -15,11 +16,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from .._errors import check_not_negative, check_size
+from .._errors import check_not_negative, check_size, describe
 from . import _runs
 from ._batches import Batch, Stream, as_batch, check_seed, fill_up, first_of, is_arrays, rows_of, split_rows, take
 from ._checkpoint import Checkpoints, filled
-from ._checks import checks
+from ._checks import check_ids, checks
 from ._measure import all_take_masks, measures, own_name, rises, values
 from ._model import adapt
 from ._parallel import Parallel, divided
@@ -101,11 +102,13 @@ def fit(
             `deterministic`; a layer of rnnjax, whose parameters are drawn; or a pair (params, layer), (params, apply)
             or (variables, linen module). Data are batch-major, and so is a model: (B, T, I) -> (B, T, O) or (B, O); for
             a layer of rnnjax the axes are swapped. A function `apply(params, inputs, …)` is given, of `lengths`, `key`,
-            `train` and `deterministic`, the ones that it has parameters for.
+            `train` and `deterministic`, the ones that it has parameters for. Or a `Fitted`: its model goes on with the
+            optimizer's moments, the steps of its schedules and the noise of where it ended; orders begin anew.
         data: arrays (inputs, targets), (inputs, targets, lengths) or (inputs, targets, lengths, weights) that lead with
             the rows, of which inputs or targets may be tuples, both only in a `Batch(inputs, targets)`; or an iterable
             of such batches, or a function that returns one, such as `buckets(…)`. Without `steps_per_epoch` an iterable
-            is read once an epoch; a function with a parameter `epoch` is given its number. Lengths are applied to
+            is read once an epoch; a function with a parameter `epoch` is given its number. A batch with fewer rows than
+            those before is filled up if loss and metrics take a `mask`, and else compiles once more. Lengths cut off
             outputs (B, T, …) with the T of the inputs. Where these differ in T, outputs with that of one of them need
             weights (B, T), such as those of a decoder, and lengths are for the model alone.
         loss: a name such as "cross_entropy", a function of `rnnjax.training`, or a function
@@ -125,12 +128,13 @@ def fit(
         shuffle: whether the rows of arrays are drawn in a new order every epoch.
         seed: of the parameters of a bare layer, of the order and of the noise; an integer from 0 on.
         compute_dtype: the dtype of products and outputs, `jnp.bfloat16` for mixed precision. Parameters, gradients,
-            states, the loss and the optimizer stay in their own; parameters and inputs are cast for every pass.
+            states, the loss and the optimizer stay in their own; parameters and inputs are cast for every pass, but for
+            elapsed times (B, T) beside inputs (B, T, …).
         mesh: devices over which the rows of every batch are divided, for data-parallel training. The gradient is that
             of the whole batch; noise is drawn on every device. Parameters, and arrays but those of `truncate`, are on
             every device. Where several processes share the mesh, arrays must be the same in all, and an iterable gives
             each process the rows of its own devices.
-        validation: data of the same kinds, evaluated after every epoch.
+        validation: data of the same kinds, evaluated after every epoch; an iterable must end.
         validation_split: the share of the arrays, taken from their end, that is kept for validation instead.
         patience: epochs without improvement after which training stops.
         min_delta: how much better than the best an epoch must be to improve on it, in the unit of `monitor`.
@@ -146,9 +150,9 @@ def fit(
         checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
             there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted; an iterable
             must then hold the same batches in every epoch of that number, and with `steps_per_epoch` it is read again
-            up to the place of the checkpoint. At SIGTERM a checkpoint is written before the process ends; where a
-            handler of your own keeps it alive, `fit` returns what it has. Several processes end together, after the
-            epoch in which one of them is told to.
+            up to the place of the checkpoint. At SIGTERM a checkpoint is written before the process ends, and at Ctrl-C
+            before KeyboardInterrupt is raised; where a handler of your own keeps it alive, `fit` returns what it has.
+            Several processes end together, after the epoch in which one of them is told to.
         checkpoint_every: epochs from one checkpoint to the next.
         progress: whether a bar is shown.
 
@@ -210,7 +214,7 @@ def fit(
         parallel.check_rows(*(("batch_size", batch_size) if truncate is None else ("B", rows_of(arrays))))
 
     init_key, noise_key = jax.random.split(jax.random.key(seed))
-    plain = adapt(model, first.inputs, init_key)
+    plain = adapt(_model_of(model), first.inputs, init_key)
     adapted = divided(computed_in(plain, compute_dtype), parallel)
     if truncate is not None:
         if arrays is None or accumulate != 1:
@@ -232,7 +236,8 @@ def fit(
     validate = None
     if validation is not None:
         validate = _runs.evaluation(adapted, used, validation, batch_size, truncate, parallel, check)
-    state = parallel.put(start(adapted, chain, noise_key), run.state)
+    state = start(adapted, chain, noise_key)
+    state = parallel.put(_after(model.state, state) if isinstance(model, Fitted) else state, run.state)
     judge = _Judge(monitor, rising, patience, min_delta, restore_best)
     state = run.begin(state)
     if validate is not None:
@@ -241,10 +246,11 @@ def fit(
     record = record._replace(totals=zeros())
     described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
     described |= {"steps_per_epoch": steps_per_epoch}
-    described |= {"every": None if arrays is None else every, "monitor": None, "mode": None}
+    described |= {"compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name}
+    described |= {"every": None if arrays is None else every, "monitor": None, "mode": None, "min_delta": None}
     described |= {"loss": own_name(used[0].function), "metrics": [measure.name for measure in used[1:]]}
     if judge.watches:
-        described |= {"monitor": monitor, "mode": "max" if rising else "min"}
+        described |= {"monitor": monitor, "mode": "max" if rising else "min", "min_delta": float(min_delta)}
     described |= {"rows": None if arrays is None else rows_of(arrays), "window": truncate and list(truncate)}
     loggers = (log,) if callable(log) else tuple(log)
 
@@ -303,6 +309,20 @@ def fit(
                     break
     params, rest = judge.chosen(state)
     return Fitted(adapted.publish(params, rest), params, history, state)
+
+
+def _after(ended: TrainState, new: TrainState) -> TrainState:
+    """A new state that goes on where another one ended, but for parameters and other state, which may be older."""
+    shapes, given = (jax.tree.map(describe, state.optimizer) for state in (new, ended))
+    if shapes != given:
+        raise ValueError(
+            "`model` is a `Fitted` of another optimizer or of other parameters, whose state does not fit this "
+            "`optimizer`: pass its `model` to begin anew"
+        )
+    optimizer, step, key = jax.tree.map(
+        lambda leaf: jnp.array(leaf, copy=True), (ended.optimizer, ended.step, ended.key)
+    )
+    return dataclasses.replace(new, optimizer=optimizer, step=step, key=key)
 
 
 class _Watchers:
@@ -491,6 +511,7 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
     adapted = computed_in(adapted, compute_dtype)
     if not rows:
         raise ValueError("`inputs` hold no row")
+    check_ids(adapted.vocabulary, batch)
 
     size = min(batch_size, rows)
     parts = [fill_up(take(batch, slice(i, i + size)), size) for i in range(0, rows, size)]

@@ -34,6 +34,8 @@ NAMES: dict[str, Callable[..., Total]] = {
     )
 }
 SHARES = (metrics.accuracy, metrics.binary_accuracy, metrics.macro_accuracy, metrics.f1)
+ENTROPIES = (losses.cross_entropy, metrics.perplexity, metrics.bits_per_character)
+CLASSES = (*ENTROPIES, metrics.accuracy, metrics.macro_accuracy, metrics.f1)
 
 
 class Measure(NamedTuple):
@@ -96,18 +98,28 @@ class Measure(NamedTuple):
 
     def takes_lengths(self, outputs: Any, batch: Batch) -> bool:
         """Whether it is given the lengths of a batch, because they are of the steps of the outputs. Where shapes leave
-        that open, a function of the user's own is given them, and for one of the library's it is a ValueError."""
+        that open, a function of the user's own is given them, and for one of the library's it is a ValueError: but for
+        those of classes, of which (B, K) are always a row's. For `ctc` it is one too where the model changes T."""
         if batch.lengths is None or not self.accepted.takes("lengths"):
             return False
         if not hasattr(outputs, "ndim"):
             return True
         first, others = _steps(batch.inputs)
+        if outputs.ndim == 2 and self.inner in CLASSES:
+            return False
         if outputs.ndim == 2 and outputs.shape[1] in first and getattr(batch.targets, "shape", None) == outputs.shape:
             if not self.known:
                 return True
             raise ValueError(
                 f"outputs and targets {tuple(outputs.shape)} may be a number for each step, which `lengths` cuts "
-                "off, or features of a row: pass them as (B, T, 1), or a loss of your own that takes `lengths`"
+                "off, or features of a row: pass them as (B, T, 1), or a loss of your own that takes `lengths`, or "
+                "that, for features, takes none"
+            )
+        if self.inner is losses.ctc and outputs.ndim == 3 and first != {outputs.shape[1]}:
+            raise ValueError(
+                f"`lengths` are of the steps of the inputs, and ctc needs those of the {outputs.shape[1]} steps of the "
+                "outputs: pass them with the labels, as targets (labels, output_lengths), and a loss of your own that "
+                "hands both to `ctc`"
             )
         if outputs.ndim < 3 or outputs.shape[1] not in first | others:
             return False

@@ -39,6 +39,7 @@ class Model(NamedTuple):
 
     params are trained. rest changes without a gradient, as batch statistics and streams of random numbers do. Inputs
     and outputs are batch-major: (B, T, I) -> (B, T, O) or (B, O). publish(params, rest) is what the user gets back.
+    vocabulary is that of the `Embedding` that reads the inputs, None where it is not known to be one.
     """
 
     params: Any
@@ -47,6 +48,7 @@ class Model(NamedTuple):
     stream: Callable[..., tuple[Any, Any, Any]]
     initial_state: Callable[..., Any]
     publish: Callable[[Any, Any], Any]
+    vocabulary: int | None = None
 
 
 def adapt(model: Any, inputs: Any, key: Key) -> Model:
@@ -112,7 +114,17 @@ def _from_layer(layer: layers.Layer) -> Model:
     def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
         return layer.initial_state(params, (rows_of(Batch(inputs, None)),))
 
-    return Model(None, (), apply, stream, initial_state, lambda params, rest: (params, layer))
+    return Model(None, (), apply, stream, initial_state, lambda params, rest: (params, layer), _vocabulary(layer))
+
+
+def _vocabulary(model: Any) -> int | None:
+    """The size of the vocabulary whose ids a layer reads, or a module that owns a layer; None where the first one is no
+    embedding."""
+    if any(_is_instance(model, f"rnnjax.flax.{kind}", "Recurrent") for kind in ("nnx", "linen")):
+        model = model.functional
+    while isinstance(model, layers.Stack):
+        model = model.layers[0]
+    return model.vocabulary if isinstance(model, layers.Embedding) else None
 
 
 def _from_function(function: Callable[..., Any]) -> Model:
@@ -157,7 +169,8 @@ def _of_linen(module: Any) -> Model:
     def run(params: Any, rest: Any, key: Key, train: bool, method: str, *inputs: Any, **marks: Any) -> tuple[Any, Any]:
         noise = {"train": train, "training": train, "deterministic": not train}
         arguments = _chosen(module, accepted(getattr(module, method)), marks, noise)
-        rngs = {"dropout": key} if train else None
+        # a stream of any other name draws from "params"
+        rngs = {"params": jax.random.fold_in(key, 1), "dropout": key} if train else None
         variables = {"params": params, **rest}
         if not train or not rest:
             return module.apply(variables, *inputs, rngs=rngs, method=method, **arguments), rest
@@ -180,7 +193,7 @@ def _of_linen(module: Any) -> Model:
     def publish(params: Any, rest: Any) -> Any:
         return {"params": params, **rest}, module
 
-    return Model(None, (), apply, stream, initial_state, publish)
+    return Model(None, (), apply, stream, initial_state, publish, _vocabulary(module))
 
 
 def _from_nnx(module: Any) -> Model:
@@ -197,7 +210,7 @@ def _from_nnx(module: Any) -> Model:
         return module
 
     model = remembered(_of_graphs, (type(module), train_graph, eval_graph))
-    return model._replace(params=params, rest=rest, publish=publish)
+    return model._replace(params=params, rest=rest, publish=publish, vocabulary=_vocabulary(module))
 
 
 def _of_graphs(known: tuple[Any, Any, Any]) -> Model:

@@ -107,22 +107,25 @@ def weights(
 ) -> Array | None:
     """The weight of every position, 0 where it does not count, or None where all count the same.
 
-    `shape` is that of the positions: (B), or (T, B) with `time_major`, else (B, T).
+    `shape` is that of the positions: (B), or (T, B, …) with `time_major`, else (B, T, …). A mask is of that shape, one
+    of steps, without what follows (T, B) or (B, T), or one of rows, (B).
     """
     weight = None
     batch_axis = 1 if time_major and len(shape) > 1 else 0
     if mask is not None:
         mask = jnp.asarray(mask)
         rows = shape[batch_axis : batch_axis + 1]
-        if mask.shape not in (shape, rows):
-            wanted = f"{shape}" if len(shape) == 1 else f"{shape}, or {rows} for whole rows"
+        if mask.shape not in (shape, shape[:2], rows):
+            wanted = f"{shape}" + f", {shape[:2]} for whole steps" * (len(shape) > 2)
+            wanted += f", or {rows} for whole rows" * (len(shape) > 1)
             raise ValueError(f"`mask` must be {wanted}; got {mask.shape}")
         found = _seen(mask, None)
         if found is not None and found.min() < 0:
             raise ValueError(f"`mask` must hold no negative weight; got {found.min()}")
         weight = mask.astype(dtype)
         if mask.shape != shape:
-            others = tuple(axis for axis in range(len(shape)) if axis != batch_axis)
+            own = (0, 1) if mask.ndim == 2 else (batch_axis,)
+            others = tuple(axis for axis in range(len(shape)) if axis not in own)
             weight = jnp.broadcast_to(jnp.expand_dims(weight, others), shape)
     if lengths is not None:
         inside = within(shape, lengths, time_major).astype(dtype)
@@ -133,8 +136,8 @@ def weights(
 def within(shape: tuple[int, ...], lengths: Array, time_major: bool) -> Array:
     """True at the valid steps of positions of that shape; ValueError unless they have a time axis."""
     lengths = jnp.asarray(lengths)
-    if len(shape) != 2:
-        raise ValueError(f"`lengths` need a time axis: positions must be (T, B) or (B, T); got {shape}")
+    if len(shape) < 2:
+        raise ValueError(f"`lengths` need a time axis: positions must lead with (T, B) or (B, T); got {shape}")
     if not jnp.issubdtype(lengths.dtype, jnp.integer):
         raise TypeError(f"`lengths` must be integers; got {describe(lengths)}")
     time, batch = (0, 1) if time_major else (1, 0)
@@ -145,7 +148,8 @@ def within(shape: tuple[int, ...], lengths: Array, time_major: bool) -> Array:
         )
     check_lengths(lengths, shape[time])
     steps = jax.lax.broadcasted_iota(jnp.int32, shape, time)
-    return steps < jnp.broadcast_to(jnp.expand_dims(lengths.astype(jnp.int32), time), shape)
+    others = tuple(axis for axis in range(len(shape)) if axis != batch)
+    return steps < jnp.broadcast_to(jnp.expand_dims(lengths.astype(jnp.int32), others), shape)
 
 
 def check_lengths(lengths: Any, steps: int) -> None:

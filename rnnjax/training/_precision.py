@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._types import Key
+from .._types import Key, featured
 from ._batches import Batch
 from ._model import Model, Streamed
 
@@ -18,6 +18,8 @@ def computed_in(model: Model, dtype: Any) -> Model:
     """The model with its parameters and inputs cast to `dtype` for every pass, and its outputs cast back.
 
     Gradients, and the states and other state that a pass hands to the next, have the dtypes that they have without.
+    Elapsed times (B, T) beside inputs with features, (B, T, …), stay as they are, because their rounding would add up
+    over time.
 
     Raises:
         TypeError: for a dtype that is not floating.
@@ -40,16 +42,21 @@ def _cast(run: Callable[..., Any], run_stream: Callable[..., Any], dtype: Any) -
     def low(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if _floating(leaf) else leaf, tree)
 
+    def low_inputs(inputs: Any) -> Any:
+        most = featured(inputs)
+        elapsed = most.shape[:2] if most.ndim > 2 else None
+        return jax.tree.map(lambda leaf: leaf if leaf.shape == elapsed else low(leaf), inputs)
+
     def high(outputs: Any) -> Any:
         widest = jnp.promote_types(dtype, jnp.float32)
         return jax.tree.map(lambda leaf: leaf.astype(widest) if _floating(leaf) else leaf, outputs)
 
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
-        outputs, changed = run(low(params), rest, batch._replace(inputs=low(batch.inputs)), key, train)
+        outputs, changed = run(low(params), rest, batch._replace(inputs=low_inputs(batch.inputs)), key, train)
         return high(outputs), _like(rest, changed)
 
     def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
-        cast = streamed._replace(inputs=low(streamed.inputs))
+        cast = streamed._replace(inputs=low_inputs(streamed.inputs))
         outputs, state, changed = run_stream(low(params), rest, cast, key, train)
         return high(outputs), _like(streamed.state, state), _like(rest, changed)
 

@@ -47,10 +47,14 @@ class Blocks:
         self.ahead: tuple[int, Any] = (0, cut.order(seed, 0))
         whole = parallel.whole
 
-        def first(state: TrainState, data: Any, rows: Any, weights: Any) -> Any:
-            return step(state, gather(data, rows[0], None if weights is None else weights[0]))[1]
+        def of_rows(data: Any, rows: Any, weights: Any) -> Batch:
+            """Weights that are all 1 only tell which batches to leave out."""
+            return gather(data, rows, None if cut.whole else weights)
 
-        block = make_block(step, gather, cut.skips, parallel)
+        def first(state: TrainState, data: Any, rows: Any, weights: Any) -> Any:
+            return step(state, of_rows(data, rows[0], None if weights is None else weights[0]))[1]
+
+        block = make_block(step, of_rows, cut.skips, parallel)
         spread = parallel.spread(block, (state, whole, data, index, index), (state, whole))
         self.block = jax.jit(spread, donate_argnums=(0, 1))
         self.first = parallel.spread(first, (state, data, index, index), whole)

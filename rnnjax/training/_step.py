@@ -88,7 +88,8 @@ def make_step(
         gradient, totals = parallel.sum((gradient, totals))
         mean = totals[0]
         scale = 1 / jnp.where(mean.count > 0, mean.count, 1)
-        gradient = jax.tree.map(lambda leaf: leaf * scale.astype(leaf.dtype), gradient)
+        # of a complex number JAX gives the conjugate of the direction in which the loss rises
+        gradient = jax.tree.map(lambda leaf: jnp.conj(leaf * scale.astype(leaf.dtype)), gradient)
         # optax mixes dtypes inside, which the strict promotion of a user's own settings would refuse
         with jax.numpy_dtype_promotion("standard"):
             change, after = update(gradient, state.optimizer, state.params, value=mean.value)

@@ -1,18 +1,21 @@
 """Losses over rows or steps, with masks: each returns a total whose `value` is the loss.
 
 Logits and predictions are (B, O), or (T, B, O), or with `time_major=False` (B, T, O); positions are all axes but the
-last. A mask, weights or lengths choose what counts; the other positions are never read, so that NaN there is harmless.
-All is computed in at least float32. The value over no position at all is 0, and so is its gradient.
+last, of which there may be more, as in video (T, B, H, W, O). A mask, weights or lengths choose what counts; the other
+positions are never read, so that NaN there is harmless. All is computed in at least float32. The value over no position
+at all is 0, and so is its gradient.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax import lax
 from jax.core import Tracer
 
 from .._errors import check_positive, check_unit_interval, describe, is_array
@@ -32,13 +35,17 @@ def cross_entropy(
 ) -> Mean:
     """Softmax cross-entropy in nats, −Σ_k p_k log softmax(logits)_k.
 
+    A class that a logit of −∞ rules out adds nothing where its label is 0. Where it has a share of the label, one of
+    `label_smoothing` too, the loss is ∞.
+
     Args:
         logits: unnormalised log probabilities (…, K).
         labels: classes 0 … K−1, integers (…), or probabilities (…, K), of which a position that has none does not
             count: `jax.nn.one_hot` writes a class to ignore so.
-        mask: True at the positions that count, or their weights, (…) or one a row, (B).
-        lengths: valid steps of each row, integers (B).
-        time_major: whether time is axis 0, as everywhere in the functional form, or axis 1.
+        mask: True at the positions that count, or their weights: (…), one a step, (T, B), or one a row, (B).
+        lengths: valid steps of each row, integers (B). All positions of a step count, or none.
+        time_major: whether time is axis 0, as everywhere in the functional form, or axis 1. Masks of steps are then
+            (B, T).
         label_smoothing: the share of each label that is spread evenly over all classes, in [0, 1].
 
     Returns:
@@ -61,13 +68,30 @@ def cross_entropy(
         labels = _positions.classes("labels", labels, logits, weight)
         if not is_array(label_smoothing) and label_smoothing == 0:
             return _positions.mean(optax.losses.softmax_cross_entropy_with_integer_labels, weight, logits, labels)
-        labels = jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype)
-    else:
-        labels = _positions.soft("labels", labels, logits)
-        _positions.check_probabilities("labels", labels, weight)
-        weight = _positions.labelled(labels, weight)
+        return _positions.mean(partial(_smoothed_cross_entropy, label_smoothing), weight, logits, labels)
+    labels = _positions.soft("labels", labels, logits)
+    _positions.check_probabilities("labels", labels, weight)
+    weight = _positions.labelled(labels, weight)
     labels = optax.losses.smooth_labels(labels, label_smoothing)
-    return _positions.mean(optax.losses.softmax_cross_entropy, weight, logits, labels)
+    return _positions.mean(_soft_cross_entropy, weight, logits, labels)
+
+
+def _smoothed_cross_entropy(smoothing: Any, logits: Array, labels: Array) -> Array:
+    """−(1 − ε) log softmax(logits)_label − ε mean_k log softmax(logits)_k, (…), without the K shares of each label."""
+    logits = logits - lax.stop_gradient(logits.max(-1, keepdims=True))
+    own = jnp.take_along_axis(logits, labels[..., None], -1)[..., 0]
+    of_label, of_all = _times(1 - smoothing, own), _times(smoothing, logits.mean(-1))
+    return jnp.log(jnp.exp(logits).sum(-1)) - of_label - of_all
+
+
+def _times(share: Any, log_p: Array) -> Array:
+    """share · log p, with 0 · log 0 = 0."""
+    return share * jnp.where(jnp.isneginf(log_p) & (jnp.asarray(share) == 0), 0, log_p)
+
+
+def _soft_cross_entropy(logits: Array, labels: Array) -> Array:
+    """−Σ_k p_k log softmax(logits)_k, (…), with 0 · log 0 = 0, of which Optax's function makes NaN."""
+    return -_times(labels, jax.nn.log_softmax(logits)).sum(-1)
 
 
 def binary_cross_entropy(
@@ -255,7 +279,8 @@ def ctc(
             `label_lengths`.
         label_lengths: labels of each row, integers (B); None counts those that are not negative.
         mask: True for the rows that count, or their weights, (B).
-        lengths: valid steps of each row, integers (B).
+        lengths: valid steps of each row of the logits, integers (B). `fit` has those of the inputs, and refuses them
+            where the model changes T.
         time_major: whether time is axis 0 or axis 1.
         blank: the class that stands for no label.
 

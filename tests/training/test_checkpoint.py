@@ -216,6 +216,33 @@ def test_sigterm_that_the_user_handles_ends_the_training(tmp_path: Path) -> None
         signal.signal(signal.SIGTERM, before)
 
 
+def test_ctrl_c_saves_before_it_interrupts(tmp_path: Path) -> None:
+    def interrupt(event: Any) -> None:
+        if event.epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    before, options = signal.getsignal(signal.SIGINT), OPTIONS | {"checkpoint_dir": tmp_path, "checkpoint_every": 9}
+    with pytest.raises(KeyboardInterrupt):
+        fit(LAYER, (X, Y), epochs=4, callbacks=interrupt, **options)
+    assert signal.getsignal(signal.SIGINT) == before
+    numbers: list[int] = []
+    resumed = fit(LAYER, (X, Y), epochs=4, callbacks=lambda event: numbers.append(event.epoch), **options)
+    assert numbers == [2, 3]
+    assert_same(resumed, fit(LAYER, (X, Y), epochs=4, **OPTIONS))
+
+
+def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
+    def interrupt(event: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise Killed
+
+    with pytest.raises(Killed):
+        fit(LAYER, (X, Y), callbacks=interrupt, **OPTIONS, checkpoint_dir=tmp_path)
+    assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """The directory of a run that was interrupted."""
@@ -247,11 +274,31 @@ def test_what_does_not_fit_is_refused_by_name(run: Path) -> None:
         go_on(monitor="loss")
     with pytest.raises(ValueError, match="is of a run with mode = min, and this run has max"):
         go_on(mode="max")
+    with pytest.raises(ValueError, match=r"is of a run with min_delta = 0\.0, and this run has 0\.5"):
+        go_on(min_delta=np.float32(0.5))
+    with pytest.raises(ValueError, match="is of a run with compute_dtype = None, and this run has bfloat16"):
+        go_on(compute_dtype=jax.numpy.bfloat16)
     with pytest.raises(ValueError, match="is of a run with every = None, and this run has 1"):
         go_on(callbacks=[WithinEpochs()])
     with pytest.raises(ValueError, match=r"another model or recipe: it has no `state\.optimizer"):
         go_on(optimizer=training.optimizer(0.1, algorithm="adabelief", weight_decay=0.1, schedule=lambda step: 1.0))
     go_on()
+
+
+def test_what_an_earlier_version_did_not_write_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Earlier(_checkpoint.Checkpoints):
+        def __init__(self, directory: Any, described: Any) -> None:
+            later = ("compute_dtype", "min_delta")
+            super().__init__(directory, {name: value for name, value in described.items() if name not in later})
+
+    options = OPTIONS | {"epochs": 4, "checkpoint_dir": tmp_path}
+    with monkeypatch.context() as before:
+        before.setattr(training._fit, "Checkpoints", Earlier)
+        with pytest.raises(Killed):
+            fit(LAYER, (X, Y), callbacks=[killer(2)], **options)
+    seen: list[int] = []
+    fit(LAYER, (X, Y), callbacks=[lambda event: seen.append(event.epoch)], min_delta=0.5, **options)
+    assert seen == [2, 3]
 
 
 # The first read that fails closes Orbax's event loop; the others, still under way, then complain to it.

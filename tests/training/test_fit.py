@@ -230,6 +230,67 @@ def test_iterables_train_as_arrays(kind: str) -> None:
     np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
 
 
+def test_what_was_fitted_goes_on() -> None:
+    """With Adam's moments, schedule and noise: two epochs are one epoch and one more."""
+    schedule = optax.exponential_decay(0.05, 2, 0.5)
+    layer = rj.Stack([rj.RNN(rj.GRU(H)), rj.Last(), rj.Dropout(0.3), rj.Dense(K)])
+    params = layer.init(jax.random.key(1), I)
+    options = OPTIONS | {"optimizer": training.optimizer(schedule)}
+    both = fit((params, layer), (X, Y), epochs=2, **options)
+    one = fit((params, layer), (X, Y), **options)
+    again = fit(one, (X, Y), **options)
+    jax.tree.map(np.testing.assert_array_equal, again.params, both.params)
+    assert again.state.step == both.state.step == 2 * one.state.step
+    assert again.history["loss"] == both.history["loss"][1:]
+    fit(one, (X, Y), **options)  # its arrays are still there
+    anew = fit(one.model, (X, Y), **options)
+    assert anew.history["loss"] != again.history["loss"]
+
+
+def plain_loss(outputs: Any, targets: Any) -> Any:
+    """A mean over the rows that takes no mask."""
+    return -jnp.take_along_axis(jax.nn.log_softmax(outputs), targets[:, None], 1).mean()
+
+
+def test_a_loss_without_mask_takes_a_smaller_last_batch_of_an_iterable() -> None:
+    wanted, losses = written_out(2)
+    batches = STREAMS["list"]()
+    fitted = fit((PARAMS, LAYER), batches, loss=plain_loss, validation=batches, epochs=2, **OPTIONS)
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+    nats = plain_loss(logits_of(wanted, X), Y)
+    np.testing.assert_allclose(fitted.history["val_loss"][1], nats, rtol=1e-5)
+
+
+def test_a_loss_without_mask_takes_loops_that_do_not_divide_the_epoch() -> None:
+    """Five whole batches in loops of three: the last loop is filled up, and no row of a batch is missing."""
+    options = OPTIONS | {"batch_size": 2}
+    fitted = fit((PARAMS, LAYER), (X, Y), loss=plain_loss, callbacks=[Watcher(every=3)], **options)
+    assert_close(fitted.params, fit((PARAMS, LAYER), (X, Y), loss="cross_entropy", **options).params)
+
+
+class Rewinding:
+    """An iterator that begins anew in `__iter__`, as older loaders do."""
+
+    def __iter__(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        self.at = -B
+        return self
+
+    def __next__(self) -> tuple[np.ndarray, np.ndarray]:
+        self.at += B
+        if self.at >= N:
+            raise StopIteration
+        return X[self.at : self.at + B], Y[self.at : self.at + B]
+
+
+def test_iterators_that_begin_anew_are_read_every_epoch() -> None:
+    wanted, losses = written_out(2)
+    fitted = fit((PARAMS, LAYER), Rewinding(), validation=Rewinding(), epochs=2, **OPTIONS)
+    assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
+    assert len(fitted.history["val_loss"]) == 2
+
+
 @pytest.mark.slow
 def test_loaders_of_torch_are_iterables_of_batches() -> None:
     torch = pytest.importorskip("torch")
@@ -1080,6 +1141,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: fit((PARAMS, LAYER), (X, Y), loss=lambda outputs, targets: outputs.sum(), **OPTIONS),
         TypeError,
         "does not take a `mask`",
+    ),
+    "what another optimizer has fitted": (
+        lambda: fit(fit((PARAMS, LAYER), (X, Y), **OPTIONS), (X, Y), **OPTIONS | {"optimizer": optax.sgd(0.1)}),
+        ValueError,
+        "`model` is a `Fitted` of another optimizer or of other parameters",
     ),
     "a loss of many numbers": (
         lambda: fit((PARAMS, LAYER), (X[:8], Y[:8]), loss=lambda outputs, targets: outputs, **OPTIONS),

@@ -155,6 +155,62 @@ def test_label_smoothing_spreads_the_label() -> None:
     np.testing.assert_allclose(traced, expected, rtol=1e-12)
 
 
+def test_classes_that_are_ruled_out() -> None:
+    """What a logit of −∞ adds, and its gradient, is 0 where the label is, and what has a share of the label is ∞."""
+    out = (np.arange(K) == (LABELS[..., None] + 1) % K) | (np.arange(K) == 1) & (LABELS[..., None] != 1)
+    closed, open_ = np.where(out, -np.inf, LOGITS), np.where(out, 0, 1)
+    p = np.exp(closed) / np.exp(closed).sum(-1, keepdims=True)
+    log_p = np.log(np.where(out, 1, p))
+    hard = np.eye(K)[LABELS]
+    shares = np.where(RNG.uniform(size=hard.shape) < 0.3, 0, SOFT * open_) + hard
+    shares /= shares.sum(-1, keepdims=True)
+    weights = RNG.uniform(size=(T, B)) * VALID
+
+    def nats(logits: Any, labels: Any, smoothing: Any) -> Any:
+        return training.cross_entropy(logits, labels, label_smoothing=smoothing, mask=weights).value
+
+    run = jax.jit(jax.value_and_grad(nats, argnums=(0, 1)))
+    share = weights[..., None] / weights.sum()
+    for labels in (hard, shares):
+        value, (gradient, of_labels) = run(closed, labels, 0.0)
+        np.testing.assert_allclose(value, -(share * labels * log_p).sum(), rtol=1e-12)
+        np.testing.assert_allclose(gradient, share * (p - labels), atol=1e-12)
+        np.testing.assert_allclose(of_labels[~out], (-share * log_p)[~out], atol=1e-12)
+    value, gradient = jax.jit(jax.value_and_grad(nats))(closed, LABELS, 0.0)  # an array, which may be anything
+    np.testing.assert_allclose(value, -(share * hard * log_p).sum(), rtol=1e-12)
+    np.testing.assert_allclose(gradient, share * (p - hard), atol=1e-12)
+    assert np.isposinf(run(closed, hard, 0.1)[0])
+    assert np.isposinf(nats(closed, np.argmax(out, -1), 0.0))
+
+
+def test_positions_of_more_than_two_axes() -> None:
+    """Frames (T, B, H, W, O): lengths and masks of steps are those of all positions in them, which all count."""
+    shape = (T, B, 2, 3)
+    a, b = RNG.normal(size=(2, *shape, K))
+    labels = RNG.integers(0, K, shape)
+    cases = (
+        (training.mean_squared_error, b, ((a - b) ** 2).mean(-1)),
+        (training.accuracy, labels, (a.argmax(-1) == labels).astype(float)),
+    )
+    weights, rows = RNG.uniform(size=(T, B)), np.array([1.0, 2.0, 0.5])
+    flags: tuple[tuple[dict[str, Any], np.ndarray], ...] = (
+        ({"lengths": LENGTHS}, VALID),
+        ({"mask": weights, "lengths": LENGTHS}, weights * VALID),
+        ({"mask": rows, "lengths": LENGTHS}, rows * VALID),
+    )
+    for (function, targets, values), (given, weight) in itertools.product(cases, flags):
+        share = np.broadcast_to(weight[..., None, None], shape)
+        swapped = {name: array.T if array.ndim == 2 else array for name, array in given.items()}
+        for total in (
+            function(a, targets, **given),
+            function(a.swapaxes(0, 1), targets.swapaxes(0, 1), **swapped, time_major=False),
+        ):
+            np.testing.assert_allclose(total.value, (share * values).sum() / share.sum(), rtol=1e-12)
+            np.testing.assert_allclose(total.count, share.sum(), rtol=1e-12)
+    with pytest.raises(ValueError, match=r"must be \(5, 3, 2, 3\), \(5, 3\) for whole steps, or \(3,\) for whole rows"):
+        training.mean_squared_error(a, b, mask=weights.T)
+
+
 def test_a_class_to_ignore_does_not_count() -> None:
     """`jax.nn.one_hot` writes a class that there is not as zeros, which smoothing would make a label of."""
     ignored = np.arange(T * B).reshape(T, B) % 4 == 1

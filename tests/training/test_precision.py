@@ -76,6 +76,38 @@ def test_the_optimizer_and_the_products() -> None:
     assert dtypes(predict(fitted, data, compute_dtype=jnp.bfloat16)) == {"float32"}
 
 
+def test_elapsed_times_are_not_rounded() -> None:
+    """1 + 2⁻⁹ is none of bfloat16's numbers. Features of a row, (N, T + 1), are no times."""
+    seen: list[set[str]] = []
+
+    def apply(params: Any, inputs: Any) -> Any:
+        x, dt, static = inputs
+        seen.append(dtypes((params, x, static)))
+        return jnp.cumsum(dt, 1)
+
+    dt, static = np.full((N, T), 1 + 2.0**-9, np.float32), np.ones((N, T + 1), np.float32)
+    one, inputs = jnp.float32(1.0), (X, dt, static)
+    got = predict((one, apply), inputs, compute_dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(got, dt.cumsum(1))
+    assert seen == [{"bfloat16"}]
+
+    layer = rj.Stack([rj.RNN(rj.LTC(H)), rj.Last(), rj.Dense(K)])
+    params = layer.init(jax.random.key(0), I)
+    low, x = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), (params, X))
+    wanted, _ = layer(low, (x.swapaxes(0, 1), dt.T))
+    got = predict((params, layer), (X, dt), compute_dtype=jnp.bfloat16)
+    np.testing.assert_allclose(got, wanted.astype(jnp.float32), rtol=1e-2, atol=1e-2)
+
+
+def test_elapsed_times_of_windows_are_not_rounded() -> None:
+    def apply(params: Any, inputs: Any, state: Any, mask: Any) -> Any:
+        return inputs[1][..., None], jnp.zeros((N, 1))
+
+    data = (X, np.full((N, T), 1 + 2.0**-9, np.float32)), np.zeros((N, T, 1), np.float32)
+    options: dict[str, Any] = {"loss": "mean_absolute_error", "truncate": tbptt(2), "compute_dtype": jnp.bfloat16}
+    assert evaluate((jnp.float32(1.0), apply), data, **options)["loss"] == 1 + 2.0**-9
+
+
 def test_states_stay_wide_between_windows() -> None:
     """A cell of the user's own whose state would become bfloat16."""
 
