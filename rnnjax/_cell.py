@@ -177,7 +177,7 @@ class GatedCell(Cell):
         """The next state, without any product of matrices."""
 
     def hidden(self, state: State, noise: Noise = None) -> Array:
-        """What is fed back, (*B, H), linear in the state. Leaves of the cell that are read here get no gradient."""
+        """What is fed back, (*B, H), linear in the state. A cell whose own leaves are read here runs under `scan`."""
         return state.h
 
     def update_vjp(self) -> tuple[Callable[..., Any], Callable[..., Any]] | None:

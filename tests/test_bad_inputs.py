@@ -95,6 +95,8 @@ PARAMETERS: list[Row] = [
         TypeError,
         "`params.b` .. floating point; got complex128(12,)",
     ),
+    (lambda: rj.Dense(H)((), XS), TypeError, "`layer.init(key, 2)` returns for Dense(size=4), DenseParams( .. got "),
+    (lambda: rj.CausalConv(3)((), XS), TypeError, "`layer.init(key, 2)` returns for CausalConv( .. got tuple"),
 ]
 
 STATES: list[Row] = [

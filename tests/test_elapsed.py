@@ -174,8 +174,9 @@ def slowed(params: Any) -> Any:
         ),
         rj.Residual(rj.Stack([rj.LearnedInitialState(rj.S5(3)), rj.Dense(3)])),
         rj.Gate(rj.S5(2), rj.Stack([rj.Dense(3), rj.S5(2)])),
+        rj.Stack([rj.Stack([rj.S5(3), rj.Bidirectional(rj.GRU(2))]), rj.S5(3)]),
     ],
-    ids=["stack", "blocks", "residual", "gate"],
+    ids=["stack", "blocks", "residual", "gate", "both_directions_without_times"],
 )
 def test_layers_hand_elapsed_times_on(layer: rj.Layer) -> None:
     params = layer.init(jax.random.key(0), 3, jnp.float64)
@@ -197,6 +198,30 @@ def test_who_reads_no_elapsed_times_says_so() -> None:
     layer = rj.Stack([rj.S5(3), rj.RNN(rj.S5(3), reverse=True)])
     with pytest.raises(ValueError, match=r"elapsed times .* cannot be read in both directions"):
         layer(layer.init(jax.random.key(0), 3), x)
+
+
+BACKWARDS = rj.RNN(rj.S5(3), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("layer", "accepted"),
+    [
+        (rj.Gate(rj.S5(3), BACKWARDS), False),
+        (rj.Stack([BACKWARDS, rj.Stack([rj.S5(4), rj.Bidirectional(rj.GRU(2))])]), False),
+        (rj.Stack([rj.Dense(3), rj.Residual(rj.Gate(BACKWARDS, rj.Block(BACKWARDS, reverse=True)))]), False),
+        (rj.Stack([rj.Gate(BACKWARDS, rj.Block(rj.S5(3)).reversed()), rj.GRU(2)]), True),
+        (rj.Gate(rj.S5(3), rj.Block(BACKWARDS).reversed()), True),
+    ],
+)
+def test_layers_read_elapsed_times_in_one_direction(layer: rj.Layer, accepted: bool) -> None:
+    params = layer.init(jax.random.key(0), 3)
+    x, dt = jnp.ones((5, 2, 3)), jnp.ones((5, 2))
+    if accepted:
+        jax.eval_shape(layer, params, (x, dt))
+        return
+    with pytest.raises(ValueError, match=r"elapsed times .* cannot be read in both directions, as by (Gate|Stack)"):
+        jax.eval_shape(layer, params, (x, dt))
+    jax.eval_shape(layer, params, x)
 
 
 def test_the_derivative_of_an_ltc_keeps_no_conductances() -> None:

@@ -619,6 +619,36 @@ def test_sharded_batch(case: str, place: str, mesh_report: dict[str, Any]) -> No
     assert mesh_report[f"{case}-{place}"] == "same"
 
 
+VARYING = {
+    "key": (rj.Zoneout(rj.GRU(H)), lambda: jax.random.key(1), "fused"),
+    "lengths": (BASIC["gru"], lambda: jnp.asarray(LENGTHS), "scan"),
+    "reset": (BASIC["lstm"], lambda: jnp.arange(T * B).reshape(T, B) % 4 == 0, "cpu"),
+    "context": (rj.BahdanauAttention(BASIC["gru"], rj.DotScore(), H), lambda: normal(2, 5, B, H), None),
+}
+
+
+@pytest.mark.parametrize("name", VARYING)
+def test_what_varies_in_shard_map(name: str) -> None:
+    """Flax's RNN fails to trace in `shard_map` because its zero carry is the same on all devices, as no state is whose
+    inputs differ. Here it may be any argument that differs."""
+    cell, make, implementation = VARYING[name]
+    if implementation == "cpu" and "cpu" not in NATIVE:
+        pytest.skip("the kernels are not there")
+    params, xs, argument = random_params(cell), normal(0, T, B, I), make()
+
+    def run(argument: Any) -> Any:
+        return rj.unroll(cell, params, xs, implementation=implementation, **{name: argument})
+
+    mesh = jax.make_mesh((1,), ("data",), axis_types=(AxisType.Auto,))
+    each = jax.shard_map(
+        lambda arguments: jax.tree.map(lambda leaf: leaf[None], run(arguments[0])),
+        mesh=mesh,
+        in_specs=P("data"),
+        out_specs=P("data"),
+    )
+    assert_trees_close(jax.tree.map(lambda leaf: leaf[0], each(argument[None])), run(argument))
+
+
 @pytest.mark.parametrize("name", LAYERS)
 @pytest.mark.slow
 def test_sharded_layers(name: str, mesh_report: dict[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -97,6 +97,36 @@ class ScaledFeedback(rj.LSTM):
         return 2 * state.h
 
 
+@rj.struct
+class LearnedOutput(rj.LSTM):
+    """An LSTM whose output has a factor that may be learned."""
+
+    scale: float = rj.node(default=2.0)
+
+    def emit(self, state: Any) -> Any:
+        return self.scale * state.h
+
+
+@rj.struct
+class LearnedFeedback(rj.Elman):
+    """A plain network that feeds back more than its state, by a number that may be learned."""
+
+    shift: float = rj.node(default=0.5)
+
+    def hidden(self, state: Any, noise: Any = None) -> Any:
+        return state.h + self.shift
+
+
+@rj.struct
+class FixedOutput(rj.LSTM):
+    """An LSTM whose output has a factor with no gradient."""
+
+    scale: float = rj.node(default=2.0)
+
+    def emit(self, state: Any) -> Any:
+        return jax.lax.stop_gradient(self.scale) * state.h
+
+
 CHANGED = [DoubledInput(H), HalfStep(H), DoublingWrapper(rj.LSTM(H)), DoublingWrapper(rj.GRU(H))]
 
 
@@ -140,6 +170,8 @@ STEPS = [
     SquashedFeedback(H),
     rj.LearnedInitialState(SquashedFeedback(H)),
     ScaledFeedback(H),
+    LearnedOutput(H),
+    rj.LearnedInitialState(LearnedFeedback(H)),
 ]
 
 
@@ -150,14 +182,14 @@ def test_changed_step_is_what_runs(cell: Any) -> None:
     xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float64)
 
     def loss(run: Any) -> Any:
-        def total(params: Any, xs: Any) -> Any:
-            ys, state = run(params, xs)
+        def total(cell: Any, params: Any, xs: Any) -> Any:
+            ys, state = run(cell, params, xs)
             return (ys**2).sum() + sum(leaf.sum() for leaf in jax.tree.leaves(state))
 
-        return jax.jit(jax.value_and_grad(total, argnums=(0, 1)))(params, xs)
+        return jax.jit(jax.value_and_grad(total, argnums=(0, 1, 2)))(cell, params, xs)
 
-    wanted = loss(lambda params, xs: written_out(cell, params, xs))
-    got = loss(lambda params, xs: rj.unroll(cell, params, xs))
+    wanted = loss(written_out)
+    got = loss(rj.unroll)
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(wanted), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-12)
 
@@ -182,6 +214,59 @@ def test_changed_methods_are_named() -> None:
     with pytest.raises(ValueError, match="ClippedStep is not a gated cell"):
         rj.unroll(ClippedStep(H), params, xs, implementation="fused")
     assert "→ fused" in rj.explain(ScaledFeedback(H), params, xs)
+    with pytest.raises(ValueError, match="`emit` of LearnedOutput reads numbers of the cell that have a gradient"):
+        rj.unroll(LearnedOutput(H), params, xs, implementation="fused")
+    plain = rj.Elman(H).init(jax.random.key(0), I)
+    with pytest.raises(ValueError, match="`hidden` of LearnedFeedback reads numbers of the cell"):
+        rj.unroll(LearnedFeedback(H), plain, xs, implementation="fused")
+    assert "→ fused" in rj.explain(FixedOutput(H), params, xs)
+
+
+class Chosen(NamedTuple):
+    """The inner cell's parameters, and which units move: booleans (H)."""
+
+    inner: Any
+    units: Any
+
+
+@rj.struct
+class MovingUnits(rj.Wrapper):
+    """The inner cell, of which the units move that the context names."""
+
+    def unwrap(self, params: Any) -> Any:
+        return params.inner if isinstance(params, Chosen) else params
+
+    def prepare(self, params: Any, *, key: Any = None, context: Any = None) -> Chosen:
+        return Chosen(params, context)
+
+    def finish(self, params: Any, old: Any, new: Any, noise: Any) -> Any:
+        return jax.tree.map(lambda a, b: jnp.where(jnp.broadcast_to(params.units, a.shape), b, a), old, new)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        rj.LeakyElman(H, leak=jnp.array([0, 1, 1, 0])),
+        rj.GradientClip(rj.PeepholeLSTM(H), bound=np.int64(1)),
+        MovingUnits(rj.GRU(H)),
+    ],
+    ids=lambda cell: type(cell).__name__,
+)
+def test_integers_and_flags_have_no_gradient(cell: Any) -> None:
+    params = cell.init(jax.random.key(0), I, jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (T, B, I), jnp.float64)
+
+    def gradients(implementation: str) -> Any:
+        def loss(cell: Any, params: Any, xs: Any) -> Any:
+            units = jnp.array([True, False, True, True])
+            return (rj.unroll(cell, params, xs, context=units, implementation=implementation)[0] ** 2).sum()
+
+        return jax.jit(jax.grad(loss, argnums=(0, 1, 2), allow_int=True))(cell, params, xs)
+
+    for a, b in zip(*(jax.tree.leaves(gradients(name)) for name in ("fused", "scan")), strict=True):
+        assert a.dtype == b.dtype
+        if a.dtype != jax.dtypes.float0:
+            np.testing.assert_allclose(a, b, atol=1e-12)
 
 
 def test_inputs_are_doubled() -> None:

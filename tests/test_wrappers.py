@@ -412,6 +412,32 @@ def test_active_units_are_a_smaller_cell(make: Callable[[int], rj.Cell]) -> None
         np.testing.assert_array_equal(ys[..., 3:], 0)
 
 
+@pytest.mark.parametrize("make", [rj.LSTM, rj.GRU, rj.ResetBeforeGRU, rj.CoRNN], ids=lambda make: make.__name__)
+def test_active_units_start_from_no_others(make: Callable[[int], rj.Cell]) -> None:
+    """From a state with five entries, and behind a boundary from five that are learned, they are a smaller cell too."""
+    big, small = (rj.LearnedInitialState(cell) for cell in (rj.ActiveUnits(make(5), units=3), make(3)))
+    params, xs = _problem(big)
+    state = _random_like(3, big.initial_state(params, (ROWS,), jnp.float64))
+    reset = jnp.zeros((STEPS, ROWS), bool).at[3].set(True)
+
+    def pull(cell: rj.Cell, implementation: str, arrays: Any) -> Any:
+        def loss(arrays: Any) -> Any:
+            ys, last = rj.unroll(cell, arrays[0], xs, arrays[1], reset=reset, implementation=implementation)
+            return sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves((ys, last)))
+
+        return jax.jit(jax.value_and_grad(loss))(arrays)
+
+    own = jax.eval_shape(lambda: small.init(KEY, IN, jnp.float64))
+    like = own, jax.eval_shape(lambda params: small.initial_state(params, (ROWS,)), own)
+
+    def cut(tree: Any, grads: Any) -> Any:
+        return jax.tree.map(lambda leaf, grad, own: leaf[grad != 0].reshape(own.shape), tree, grads, like)
+
+    for implementation in ("scan", "fused") if big.capability == "gated" else ("scan",):
+        value, grads = pull(big, implementation, (params, state))
+        _close((value, cut(grads, grads)), pull(small, "scan", cut((params, state), grads)))
+
+
 def test_unitwise_cells_are_all_tested() -> None:
     cells = {type(make(2)) for make in UNITWISE}
     assert {cls for cls in vars(rj).values() if isinstance(cls, type) and vars(cls).get("unitwise") is True} <= cells

@@ -138,8 +138,9 @@ def parameters(cell: Cell, params: Params, xs: Xs) -> None:
         return
     wanted, got = jax.tree.structure(expected), jax.tree.structure(params)
     if wanted != got:
+        owner = "cell" if isinstance(cell, Cell) else "layer"
         raise TypeError(
-            f"`params` must be what `cell.init(key, {in_size})` returns for {cell!r}, {_outline(expected)}; got "
+            f"`params` must be what `{owner}.init(key, {in_size})` returns for {cell!r}, {_outline(expected)}; got "
             f"{_outline(params)}"
         )
     paths = [jax.tree_util.keystr(path) for path, _ in jax.tree_util.tree_flatten_with_path(expected)[0]]

@@ -224,7 +224,8 @@ def _call(
 ) -> Call:
     steps, batch_shape = check.sizes(cell, xs)
     dtypes = Dtypes.of(cell.compute_dtype, features(xs, 1 + len(batch_shape)), params)
-    place = Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape), xs, params, cell, state)
+    others = params, cell, state, lengths, mask, reset, key, context
+    place = Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape), xs, *others)
     cell, params, xs = accumulators(place.vary(cell)), place.vary(place.whole(params)), place.vary(xs)
     mask, reset = place.along_time(valid_steps(lengths, mask, steps)), place.along_time(reset)
     xs = zero_where_masked(mask, dtypes.inputs(xs, 1 + len(batch_shape)))

@@ -48,19 +48,32 @@ def supports(call: Call) -> str | None:
         return f"{type(call.cell).__name__} is not a gated cell: its step is more than one product and an update"
     if call.steps == 0:
         return "there are no time steps"
-    changed = _not_linear(call)
-    if changed:
-        name = f"`{changed[0]}` of {type(call.cell).__name__}"
+    reasons = (_not_linear(call, method) for method in ("emit", "hidden"))
+    return next((reason for reason in reasons if reason is not None), None)
+
+
+def _not_linear(call: Call, method: str) -> str | None:
+    """Why the method's derivative by the state is not the same everywhere, or not the only one that it has; or None."""
+    if _is_default(call.cell, method):
+        return None
+    rest = some(merge_noise(at_step(call.flow.noise), at_step(call.constant_noise))) if method == "hidden" else ()
+    leaves, structure = jax.tree.flatten(call.cell)
+    floats = {i: leaf for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)}
+
+    def run(floats: dict[int, Array], state: State) -> Any:
+        cell = jax.tree.unflatten(structure, [floats.get(i, leaf) for i, leaf in enumerate(leaves)])
+        return getattr(cell, method)(state, *rest)
+
+    def squares(floats: dict[int, Array]) -> Any:
+        """Their derivative is the same everywhere only where it is zero."""
+        return jax.tree.map(jnp.square, run(floats, call.state))
+
+    name = f"`{method}` of {type(call.cell).__name__}"
+    if not linear(partial(run, floats), call.state):
         return f"{name} is not linear, and its derivative is taken once for all states"
+    if not linear(squares, floats):
+        return f"{name} reads numbers of the cell that have a gradient, and its derivative is taken by the state alone"
     return None
-
-
-def _not_linear(call: Call) -> list[str]:
-    """Which of the two methods that must be linear is another one than the default, and is not."""
-    noise = merge_noise(at_step(call.flow.noise), at_step(call.constant_noise))
-    cell: Any = call.cell
-    maps = {"emit": cell.emit, "hidden": lambda state: cell.hidden(state, *some(noise))}
-    return [name for name, f in maps.items() if not (_is_default(cell, name) or linear(f, call.state))]
 
 
 def _is_default(cell: Any, method: str) -> bool:

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from .._cell import input_weights, update_vjp
 from .._types import Array, Gates, Noise, Params, State
@@ -13,7 +14,8 @@ from .call import Dtypes, Flow, at_step, merge_noise
 
 
 class Theta(NamedTuple):
-    """The leaves of cell and parameters, and which of them `project` and `update` read: the others need no sum.
+    """The leaves of cell and parameters, and which of the floating-point ones `project` and `update` read: the others
+    need no sum, and integers and flags have no gradient.
 
     Where `input_weights` or a hand-formed derivative stand for the map, it reads none.
     """
@@ -28,17 +30,17 @@ class Theta(NamedTuple):
     def of(cls, cell: Any, params: Params, dtypes: Dtypes, flow: Flow, constant_noise: Noise, state: State) -> Theta:
         leaves, structure = jax.tree.flatten((cell, params))
         one = jax.tree.map(lambda leaf: leaf[:1], flow)
-        every = list(range(len(leaves)))
-        everything = cls(leaves, structure, dtypes, every, every)
+        floats = [i for i, leaf in enumerate(leaves) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+        everything = cls(leaves, structure, dtypes, floats, floats)
         project = partial(everything.run_project, x=one.xs, noise=merge_noise(one.noise, constant_noise))
         noise_t = merge_noise(at_step(one.noise), at_step(constant_noise))
         update = partial(everything.run_update, noise=noise_t)
         project_reads, update_reads = [], []
         if input_weights(cell, params) is None:
-            project_reads = _reads(project, leaves)
+            project_reads = [floats[i] for i in _reads(project, everything.project)]
         if update_vjp(cell) is None:
-            gates = jax.eval_shape(lambda values: at_step(project(values)), leaves)
-            update_reads = _reads(update, leaves, state, gates, gates)
+            gates = jax.eval_shape(lambda values: at_step(project(values)), everything.project)
+            update_reads = [floats[i] for i in _reads(update, everything.update, state, gates, gates)]
         return cls(leaves, structure, dtypes, project_reads, update_reads)
 
     @property

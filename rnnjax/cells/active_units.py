@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from .._cell import Wrapper
 from .._errors import is_array
 from .._struct import node, set_field, struct
-from .._types import Array, DTypeLike, Noise, Params, State
+from .._types import Array, DTypeLike, Gates, Noise, Params, State, Z
 from ._common import check_positive_number, settle_number
 
 
@@ -16,11 +16,12 @@ from ._common import check_positive_number, settle_number
 class ActiveUnits(Wrapper):
     """A cell whose first `units` units work and whose others stay zero: a hidden size that `vmap` can run over.
 
-    s_t = m ⊙ cell(s_{t-1}, x_t),    m = 1 for the first `units` features, else 0
+    s_t = m ⊙ cell(m ⊙ s_{t-1}, x_t),    m = 1 for the first `units` features, else 0
 
-    What is zero feeds nothing back and reaches no later layer, and its weights get no gradient. Parameters, state and
-    output are the inner cell's, and implementations where it is not one whose steps compose. The weights are drawn for
-    the full size.
+    What is zero feeds nothing back and reaches no later layer, and its weights get no gradient. Nor is anything else
+    read in its place of a `state` that is passed in, or of an initial state that is learned. Parameters, state and
+    output are the inner cell's, and implementations where it is not one whose steps compose. The weights are drawn
+    for the full size.
 
     Args:
         cell: the inner cell, of the largest size. It must be `unitwise`: Elman, LSTM and GRU cells are, those that
@@ -59,10 +60,21 @@ class ActiveUnits(Wrapper):
     def initial_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return jax.tree.map(self._masked, super().initial_state(params, batch_shape, dtype))
 
+    def step(self, params: Params, state: State, z: Z, noise: Noise = None) -> State:
+        return super().step(params, jax.tree.map(self._masked, state), z, noise)
+
+    def update(self, params: Params, state: State, gx: Gates, gh: Gates, noise: Noise = None) -> State:
+        return super().update(params, jax.tree.map(self._masked, state), gx, gh, noise)
+
+    def feed(self, hidden: Array, noise: Noise) -> Array:
+        return self._masked(hidden)
+
     def finish(self, params: Params, old: State, new: State, noise: Noise) -> State:
         return jax.tree.map(self._masked, new)
 
     def _masked(self, leaf: Array) -> Array:
         at = jax.lax.broadcasted_iota(jnp.float32, leaf.shape, leaf.ndim - 1)
         # between two units, so that rounding cannot move the border
-        return jnp.where(at + 0.5 < jnp.asarray(self.units, jnp.float32), leaf, jnp.zeros_like(leaf))
+        active = at + 0.5 < jnp.asarray(self.units, jnp.float32)
+        # not `jnp.where`, a call in which the rule that checks `feed` cannot look for whether it is linear
+        return jax.lax.select(active, leaf, jnp.zeros_like(leaf))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -45,7 +46,8 @@ class Recurrent(nnx.Module):
         weights: nested dictionaries with one `nnx.Param` for each array, such as `weights["layer_0"]["w"]`. The names
             are those of the functional parameters' fields; entries of tuples are numbered, and those without arrays
             left out.
-        hyper: one `Hyper` for each number of the layer that was given as an array.
+        hyper: one `Hyper` for each number of the layer that was given as an array, under the names of the fields that
+            lead to it with underscores between, or dots where two would have one name.
     """
 
     def __init__(
@@ -214,16 +216,16 @@ def _value(variable: nnx.Variable) -> Any:
 
 def _split(layer: layers.Layer) -> tuple[layers.Layer, dict[str, Hyper]]:
     """A layer with names in place of its arrays, which can be static, and the arrays under these names."""
-    hyper = {}
-
-    def name_array(path: Any, leaf: Any) -> Any:
-        if not isinstance(leaf, (jax.Array, np.ndarray, np.generic)):
-            return leaf
-        name = jax.tree_util.keystr(path, simple=True, separator="_")
-        hyper[name] = Hyper(jnp.asarray(leaf))
-        return name
-
-    return jax.tree_util.tree_map_with_path(name_array, layer), hyper
+    leaves, structure = jax.tree_util.tree_flatten_with_path(layer)
+    arrays = {path: leaf for path, leaf in leaves if isinstance(leaf, (jax.Array, np.ndarray, np.generic))}
+    names = {path: jax.tree_util.keystr(path, simple=True, separator="_") for path in arrays}
+    taken = Counter(names.values())
+    # fields have underscores in their names: `cell_rate`, and the `rate` of the inner `cell`
+    names |= {
+        path: jax.tree_util.keystr(path, simple=True, separator=".") for path, name in names.items() if taken[name] > 1
+    }
+    form = jax.tree.unflatten(structure, [names.get(path, leaf) for path, leaf in leaves])
+    return form, {names[path]: Hyper(jnp.asarray(leaf)) for path, leaf in arrays.items()}
 
 
 class Layer(Recurrent):

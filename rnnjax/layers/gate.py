@@ -10,6 +10,7 @@ from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll.call import Dtypes
+from ._elapsed import check_one_direction
 from ._layer import Layer, begin, beside, check_entries, fold, split_elapsed
 from .rnn import as_layer
 
@@ -41,7 +42,8 @@ class Gate(Layer):
         gate: another one, with as many outputs.
 
     Raises:
-        ValueError: if one of them drops time, and in `init` if their outputs differ in size.
+        ValueError: if one of them drops time; in `init`, if their outputs differ in size; in a call, for elapsed times
+            that are read in both directions.
         TypeError: for anything that is neither a layer nor a cell.
 
     References:
@@ -116,6 +118,8 @@ class Gate(Layer):
     ) -> tuple[Array, GateState]:
         state, like = begin(self, state)
         xs, dt = split_elapsed(self, xs)
+        if dt is not None:
+            check_one_direction(self, xs.shape[-1])
         states = (None, None) if state is None else tuple(state)
         check_entries("params", tuple(params), self._pair)
         check_entries("state", states, self._pair)

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
+from ._elapsed import check_one_direction
 from ._layer import Layer, begin, beside, check_entries, fold, split_elapsed
 from .rnn import as_layer
 
@@ -27,7 +28,8 @@ class Stack(Layer):
         layers: layers and cells, the first one reading the inputs; a cell stands for `RNN(cell)`.
 
     Raises:
-        ValueError: if there is no layer, or one needs the time axis that an earlier one drops.
+        ValueError: if there is no layer, or one needs the time axis that an earlier one drops; in a call, for elapsed
+            times that are read in both directions.
         TypeError: for anything that is neither a layer nor a cell.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
@@ -108,12 +110,8 @@ class Stack(Layer):
             check_key("key", key)
         last = []
         xs, dt = split_elapsed(self, xs)
-        if dt is not None and len({layer.causal for layer in self.layers if layer.elapsed}) == 2:
-            raise ValueError(
-                f"elapsed times (T, *B) cannot be read in both directions, as by {self!r}: backwards, the time since "
-                "the last step is that of the step behind. Call its parts, those that run backwards on "
-                "`(x, jnp.roll(dt, -1, axis=0))`"
-            )
+        if dt is not None:
+            check_one_direction(self, xs.shape[-1])
         for i, (layer, own, before) in enumerate(zip(self.layers, params, states, strict=True)):
             inputs, before = beside(layer, xs, dt), like(before)
             xs, after = layer(

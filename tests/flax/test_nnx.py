@@ -296,6 +296,19 @@ def test_numbers_given_as_arrays() -> None:
     close(nnx.vmap(lambda module: module(X))(members), jnp.stack([make(0.3)(X), make(0.6)(X)]))
 
 
+def test_two_numbers_never_share_a_name() -> None:
+    """`cell.cell_rate` and `cell.cell.rate` would both be `cell_cell_rate`."""
+    inner = rj.RecurrentDropout(rj.LSTM(H), jnp.float32(0))
+    cell = rj.Zoneout(inner, jnp.float32(0.05), cell_rate=jnp.float32(0.9))
+    module = rnnx.RNN(cell, F, rngs=nnx.Rngs(0))
+    for twin in (module, nnx.merge(*nnx.split(module)), pickle.loads(pickle.dumps(module))):
+        assert sorted(twin.hyper) == ["cell.cell.rate", "cell.cell_rate", "cell_rate"]
+        assert twin.functional.cell == cell
+    # whatever has a name of its own keeps it, so that what was saved under it can be restored
+    module = rnnx.RNN(rj.Zoneout(rj.LSTM(H), 0.05, cell_rate=jnp.float32(0.9)), F, rngs=nnx.Rngs(0))
+    assert sorted(module.hyper) == ["cell_cell_rate"]
+
+
 class Empty(NamedTuple):
     """No arrays."""
 

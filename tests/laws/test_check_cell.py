@@ -75,10 +75,23 @@ class OnlyOnCPU(rj.Elman):
 
 @rj.struct
 class HidesANumber(rj.Elman):
+    """The derivative of its update knows nothing of the number."""
+
     scale: float = rj.node(default=0.5)
 
-    def hidden(self, state: Any, noise: Any = None) -> Any:
-        return self.scale * state.h
+    def update(self, params: Any, state: Any, gx: Any, gh: Any, noise: Any = None) -> Any:
+        return state._replace(h=jnp.tanh(self.scale * (gx[0] + gh[0])))
+
+    def update_vjp(self) -> Any:
+        def forward(state: Any, gx: Any, gh: Any) -> Any:
+            new = self.update(None, state, gx, gh)
+            return new, new.h
+
+        def backward(h: Any, d_new: Any) -> Any:
+            da = (d_new.h * self.scale * (1 - h**2),)
+            return jax.tree.map(jnp.zeros_like, d_new), da, da
+
+        return forward, backward
 
 
 @rj.struct
@@ -139,6 +152,11 @@ def test_representation_must_be_the_cell() -> None:
 
     with pytest.raises(AssertionError, match="law 'value'"):
         check_cell(rj.struct(Anonymous)(4), 3, laws=["value"], implementations=["scan"])
+
+
+def test_numbers_of_a_cell_may_be_arrays() -> None:
+    """An array prints as no name of the cell's module."""
+    check_cell(rj.LeakyElman(3, leak=jnp.full(3, 0.5)), 2, laws=["value"], implementations=["scan"])
 
 
 @pytest.mark.parametrize("x64", [False, True])
