@@ -1,11 +1,12 @@
 """What `implementation=None` takes on a CPU for a cell with a kernel, beside what it leaves: by size.
 
-    python benchmarks/choice.py [--quick] [--write]
+    python benchmarks/choice.py [--quick] [--write | --rule]
 
 Whole sequences: `cpu` over `fused`, forwards and with gradients, for B × T × H. Single steps: `cpu` over `scan`,
 forwards, for B × H. A ratio above 1 says that `cpu` is faster. The rule of `rnnjax/_unroll/cpu.py`, which `explain`
 states, is read off the saved table, and tests/test_choice.py holds it to that. `choice_least` is the least ratio of
-what is taken over what is left.
+what is taken over what is left. `--rule` measures nothing: it saves what the rule of today takes beside the times that
+are saved, as is due after every change of the rule.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import itertools
 import json
 import statistics
+from functools import cache
 from typing import Any
 
 import jax
@@ -32,7 +34,7 @@ def ratio(name: str, rows: int, steps: int, hidden: int, what: str, seconds: flo
     cell = CELLS[name](hidden)
     params = cell.init(jax.random.key(0), hidden)
     xs = jax.random.normal(jax.random.key(1), (steps, rows, hidden))
-    other = "scan" if steps == 1 else "fused"
+    other = left(steps)
 
     def run(implementation: str) -> Any:
         def apply(params: Any, xs: Any) -> Any:
@@ -42,7 +44,6 @@ def ratio(name: str, rows: int, steps: int, hidden: int, what: str, seconds: flo
 
     times = in_turns({"cpu": run("cpu"), other: run(other)}, seconds)
     ratios = sorted(theirs / own for own, theirs in zip(times["cpu"], times[other], strict=True))
-    taken = "→ cpu" in rj.explain(cell, params, jnp.zeros_like(xs))
     return {
         "cell": name,
         "B": rows,
@@ -51,8 +52,21 @@ def ratio(name: str, rows: int, steps: int, hidden: int, what: str, seconds: flo
         "what": what,
         "ratio": statistics.median(ratios),
         "spread": (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]),
-        "taken": "cpu" if taken else other,
+        "taken": taken(name, rows, steps, hidden),
     }
+
+
+def left(steps: int) -> str:
+    """What would be taken without `cpu`."""
+    return "scan" if steps == 1 else "fused"
+
+
+@cache
+def taken(name: str, rows: int, steps: int, hidden: int) -> str:
+    """What the rule takes."""
+    cell = CELLS[name](hidden)
+    said = rj.explain(cell, cell.init(jax.random.key(0), hidden), jnp.zeros((steps, rows, hidden)))
+    return "cpu" if "→ cpu" in said else left(steps)
 
 
 def gained(row: dict[str, Any]) -> float:
@@ -66,29 +80,51 @@ def line(row: dict[str, Any]) -> str:
     return f"| {row['cell']} {size} | {row['what']} | ×{row['ratio']:.2f} ({low:.2f}–{high:.2f}) | {row['taken']} |"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="few sizes, a moment each: shows that it runs")
-    parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/choice.json and choice.md")
-    options = parsed(parser)
-    seconds = 0.1 if options.quick else 0.7
+def least(rows: list[dict[str, Any]]) -> dict[str, float]:
+    """The figure."""
+    return {"choice_least": min(map(gained, rows))}
+
+
+def write(where: str, rows: list[dict[str, Any]]) -> None:
+    """Saves the table, measured on the machine of that name, as JSON and Markdown."""
+    RESULTS.mkdir(exist_ok=True)
+    kept = {"machine": where, "figures": least(rows), "rows": rows}
+    (RESULTS / "choice.json").write_text(json.dumps(kept, indent=1) + "\n")
+    head = [f"{where}; medians, in brackets quartiles. `python benchmarks/choice.py --write`", ""]
+    head += ["| cell B,T,H | what | `cpu` over the other | taken |", "|---|---|---|---|"]
+    (RESULTS / "choice.md").write_text("\n".join([*head, *map(line, rows)]) + "\n")
+
+
+def measure(quick: bool) -> list[dict[str, Any]]:
+    """Every size, or of a quick run a few."""
     sizes = [(*size, what) for size in itertools.product(ROWS, STEPS, HIDDEN) for what in ("forward", "gradient")]
     sizes += [(rows, 1, hidden, "forward") for rows in SINGLE_ROWS for hidden in HIDDEN]
     found = []
     for name in CELLS:
-        for rows, steps, hidden, what in sizes[:: 20 if options.quick else 1]:
-            found.append(ratio(name, rows, steps, hidden, what, seconds))
+        for rows, steps, hidden, what in sizes[:: 20 if quick else 1]:
+            found.append(ratio(name, rows, steps, hidden, what, 0.1 if quick else 0.7))
             print(line(found[-1]), flush=True)
-    figures = {"choice_least": min(map(gained, found))}
-    for figure, value in figures.items():
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--quick", action="store_true", help="few sizes, a moment each: shows that it runs")
+    parser.add_argument("--write", action="store_true", help=f"save to {RESULTS.name}/choice.json and choice.md")
+    parser.add_argument("--rule", action="store_true", help="save what is taken today beside the times that are saved")
+    options = parsed(parser)
+    if options.rule and (options.quick or options.write):
+        parser.error("--rule measures nothing; leave out --quick and --write")
+    if options.rule:
+        saved = json.loads((RESULTS / "choice.json").read_text())
+        rows = [row | {"taken": taken(row["cell"], row["B"], row["T"], row["H"])} for row in saved["rows"]]
+        write(saved["machine"], rows)
+    else:
+        rows = measure(options.quick)
+        if options.write:
+            write(machine(), rows)
+    for figure, value in least(rows).items():
         print(f"figure: {figure} {value:.4g}")
-    if options.write:
-        RESULTS.mkdir(exist_ok=True)
-        kept = {"machine": machine(), "figures": figures, "rows": found}
-        (RESULTS / "choice.json").write_text(json.dumps(kept, indent=1) + "\n")
-        head = [f"{machine()}; medians, in brackets quartiles. `python benchmarks/choice.py --write`", ""]
-        head += ["| cell B,T,H | what | `cpu` over the other | taken |", "|---|---|---|---|"]
-        (RESULTS / "choice.md").write_text("\n".join([*head, *map(line, found)]) + "\n")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from Rusch, Mishra 2021, arXiv:2010.00951, trained for longer: LSTM 0.929, GRU 0
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import os
 from pathlib import Path
@@ -38,11 +37,8 @@ def mnist(part: str, order: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     folder = Path(os.environ.get("RNNJAX_DATA", "$RNNJAX_DATA")) / "mnist"
     if not folder.is_dir():
         raise SystemExit(f"no images at {folder}: RNNJAX_DATA must name the folder that holds mnist/")
-    # the format is IDX: a header of 16 bytes before images and of 8 before digits, then a byte each
-    with gzip.open(folder / f"{part}-images-idx3-ubyte.gz") as file:
-        pixels = np.frombuffer(file.read(), np.uint8, offset=16).reshape(-1, order.size)
-    with gzip.open(folder / f"{part}-labels-idx1-ubyte.gz") as file:
-        digits = np.frombuffer(file.read(), np.uint8, offset=8).astype(np.int32)
+    pixels = rj.data.read_idx(folder / f"{part}-images-idx3-ubyte.gz").reshape(-1, order.size)
+    digits = rj.data.read_idx(folder / f"{part}-labels-idx1-ubyte.gz").astype(np.int32)
     return (pixels[:, order, None] / np.float32(255) - np.float32(0.13)) / np.float32(0.31), digits
 
 

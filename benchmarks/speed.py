@@ -9,43 +9,37 @@ threads sleep, because PyTorch's spin for ten milliseconds after their work and 
 makes calls that are not counted until the machine is awake again. A row gives medians; its ratio is that of the peer
 with the least median to `cpu`, formed in every turn: the median of those ratios and, in brackets, their quartiles.
 Peers that are not installed are left out and named. Gradients are those of Σy² by parameters and inputs; ONNX Runtime
-has none. Compilation and temporary memory are what XLA says of the programs; what `cpu`, PyTorch and ONNX Runtime
+has none. In the figures of single steps the peers are Flax, Equinox and PyTorch; ONNX Runtime's time is named beside
+them. Compilation and temporary memory are what XLA says of the programs; what `cpu`, PyTorch and ONNX Runtime
 allocate by themselves is not among it. benchmarks/README.md says how to read it.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
-import os
 import statistics
 import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-os.environ.setdefault("KERAS_BACKEND", "jax")
-
 import jax
 import jax.numpy as jnp
 import numpy as np
+import peers
 from core import RESULTS, SHAPES, gradient, machine, parsed
-from flax import linen, nnx
+from flax import linen
+from peers import GATES, Run, Shape, installed
 
 import rnnjax as rj
 
 CELLS = {"LSTM": rj.LSTM, "GRU": rj.GRU, "Elman": rj.Elman}
-GATES = {"LSTM": 4, "GRU": 3, "Elman": 1}
 OURS = ("cpu", "fused", "scan")
 SETTLE, AWAKE = 0.012, 0.015  # seconds
-
-Shape = tuple[int, int, int, int]  # B, T, I, H
-Run = Callable[[], Any]
-
-
-def installed(name: str) -> bool:
-    return importlib.util.find_spec(name) is not None
+UNITS, STEPS = 128, 100  # of a stream
+STREAMED = ("flax", "equinox", "torch")
+"""What a step's figure compares with."""
 
 
 def compiled(apply: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Run, dict[str, float]]:
@@ -59,7 +53,7 @@ def compiled(apply: Callable[..., Any], args: tuple[Any, ...]) -> tuple[Run, dic
 
 
 def jax_rivals(name: str, shape: Shape) -> dict[str, tuple[Callable[..., Any], tuple[Any, ...]]]:
-    """Functions (params, xs) -> ys and their arguments; all but Keras's are time-major."""
+    """Functions (params, xs) -> ys and their arguments, ours first."""
     batch, steps, inputs, hidden = shape
     xs = jax.random.normal(jax.random.key(1), (steps, batch, inputs))
     cell = CELLS[name](hidden)
@@ -68,106 +62,7 @@ def jax_rivals(name: str, shape: Shape) -> dict[str, tuple[Callable[..., Any], t
     def ours(implementation: str, params: Any, xs: Any) -> Any:
         return rj.unroll(cell, params, xs, implementation=implementation)[0]
 
-    found: dict[str, Any] = {name: (partial(ours, name), (params, xs)) for name in OURS}
-
-    kinds = {"LSTM": linen.OptimizedLSTMCell, "GRU": linen.GRUCell, "Elman": linen.SimpleCell}
-    module = linen.RNN(kinds[name](hidden), time_major=True)
-    found["flax linen"] = (module.apply, (module.init(jax.random.key(0), xs), xs))
-
-    own = {"LSTM": nnx.OptimizedLSTMCell, "GRU": nnx.GRUCell, "Elman": nnx.SimpleCell}
-    graph, leaves, rest = nnx.split(
-        nnx.RNN(own[name](inputs, hidden, rngs=nnx.Rngs(0)), time_major=True, rngs=nnx.Rngs(0)), nnx.Param, ...
-    )
-    zeros = jnp.zeros((batch, hidden))
-    carry = (zeros, zeros) if name == "LSTM" else zeros
-    found["flax nnx"] = (lambda p, xs: nnx.merge(graph, p, rest)(xs, initial_carry=carry), (leaves, xs))
-
-    if installed("equinox") and name != "Elman":
-        found["equinox"] = (equinox_layer, (equinox_cell(name, inputs, hidden), xs))
-    if installed("keras"):
-        found["keras"] = keras_layer(name, shape, xs)
-    return found
-
-
-def equinox_cell(name: str, inputs: int, hidden: int) -> Any:
-    import equinox
-
-    return {"LSTM": equinox.nn.LSTMCell, "GRU": equinox.nn.GRUCell}[name](inputs, hidden, key=jax.random.key(0))
-
-
-def equinox_layer(cell: Any, xs: Any) -> Any:
-    """Equinox has cells and no layer: a scan of the cell mapped over the batch."""
-    zeros = jnp.zeros((xs.shape[1], cell.hidden_size))
-    lstm = type(cell).__name__ == "LSTMCell"
-
-    def step(state: Any, x: Any) -> Any:
-        state = jax.vmap(cell)(x, state)
-        return state, state[0] if lstm else state
-
-    return jax.lax.scan(step, (zeros, zeros) if lstm else zeros, xs)[1]
-
-
-def keras_layer(name: str, shape: Shape, xs: Any) -> Any:
-    """The layer's stateless call, batch-major as it must be."""
-    import keras
-
-    batch, steps, inputs, hidden = shape
-    kind = {"LSTM": keras.layers.LSTM, "GRU": keras.layers.GRU, "Elman": keras.layers.SimpleRNN}[name]
-    layer = kind(hidden, return_sequences=True)
-    layer.build((batch, steps, inputs))
-    values = [variable.value for variable in layer.trainable_variables]
-    rest = [variable.value for variable in layer.non_trainable_variables]
-    return lambda p, xs: layer.stateless_call(p, rest, xs)[0], (values, xs.swapaxes(0, 1))
-
-
-def torch_runs(name: str, shape: Shape) -> tuple[Run, Run]:
-    """Forward, and forward with gradients, of PyTorch's layer."""
-    import torch
-
-    batch, steps, inputs, hidden = shape
-    layer = {"LSTM": torch.nn.LSTM, "GRU": torch.nn.GRU, "Elman": torch.nn.RNN}[name](inputs, hidden)
-    xs = torch.randn(steps, batch, inputs, requires_grad=True)
-
-    def forward() -> None:
-        with torch.no_grad():
-            layer(xs)
-
-    def backward() -> None:
-        layer.zero_grad(set_to_none=True)
-        xs.grad = None
-        (layer(xs)[0] ** 2).sum().backward()
-
-    return forward, backward
-
-
-def onnx_run(name: str, shape: Shape) -> Run:
-    """The forward pass of ONNX Runtime's operator."""
-    import onnx
-    import onnxruntime
-    from onnx import TensorProto, helper, numpy_helper
-
-    batch, steps, inputs, hidden = shape
-    gates = GATES[name]
-    rng = np.random.default_rng(0)
-    weights = {"W": (1, gates * hidden, inputs), "R": (1, gates * hidden, hidden), "B": (1, 2 * gates * hidden)}
-    arrays = [numpy_helper.from_array(rng.normal(0, 0.1, size).astype("f"), key) for key, size in weights.items()]
-    options: dict[str, Any] = {"hidden_size": hidden} | ({"linear_before_reset": 1} if name == "GRU" else {})
-    node = helper.make_node({"Elman": "RNN"}.get(name, name), ["X", "W", "R", "B"], ["Y"], **options)
-    graph = helper.make_graph(
-        [node],
-        "layer",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, (steps, batch, inputs))],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, (steps, 1, batch, hidden))],
-        arrays,
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    onnx.checker.check_model(model)
-    settings = onnxruntime.SessionOptions()
-    settings.intra_op_num_threads = len(os.sched_getaffinity(0))
-    settings.add_session_config_entry("session.force_spinning_stop", "1")  # between calls, not within one
-    session = onnxruntime.InferenceSession(model.SerializeToString(), settings, providers=["CPUExecutionProvider"])
-    xs = rng.normal(size=(steps, batch, inputs)).astype("f")
-    return lambda: session.run(None, {"X": xs})
+    return {name: (partial(ours, name), (params, xs)) for name in OURS} | peers.jax_layers(name, shape, xs)
 
 
 def rivals(name: str, shape: Shape, what: str) -> tuple[dict[str, Run], dict[str, dict[str, float]]]:
@@ -177,9 +72,9 @@ def rivals(name: str, shape: Shape, what: str) -> tuple[dict[str, Run], dict[str
     for rival, (apply, args) in jax_rivals(name, shape).items():
         runs[rival], facts[rival] = compiled(apply if what == "forward" else gradient(apply), args)
     if installed("torch"):
-        runs["torch"] = torch_runs(name, shape)[what == "gradient"]
+        runs["torch"] = peers.torch_runs(name, shape)[what == "gradient"]
     if what == "forward" and installed("onnx") and installed("onnxruntime"):
-        runs["onnxruntime"] = onnx_run(name, shape)
+        runs["onnxruntime"] = peers.onnx_run(name, shape)
     return runs, facts
 
 
@@ -310,61 +205,11 @@ def populations(seconds: float) -> dict[str, list[float]]:
 
 
 def streams(layers: int, seconds: float) -> dict[str, list[float]]:
-    """Milliseconds of 100 single steps of so many LSTMs of 128 units at B 1, waiting for each output."""
-    size, steps = 128, 100
-    x = jnp.ones((1, size))
-
-    def loop(step: Callable[[Any, Any], Any], state: Any) -> Run:
-        def run() -> None:
-            own = jax.tree.map(jnp.copy, state)
-            for _ in range(steps):
-                y, own = step(x, own)
-                jax.block_until_ready(y)
-
-        return run
-
-    model = rj.Stack([rj.LSTM(size)] * layers)
-    stepper = rj.stepper(model, model.init(jax.random.key(0), size))
-    runs = {"rnnjax": loop(stepper, stepper.initial_state((1,)))}
-
-    cell = linen.OptimizedLSTMCell(size)
-    zeros = (jnp.zeros((1, size)), jnp.zeros((1, size)))
-    weights = [cell.init(jax.random.key(i), zeros, x) for i in range(layers)]
-
-    @jax.jit
-    def flax_step(weights: Any, y: Any, state: Any) -> Any:
-        after = []
-        for own, carry in zip(weights, state, strict=True):
-            carry, y = cell.apply(own, carry, y)
-            after.append(carry)
-        return y, after
-
-    runs["flax"] = loop(partial(flax_step, weights), [zeros] * layers)
-    if installed("equinox"):
-        cells = [equinox_cell("LSTM", size, size) for _ in range(layers)]
-
-        @jax.jit
-        def equinox_step(cells: Any, y: Any, state: Any) -> Any:
-            after = []
-            for own, carry in zip(cells, state, strict=True):
-                after.append(jax.vmap(own)(y, carry))
-                y = after[-1][0]
-            return y, after
-
-        runs["equinox"] = loop(partial(equinox_step, cells), [zeros] * layers)
-    if installed("torch"):
-        import torch
-
-        lstm, one = torch.nn.LSTM(size, size, layers), torch.ones(1, 1, size)
-
-        def torch_run() -> None:
-            state = None
-            with torch.no_grad():
-                for _ in range(steps):
-                    _, state = lstm(one, state)
-
-        runs["torch"] = torch_run
-    return in_turns(runs, seconds)
+    """Milliseconds of so many single steps of so many LSTMs at B 1, waiting for each output."""
+    model = rj.Stack([rj.LSTM(UNITS)] * layers)
+    stepper = rj.stepper(model, model.init(jax.random.key(0), UNITS))
+    ours = peers.jax_stream(stepper, jnp.ones((1, UNITS)), stepper.initial_state((1,)), STEPS)
+    return in_turns({"rnnjax": ours} | peers.streams(UNITS, layers, STEPS), seconds)
 
 
 def further(seconds: float) -> tuple[dict[str, Any], dict[str, float]]:
@@ -377,8 +222,8 @@ def further(seconds: float) -> tuple[dict[str, Any], dict[str, float]]:
     figures["vmap32_vs_flax"] = tables["vmap"]["flax"] / tables["vmap"]["vmap"]
     for name, layers in (("step_one_layer", 1), ("step_four_layers", 4)):
         medians = {rival: statistics.median(own) for rival, own in streams(layers, seconds).items()}
-        tables[name] = {rival: ms / 100 * 1e3 for rival, ms in medians.items()}
-        figures[name] = min(ms for rival, ms in medians.items() if rival != "rnnjax") / medians["rnnjax"]
+        tables[name] = {rival: ms / STEPS * 1e3 for rival, ms in medians.items()}
+        figures[name] = stepped(tables[name])
     for name in SHORT:
         print(short(name, tables[name]))
     return tables, figures
@@ -386,14 +231,27 @@ def further(seconds: float) -> tuple[dict[str, Any], dict[str, float]]:
 
 SHORT = {
     "vmap": "32 LSTMs 16,100,64,64 under `vmap`, forward and gradients, ms",
-    "step_one_layer": "a step of an LSTM of 128 units at B 1, µs",
+    "step_one_layer": f"a step of an LSTM of {UNITS} units at B 1, µs",
     "step_four_layers": "a step of four of them, µs",
 }
 
 
+def stepped(values: dict[str, float]) -> float:
+    """How many times our step of a stream is faster than the best of `STREAMED`. ONNX Runtime, which has no gradients
+    and is named beside them, is not one of these."""
+    return min(values[rival] for rival in STREAMED if rival in values) / values["rnnjax"]
+
+
 def short(name: str, values: dict[str, float]) -> str:
     """A table of one line in Markdown."""
-    return f"| {SHORT[name]} | {', '.join(f'{rival} {value:.1f}' for rival, value in values.items())} |"
+    shown = {rival: f"{rival} {value:.1f}" for rival, value in values.items()}
+    beside = shown.pop("onnxruntime", None)
+    text = ", ".join(shown.values())
+    if name != "vmap":
+        text += f": ×{stepped(values):.2f} over the best of {', '.join(own for own in STREAMED if own in values)}"
+    if beside is not None:
+        text += f"; beside them {beside}"
+    return f"| {SHORT[name]} | {text} |"
 
 
 def write(

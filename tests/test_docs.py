@@ -77,6 +77,11 @@ def test_readme_tables_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["--check"]) == 0, capsys.readouterr().out
 
 
+def test_readme_links_every_page() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert not [page.name for page in (ROOT / "docs").glob("*.md") if f"(docs/{page.name}" not in text]
+
+
 def test_readme_sets_up_in_two_commands() -> None:
     """`.ci/run` takes the first block of shell commands and runs its lines word for word."""
     block = re.search(r"^```sh\n(.*?)^```$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE | re.DOTALL)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import argparse
 import inspect
 import json
+import runpy
+import shlex
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +34,7 @@ SPEED = {
     "linear_in_t": "time a step at T 100,000 over that at T 1,000; 1 is linear",
     "vmap32_vs_serial": "32 models under `vmap`: speed over that of 32 calls",
     "vmap32_vs_flax": "the same, over Flax's under `vmap`",
-    "step_one_layer": "a single step of one LSTM(128), B 1: speed over the best peer's",
+    "step_one_layer": "a single step of one LSTM(128), B 1: speed over the best of Flax, Equinox and PyTorch",
     "step_four_layers": "the same of four",
 }
 CORE = {
@@ -42,7 +44,8 @@ CORE = {
     "memory_sqrt": 'with `remat="sqrt"`; outputs and their cotangents alone are 2',
     "memory_sqrt_streamed": "the same in pieces, whose outputs are used at once",
     "import_seconds": "seconds of `import rnnjax` beyond `import jax`",
-    "compile_vs_nnx": "time to compile the gradient of two LSTMs over nnx's; less is better",
+    "compile_vs_nnx": "time to compile the gradient of two LSTMs, a CPU's `cpu`, over nnx's; less is better",
+    "compile_fused_vs_nnx": "the same by `fused`",
     "fused_vs_nnx_gradient": "`fused`: speed over nnx's with gradients, geometric mean of the rows",
     "fused_vs_nnx_gradient_least": "the same, least row",
     "fused_vs_nnx_forward": "`fused`: speed over nnx's, forward pass, geometric mean of the rows",
@@ -109,6 +112,13 @@ TASKS = [
         "spa_eng_bleu",
         "BLEU of Spanish to English, sentences of at most ten words",
         "examples/translation.py --data TATOEBA --columns 1 0",
+    ),
+    (
+        "translation_time_vs_torch",
+        "translation_torch",
+        "training time of a PyTorch twin over ours after six epochs, compilation included; equal within the noise: one "
+        "epoch takes up to a half longer than another",
+        "benchmarks/translation_torch.py",
     ),
     (
         "summaries_rouge_l_over_lead1",
@@ -229,9 +239,20 @@ def saved(figures: list[tuple[str, str, str, str]]) -> list[str]:
     for figure, file, what, command in figures:
         path = RESULTS / f"{file}.json"
         if path.exists():
-            value = json.loads(path.read_text(encoding="utf-8"))["figures"][figure]
-            lines.append(f"| {figure} | {value:.4g} | {what} | `python {command}` |")
+            record = json.loads(path.read_text(encoding="utf-8"))
+            value, more = record["figures"][figure], of_morse(record) if figure == "morse_cer_5db" else ""
+            lines.append(f"| {figure} | {value:.4g} | {what}{more} | `python {command}` |")
     return lines
+
+
+def of_morse(record: dict[str, Any]) -> str:
+    """Of how many characters the error of Morse code is, and what it is in other noise."""
+    speech = runpy.run_path(str(ROOT / "examples" / "speech.py"))
+    args = speech["arguments"]().parse_args(shlex.split(record["command"])[1:])
+    tests = rj.data.morse_set(args.tests, seed=10_000 * args.seed + 1, snr_db=(5, 5))  # the first of its `morse`
+    count = sum(len(one.text) for one in tests)
+    others = ", ".join(f"{record['errors'][f'{db} dB, beam']['cer']:.2g} at {db} dB" for db in (0, 10, 20))
+    return f": {record['figures']['morse_cer_5db'] * count:.0f} of {count:,} characters in one run; {others}"
 
 
 def measured(file: str, meanings: dict[str, str]) -> list[str]:

@@ -33,8 +33,9 @@ reads_out = False
 # Which sizes are worth a call is read off benchmarks/results/choice.md, to which tests/test_choice.py holds the rule.
 _FEW_ROWS = 16
 """Rows up to which a step alone reads its weights as they lie: `kMostRows` of step.h."""
-_LITTLE = 300_000
-"""Multiplications below which a call stays on one thread, `kWorthThreads` of variant.cc, and is so faster than XLA."""
+_LITTLE, _MUCH = 300_000, 5_000_000
+"""Multiplications below which a call stays on one thread, `kWorthThreads` of variant.cc, and is so faster than XLA; and
+from which a step alone makes up for packing its weights."""
 _LARGE, _ENOUGH = 100_000, 128
 """From so many weights on it takes so many rows and steps, B · T, to make up for packing them."""
 
@@ -66,9 +67,13 @@ def prefer(call: Call) -> str | None:
         if weights < _LARGE or rows * call.steps >= _ENOUGH:
             return None
         return f"B · T = {rows * call.steps} is below {_ENOUGH}: packing {weights:,} weights takes longer than it saves"
-    if rows * weights < _LITTLE or (rows <= _FEW_ROWS and call.flow.mask is None and call.flow.reset is None):
+    as_they_lie = rows <= _FEW_ROWS and call.flow.mask is None and call.flow.reset is None
+    if as_they_lie or not _LITTLE <= rows * weights < _MUCH:
         return None
-    return f"a single step has no loop to speed up, but for at most {_FEW_ROWS} rows without marks, or little work"
+    return (
+        f"a single step has no loop to speed up, but for at most {_FEW_ROWS} rows without marks, or fewer than "
+        f"{_LITTLE:,} multiplications or {_MUCH:,} and more"
+    )
 
 
 def run(call: Call) -> tuple[Any, State]:

@@ -162,13 +162,14 @@ def test_a_single_step_of_one_row_leaves_what_is_infinite_in_its_place(variant: 
 
 
 def test_more_rows_or_marks_are_no_single_step_of_the_kernels() -> None:
-    """But for so little work that one thread does it."""
+    """But for so little work that one thread does it, and so much that packing is little beside it."""
     cell, params, xs, state, _ = trial(rj.LSTM, 17, 3, 70, jnp.float32, steps=1)
     assert "a single step has no loop to speed up, but for at most 16 rows" in rj.explain(cell, params, xs, state)
     assert "→ cpu" in rj.explain(cell, params, xs[:, :16])
     marks = {"reset": jnp.zeros((1, 16), bool)}
     assert "→ scan" in rj.explain(cell, params, xs[:, :16], **marks)
     assert "→ cpu" in rj.explain(cell, params, xs[:, :2], lengths=jnp.ones(2, int))
+    assert "→ cpu" in rj.explain(cell, params, jnp.ones((1, 250, 3)))
 
 
 def test_weights_are_packed_for_enough_rows_and_steps() -> None:
