@@ -30,7 +30,7 @@ SHORT, LONG = "B · T under 128", "B · T of 128 or more"
 FEW, MANY = "a step of up to 16 rows", "a step of more than 16 rows"
 LITTLE, MORE, MUCH = "under 300,000 multiplications", "300,000 multiplications or more", "5,000,000 or more"
 SEQUENCES = [(weights, length) for weights in (LIGHT, HEAVY) for length in (SHORT, LONG)]
-STEPS = [(rows, work) for rows in (FEW, MANY) for work in (LITTLE, MORE, MUCH)]
+STEPS = [(FEW, LITTLE), (FEW, MORE), (MANY, LITTLE), (MANY, MORE), (MANY, MUCH)]
 
 
 @cache
@@ -48,8 +48,8 @@ def taken(name: str, rows: int, steps: int, hidden: int) -> str:
 def conditions(name: str, rows: int, steps: int, hidden: int) -> tuple[str, str]:
     weights = sum(leaf.size for leaf in jax.tree.leaves(parameters(name, hidden)))
     if steps == 1:
-        work = rows * weights
-        return FEW if rows <= 16 else MANY, LITTLE if work < 300_000 else MORE if work < 5_000_000 else MUCH
+        few, work = rows <= 16, rows * weights
+        return FEW if few else MANY, LITTLE if work < 300_000 else MORE if few or work < 5_000_000 else MUCH
     return LIGHT if weights < 100_000 else HEAVY, SHORT if rows * steps < 128 else LONG
 
 
