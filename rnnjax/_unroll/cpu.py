@@ -2,8 +2,9 @@
 
 One call runs every time step: the weights are packed once, the gates are fused into the products, and threads take
 blocks of rows through the whole sequence without waiting for each other. A single step of a few rows, as in a stream,
-reads the weights as they lie. Its derivative is one more call. Where the program is lowered for another platform, for
-derivatives of the derivative, and for that of a single step, `fused` takes its place.
+reads the weights as they lie, and that of layers on top of each other is one call. Its derivative is one more call.
+Where the program is lowered for another platform, for derivatives of the derivative, and for that of a single step,
+`fused` takes its place.
 """
 
 from __future__ import annotations
@@ -67,8 +68,7 @@ def prefer(call: Call) -> str | None:
         if weights < _LARGE or rows * call.steps >= _ENOUGH:
             return None
         return f"B · T = {rows * call.steps} is below {_ENOUGH}: packing {weights:,} weights takes longer than it saves"
-    as_they_lie = rows <= _FEW_ROWS and call.flow.mask is None and call.flow.reset is None
-    if as_they_lie or not _LITTLE <= rows * weights < _MUCH:
+    if as_they_lie(call) or not _LITTLE <= rows * weights < _MUCH:
         return None
     return (
         f"a single step has no loop to speed up, but for at most {_FEW_ROWS} rows without marks, or fewer than "
@@ -78,6 +78,30 @@ def prefer(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Any, State]:
     """Hidden states (T, *B, H) and the last state."""
+    plan, inputs, flags = _prepared(call)
+    out: Any = _unroll(plan, inputs, flags)
+    return _in_shape(call, *out)
+
+
+def as_they_lie(call: Call) -> bool:
+    """Whether the call is a single step that reads its weights as they lie."""
+    rows, unmarked = math.prod(call.batch_shape), call.flow.mask is None and call.flow.reset is None
+    return call.steps == 1 and rows <= _FEW_ROWS and unmarked
+
+
+def climb(calls: list[Call]) -> tuple[Any, list[State]]:
+    """What `run` returns for the last of these calls, and the states of all. Each is `as_they_lie`, and reads not its
+    own inputs, but for the first, but what the one below returns, in the same dtype."""
+    plans, layers, _ = zip(*map(_prepared, calls), strict=True)
+    layers = (layers[0], *(own._replace(xs=None) for own in layers[1:]))
+    out: Any = _climb(plans, layers)
+    ys, states = out
+    shaped = [_in_shape(call, ys, state) for call, state in zip(calls, states, strict=True)]
+    return shaped[-1][0], [state for _, state in shaped]
+
+
+def _prepared(call: Call) -> tuple[_Plan, _Inputs, _Flags]:
+    """A call as the functions below take it: with one batch axis, in the dtype of the state."""
     cell: Any = call.cell
     spec, params = kernel(cell), call.dtypes.cast(call.params)
     (w, b), (u, b_u) = cell.input_weights(params), cell.recurrent(params)
@@ -86,18 +110,20 @@ def run(call: Call) -> tuple[Any, State]:
     rows, steps = math.prod(call.batch_shape), call.steps
 
     def flat(tree: Any, *lead: int, features: bool = True) -> Any:
-        """Leaves with one batch axis, in the dtype of the state."""
         return jax.tree.map(lambda leaf: leaf.reshape(*lead, rows, *leaf.shape[leaf.ndim - features :]), tree)
 
     def wide(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.astype(call.dtypes.state), tree)
 
     inputs = _Inputs(wide(arrays), flat(wide(call.flow.xs), steps), flat(call.state), flat(call.boundary))
-    flags = flat(_Flags(call.flow.mask, call.flow.reset), steps, features=False)
-    out: Any = _unroll(plan, inputs, flags)
-    ys, state = out
+    return plan, inputs, flat(_Flags(call.flow.mask, call.flow.reset), steps, features=False)
+
+
+def _in_shape(call: Call, ys: Array, state: State) -> tuple[Array, State]:
+    """Results with the batch axes of the call."""
     shape = (*call.batch_shape, call.cell.hidden_size)
-    return ys.reshape(steps, *shape), jax.tree.map(lambda leaf: leaf.reshape(shape), state)
+    ys = ys.reshape(call.steps, *call.batch_shape, ys.shape[-1])
+    return ys, jax.tree.map(lambda leaf: leaf.reshape(shape), state)
 
 
 def _every(call: Call) -> int:
@@ -234,6 +260,77 @@ def _by_fused(plan: _Plan, inputs: _Inputs, flags: _Flags, cotangents: Any) -> _
     return jax.vjp(lambda inputs: _fused(plan, inputs, flags), inputs)[1](cotangents)[0]
 
 
+# A single step up through layers: one call, whose derivatives and `vmap` are those of its layers one by one.
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _climb(plans: tuple[_Plan, ...], layers: tuple[Any, ...]) -> tuple[Array, list[State]]:
+    return _climbed(plans)(layers)
+
+
+def _climb_fwd(plans: tuple[_Plan, ...], layers: tuple[Any, ...]) -> Any:
+    return jax.vjp(partial(_one_by_one, plans), layers)
+
+
+def _climb_bwd(_: tuple[_Plan, ...], pull: Any, cotangents: Any) -> Any:
+    return pull(cotangents)
+
+
+_climb.defvjp(_climb_fwd, _climb_bwd)
+
+
+def _one_by_one(plans: tuple[_Plan, ...], layers: tuple[Any, ...]) -> tuple[Array, list[State]]:
+    xs, states = layers[0].xs, []
+    for plan, own in zip(plans, layers, strict=True):
+        out: Any = _unroll(plan, own._replace(xs=xs), _Flags(None, None))
+        xs, state = out
+        states.append(state)
+    return xs, states
+
+
+@cache
+def _climbed(plans: tuple[_Plan, ...]) -> Callable[..., Any]:
+    call = custom_vmap(partial(_native_climb, plans))
+
+    def more(_: int, batched: list[Any], layers: Any) -> Any:
+        axes = jax.tree.map(lambda own: 0 if own else None, batched[0])
+        out = jax.vmap(partial(_one_by_one, plans), (axes,))(layers)
+        return out, jax.tree.map(lambda _: True, out)
+
+    call.def_vmap(more)
+    return call
+
+
+def _native_climb(plans: tuple[_Plan, ...], layers: tuple[Any, ...]) -> tuple[Array, list[State]]:
+    leaves, structure = jax.tree.flatten(layers)
+
+    def native(*leaves: Array) -> tuple[Array, list[State]]:
+        layers = jax.tree.unflatten(structure, leaves)
+        operands, results, aliases = [layers[0].xs[0]], [], {}
+        for own in layers:
+            operands += own.params
+            for leaf in own.state:  # a state may be written where the one before it lies: no copies of what is donated
+                aliases[len(operands)] = len(results)
+                operands.append(leaf)
+                results.append(result_like(leaf, leaf.shape))
+        results.append(result_like(operands[0], layers[-1].state[0].shape))
+        call: Any = jax.ffi.ffi_call("rnnjax_cpu_climb", results, input_output_aliases=aliases)
+        *after, ys = call(
+            *operands,
+            variant=np.int64(plans[0].variant),
+            cells=np.array([_CELLS.index(plan.spec.name) for plan in plans], np.int64),
+            hidden=np.array([own.state[0].shape[-1] for own in layers], np.int64),
+        )
+        rest = iter(after)
+        states = [type(own.state)(*(next(rest) for _ in own.state)) for own in layers]
+        return ys[None], states
+
+    def elsewhere(*leaves: Array) -> tuple[Array, list[State]]:
+        return _one_by_one(plans, jax.tree.unflatten(structure, leaves))
+
+    return lax.platform_dependent(*vary_alike(leaves), cpu=native, default=elsewhere)
+
+
 # Below, an array leads with an axis of models: N of them, or 1 where it is the same for all.
 
 
@@ -293,7 +390,7 @@ class _Form(NamedTuple):
             return -(-steps // self.plan.every), rows, hidden
         return None
 
-    def results(self, operands: list[Array]) -> list[tuple[int, ...]]:
+    def results(self, operands: list[Any]) -> list[tuple[int, ...]]:
         """Shapes of the results, without the models' axis."""
         (steps, rows, _), hidden = operands[0].shape[1:], operands[2].shape[1]
         states = [(rows, hidden)] * self.states
@@ -382,7 +479,11 @@ def _one_elsewhere(form: _Form, *operands: Array) -> list[Array]:
 
 def _more(form: _Form, size: int, batched: list[bool], *operands: Array) -> tuple[list[Array], list[bool]]:
     """`vmap`: weights that differ are more models; where they are the same, data are more rows of a batch."""
-    if form.backward or any(batched[1 : 1 + form.weights]):
+    if size == 0:
+        one = [jax.ShapeDtypeStruct(a.shape[own:], a.dtype) for a, own in zip(operands, batched, strict=True)]
+        models: Any = max(leaf.shape[0] for leaf in one)
+        out = [jnp.zeros((0, models, *shape), operands[0].dtype) for shape in form.results(one)]
+    elif form.backward or any(batched[1 : 1 + form.weights]):
         out = _more_models(form, size, batched, operands)
     else:
         out = _more_rows(form, size, batched, operands)

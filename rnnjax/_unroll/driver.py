@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .._cell import Cell, split_key
 from .._types import Array, Key, Params, State, Xs
-from . import check, table
+from . import check, cpu, table
 from .call import Call, Dtypes, Flow, Remat, accumulators, features, split_noise
 from .lift import along, valid_steps, zero_where_masked
 from .newton import Newton, NewtonReport
@@ -39,7 +42,8 @@ def unroll(
         cell: a cell, such as `rnnjax.LSTM(128)`.
         params: its parameters, from `cell.init(key, in_size)`.
         xs: inputs (T, *B, I), floating point, or a pytree whose leaves lead with (T, *B). T and B may be 0, and there
-            may be any number of batch axes.
+            may be any number of batch axes. The parameters' `in_size` is the last axis of the leaf with the most axes;
+            of several such it may be that of any, or their sum.
         state: the state before the first step; None is `cell.initial_state`. Its dtype is cast to the state's.
         lengths: valid steps of each row, integers (*B) in 0…T. Concrete lengths outside raise; traced ones act as if
             cut to 0…T.
@@ -53,7 +57,7 @@ def unroll(
         key: for cells that draw noise; None is evaluation, without any.
         context: handed to `cell.prepare`, such as an attention memory.
         remat: what the backward pass stores. None stores every gate; "state" only outputs and a few states; an integer
-            the state every so many steps; "sqrt" every √T steps.
+            the state every so many steps; "sqrt" every √T steps. Of a symbolic T these two store every gate.
         implementation: None takes the fastest that can run the call; a name, or a `rnnjax.Newton`, runs that one or
             raises with the reason. `explain` prints the choice.
 
@@ -76,7 +80,7 @@ def unroll(
     (True, True)
     """
     check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation, reverse)
-    try:
+    with _one_mode(implementation):
         return _execute(
             cell,
             params,
@@ -91,6 +95,13 @@ def unroll(
             remat=remat,
             implementation=implementation,
         )
+
+
+@contextmanager
+def _one_mode(implementation: Any) -> Iterator[None]:
+    """Says what to do about forward mode where JAX says that there is none."""
+    try:
+        yield
     except TypeError as error:
         if "forward-mode" not in str(error) or implementation == "scan":
             raise
@@ -98,6 +109,39 @@ def unroll(
             "the fast implementations have a hand-formed reverse mode and no forward mode (`jvp`, `jacfwd`); pass "
             '`implementation="scan"`, which has both'
         ) from error
+
+
+def climb(
+    cells: Sequence[Cell], params: Sequence[Params], x: Array, states: Sequence[State | None]
+) -> tuple[Array, list[State]] | None:
+    """A single step x (1, *B, I) of the first of these cells, each on top of the one before, in one native call: the
+    outputs of the last of them, and their states, as many as there are. None where it is not more than one."""
+    arrays = tuple(cells), tuple(params), x, tuple(states)
+    counts = []
+    jax.eval_shape(lambda *arrays: counts.append(len(_climbing(*arrays))), *arrays)
+    count = counts[0]
+    if count < 2:
+        return None
+    with _one_mode(None):
+        return _climb(arrays[0][:count], arrays[1][:count], x, arrays[3][:count])
+
+
+@partial(jax.jit, inline=True)
+def _climb(*arrays: Any) -> tuple[Array, list[State]]:
+    return cpu.climb(_climbing(*arrays))
+
+
+def _climbing(cells: Sequence[Cell], params: Sequence[Params], x: Array, states: Sequence[State | None]) -> list[Call]:
+    """The calls of the first cells that can be one native call. But for the first, inputs are stand-ins."""
+    calls = []
+    for cell, own, state in zip(cells, params, states, strict=True):
+        check.arguments(cell, own, x, state, None, None, None, None, None, None, None)
+        call = _call(cell, own, x, state, None, None, None, None, None, reverse=False, remat=None)
+        if not (table.choose(call, None) is cpu and cpu.as_they_lie(call) and call.dtypes.compute == call.dtypes.state):
+            break
+        calls.append(call)
+        x = jnp.zeros_like(x, shape=(*x.shape[:-1], cell.out_size(x.shape[-1])), dtype=call.dtypes.compute)
+    return calls
 
 
 def explain(

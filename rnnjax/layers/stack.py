@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice, takewhile
 from typing import Any
 
 import jax
@@ -11,9 +12,10 @@ import jax.numpy as jnp
 from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
+from .._unroll.driver import climb
 from ._elapsed import check_one_direction
 from ._layer import Layer, begin, beside, check_entries, fold, split_elapsed
-from .rnn import as_layer
+from .rnn import RNN, as_layer
 
 
 @struct
@@ -112,7 +114,10 @@ class Stack(Layer):
         xs, dt = split_elapsed(self, xs)
         if dt is not None:
             check_one_direction(self, xs.shape[-1])
-        for i, (layer, own, before) in enumerate(zip(self.layers, params, states, strict=True)):
+        if lengths is None and mask is None and reset is None and key is None and context is None and dt is None:
+            xs, last = _climb(self.layers, params, xs, states)
+        parts = enumerate(zip(self.layers, params, states, strict=True))
+        for i, (layer, own, before) in islice(parts, len(last), None):
             inputs, before = beside(layer, xs, dt), like(before)
             xs, after = layer(
                 own, inputs, before, lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context
@@ -131,3 +136,16 @@ class Stack(Layer):
             parts.append((str(i), layer, size))
             size = layer.out_size(size)
         return tuple(parts)
+
+
+def _climb(layers: Sequence[Layer], params: Sequence[Params], xs: Any, states: Any) -> tuple[Any, list[State]]:
+    """What the lowest layers make of a single step in a compiled program where they are one native call, and their
+    states; xs and none where they are not."""
+    if not (isinstance(xs, jax.core.Tracer) and xs.ndim > 1 and xs.shape[0] == 1):
+        return xs, []
+    cells = [layer.cell for layer in takewhile(_plain, layers)]
+    return climb(cells, params[: len(cells)], xs, states[: len(cells)]) or (xs, [])
+
+
+def _plain(layer: Any) -> bool:
+    return type(layer) is RNN and not layer.reverse and layer.implementation is None

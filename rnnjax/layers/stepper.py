@@ -19,20 +19,22 @@ class Stepper:
     def __init__(self, layer: Layer, params: Params) -> None:
         self._layer, self._params = layer, params
 
-        def run(state: State, x: Xs) -> tuple[Array, State]:
+        # the state first: JAX gives donated memory to the first results of its shape, and its memory is the next one's
+        def run(state: State, x: Xs) -> tuple[State, Array]:
             # at compilation alone
             wanted = jax.tree.structure(jax.eval_shape(lambda: layer.initial_state(params)))
             if jax.tree.structure(state) != wanted:
                 raise TypeError(f"`step(x, state)`: `state` must be {wanted}; got {jax.tree.structure(state)}")
             ys, state = layer(params, jax.tree.map(lambda leaf: leaf[None], x), state)
-            return ys[0], state
+            return state, ys[0]
 
         self._run = jax.jit(run, donate_argnums=0)
 
     def __call__(self, x: Xs, state: State) -> tuple[Array, State]:
         """The output (*B, O) of one input (*B, I), and the next state. The state that was passed is used up: its memory
         becomes the next one's, and JAX refuses to read it again."""
-        return self._run(state, x)
+        state, y = self._run(state, x)
+        return y, state
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike | None = None) -> State:
         """The state before the first step, by default in the dtype of the parameters, and at least in float32."""

@@ -306,6 +306,17 @@ def test_vmap_is_a_loop(name: str, axes: str, remat: Any) -> None:
     close(run("cpu"), run("scan"), 1e-11)
 
 
+def test_vmap_of_nothing() -> None:
+    cell = rj.GRU(3)
+    params = cell.init(jax.random.key(0), 2)
+
+    def ys(xs: Any) -> Any:
+        return rj.unroll(cell, params, xs, implementation="cpu")[0]
+
+    assert jax.vmap(ys)(jnp.ones((0, 5, 2))).shape == (0, 5, 3)
+    assert jax.vmap(jax.grad(lambda xs: ys(xs).sum()))(jnp.ones((0, 5, 4, 2))).shape == (0, 5, 4, 2)
+
+
 def test_the_gradient_of_vmapped_rows_is_the_batch_s() -> None:
     cell, params, xs, state, _ = trial(rj.GRU, 6, 3, 18, jnp.float64)
 

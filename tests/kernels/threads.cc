@@ -127,7 +127,45 @@ std::vector<float> lstm(const Runner& runner, int64_t steps, int64_t batch, int6
   return found;
 }
 
+// A stream through layers, whose states lie where the ones before lay, and its last outputs and states.
+std::vector<float> stream(const Runner& runner) {
+  constexpr int64_t kLayers = 3, kUnits = 192, kRows = 2;
+  std::mt19937 numbers(1);
+  std::normal_distribution<float> normal(0, 1 / std::sqrt(float(kUnits)));
+  std::deque<std::vector<float>> all;
+  const auto drawn = [&](int64_t n) {
+    auto& made = all.emplace_back(n);
+    for (float& x : made) x = normal(numbers);
+    return made.data();
+  };
+  std::vector<Problem<float>> layers(kLayers);
+  std::vector<float> found(kRows * kUnits);
+  for (int64_t i = 0; i < kLayers; ++i) {
+    Problem<float>& p = layers[i];
+    p = {};
+    p.cell = kLstm, p.models = p.steps = 1, p.batch = kRows, p.inputs = p.hidden = kUnits;
+    p.h.data = drawn(kRows * kUnits), p.c.data = drawn(kRows * kUnits);
+    p.h0.data = p.h.data, p.c0.data = p.c.data;
+    p.x.data = i == 0 ? drawn(kRows * kUnits) : layers[i - 1].h.data;
+    p.w.data = drawn(4 * kUnits * kUnits), p.u.data = drawn(4 * kUnits * kUnits), p.b.data = drawn(4 * kUnits);
+  }
+  layers.back().ys.data = found.data();
+  for (int step = 0; step < 20; ++step) {
+    check(RNNJAX_VARIANT::variant.climb_f32(layers.data(), kLayers, runner), "out of memory");
+  }
+  for (const auto& p : layers) {
+    found.insert(found.end(), p.h.data, p.h.data + kRows * kUnits);
+    found.insert(found.end(), p.c.data, p.c.data + kRows * kUnits);
+  }
+  return found;
+}
+
 void kernels(Pool& pool) {
+  const std::vector<float> alone = stream(Runner{1, nullptr, nullptr, nullptr});
+  for (int i = 0; i < 4; ++i) {
+    const std::vector<float> shared = stream(runner_on(pool));
+    check(std::memcmp(alone.data(), shared.data(), alone.size() * sizeof(float)) == 0, "other bits of a stream");
+  }
   // two threads share the steps of one row; blocks of rows; one step
   const int64_t sizes[][4] = {{60, 1, 3, 96}, {9, 37, 5, 64}, {1, 4, 200, 128}};
   for (const auto& s : sizes) {

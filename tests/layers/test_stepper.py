@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from functools import partial
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -16,7 +19,9 @@ MODELS = {
     "cell": rj.LSTM(5),
     "learned": rj.LearnedInitialState(rj.GRU(5)),
     "stack": rj.Stack([rj.GRU(4), rj.Residual(rj.LSTM(4)), rj.Dropout(0.5), rj.Dense(3)]),
+    "native": rj.Stack([rj.LSTM(5), rj.GRU(17), rj.Elman(3), rj.Elman(2, activation="relu"), rj.Dense(3)]),
 }
+LARGE = (rj.LSTM(160), rj.GRU(128), rj.LSTM(128))
 
 
 # above 16 rows a step is no native code
@@ -32,6 +37,84 @@ def test_steps_are_the_whole_sequence(model: Any, batch_shape: tuple[int, ...]) 
         got, state = step(x, state)
         np.testing.assert_allclose(got, y, rtol=0, atol=1e-12)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), state, last)
+
+
+@pytest.mark.parametrize("rows", [1, 13])
+def test_layers_that_two_threads_share(rows: int) -> None:
+    """Large enough for a second thread to form the products with the states, as often as it comes in time."""
+    model, slow = (rj.Stack([rj.RNN(c, implementation=how) for c in LARGE]) for how in (None, "scan"))
+    params = model.init(jax.random.key(0), 3)
+    xs = jax.random.normal(jax.random.key(1), (40, rows, 3))
+    wanted, last = slow(params, xs)
+    step = rj.stepper(model, params)
+    state = step.initial_state((rows,))
+    for x, y in zip(xs, wanted, strict=True):
+        got, state = step(x, state)
+        np.testing.assert_allclose(got, y, rtol=0, atol=2e-5)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5), state, last)
+
+
+def test_a_step_of_layers_is_one_call_without_copies() -> None:
+    model = MODELS["native"]
+    step = rj.stepper(model, model.init(jax.random.key(0), 3))
+    compiled = step._run.lower(step.initial_state((2,)), jnp.ones((2, 3), jnp.float32)).compile().as_text()
+    assert compiled.count('custom_call_target="rnnjax_cpu_climb"') == 1
+    assert "rnnjax_cpu_forward" not in compiled
+    assert " copy(" not in compiled
+
+
+@pytest.mark.parametrize("batched", ["x", "state", "params"])
+def test_vmap_of_a_step_of_layers_is_a_loop(batched: str) -> None:
+    model = rj.Stack([rj.LSTM(3), rj.GRU(4)])
+    keys = jax.random.split(jax.random.key(0), 3)
+    params = jax.vmap(lambda key: model.init(key, 2, jnp.float64))(keys)
+    state = jax.tree.map(lambda a: jnp.stack([a - 1, a, a + 1]), model.initial_state(model.init(keys[0], 2), (5,)))
+    given = {"params": params, "x": jax.random.normal(keys[0], (3, 1, 5, 2), jnp.float64), "state": state}
+    first = {name: jax.tree.map(lambda leaf: leaf[0], tree) for name, tree in given.items()}
+    given = {name: given[name] if name == batched else first[name] for name in given}
+    run = jax.jit(lambda own: model(own["params"], own["x"], own["state"]))
+    got = jax.vmap(run, ({name: 0 if name == batched else None for name in given},))(given)
+    each = [given | {batched: tree} for tree in _unstacked(given[batched])]
+    wanted = [_by_scan(model)(own["params"], own["x"], own["state"]) for own in each]
+    for a, b in zip(_unstacked(got), wanted, strict=True):
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), a, b)
+
+
+def test_the_gradient_of_a_step_of_layers() -> None:
+    """In a compiled program, where it is one call, and of states that were not donated and are read again."""
+    model = rj.Stack([rj.LSTM(3), rj.GRU(4)])
+    params = model.init(jax.random.key(0), 2, jnp.float64)
+    x = jax.random.normal(jax.random.key(1), (1, 5, 2), jnp.float64)
+    state = jax.tree.map(lambda a: a + 0.3, model.initial_state(params, (5,), jnp.float64))
+
+    def loss(model: Any, params: Any, x: Any, state: Any) -> Any:
+        ys, after = model(params, x, state)
+        return sum((leaf**2).sum() for leaf in jax.tree.leaves((ys, after, state)))
+
+    got, wanted = (jax.jit(jax.value_and_grad(partial(loss, m), (0, 1, 2))) for m in (model, _by_scan(model)))
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12),
+        got(params, x, state),
+        wanted(params, x, state),
+    )
+
+
+def test_a_step_of_layers_elsewhere() -> None:
+    model = rj.Stack([rj.LSTM(3), rj.GRU(4)])
+    params = model.init(jax.random.key(0), 2, jnp.float32)
+    exported = jax.export.export(jax.jit(lambda x: model(params, x)[0]), platforms=["tpu"])(
+        jax.ShapeDtypeStruct((1, 5, 2), jnp.float32)
+    )
+    assert "rnnjax_cpu" not in exported.mlir_module()
+
+
+def _unstacked(tree: Any) -> list[Any]:
+    leaves, structure = jax.tree.flatten(tree)
+    return [jax.tree.unflatten(structure, own) for own in zip(*leaves, strict=True)]
+
+
+def _by_scan(model: rj.Stack) -> rj.Stack:
+    return rj.Stack([dataclasses.replace(layer, implementation="scan") for layer in model.layers])
 
 
 def test_a_state_is_used_up_and_one_program_serves_all_steps() -> None:

@@ -1,4 +1,4 @@
-"""The native kernels: finding, loading and registering their library, and the two calls that it offers."""
+"""The native kernels: finding, loading and registering their library, and the calls that it offers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,11 @@ from typing import NamedTuple
 import jax
 
 _LIBRARY = Path(__file__).parent / "librnnjax_cpu.so"
-_TARGETS = {"rnnjax_forward": "rnnjax_cpu_forward", "rnnjax_backward": "rnnjax_cpu_backward"}
+_TARGETS = {
+    "rnnjax_forward": "rnnjax_cpu_forward",
+    "rnnjax_backward": "rnnjax_cpu_backward",
+    "rnnjax_climb": "rnnjax_cpu_climb",
+}
 
 
 class Loaded(NamedTuple):

@@ -32,18 +32,34 @@ bool soon(Ready&& ready, Clock::time_point end) {
   return ready();
 }
 
-// One round of work for several threads. The calling thread takes part and waits only for what others have begun, so
-// that a pool whose threads are all busy, or waiting themselves, delays it but cannot stop it.
+// One round of work for several threads. The calling thread takes part, always with the first task, whose memory so stays
+// in its own cache from call to call; and it waits only for what others have begun, so that a pool whose threads are all
+// busy, or waiting themselves, delays it but cannot stop it.
 class Round {
  public:
-  Round(int64_t count, void (*task)(void*, int64_t), void* arg) : count_(count), task_(task), arg_(arg) {}
+  // At most `helpers` threads work beside the calling one.
+  Round(int64_t count, int64_t helpers, void (*task)(void*, int64_t), void* arg)
+      : count_(count), helpers_(helpers), task_(task), arg_(arg) {}
 
-  // Whether there is a task that nobody has begun.
-  bool open() const { return next_.load() < count_; }
+  // Whether there is a task that nobody has begun, and may be begun by one more thread.
+  bool open() const { return next_.load() < count_ && entered_.load() < helpers_; }
 
-  // Does tasks while there are any; whether it did one.
-  bool take() {
-    int64_t done = 0;
+  void lead() {
+    task_(arg_, 0);
+    take(1);
+  }
+  bool help() { return entered_.fetch_add(1) < helpers_ && take(0); }
+
+  void wait() {
+    const auto over = [&] { return finished_.load() == count_; };
+    if (soon(over, Clock::now() + kMoment)) return;
+    std::unique_lock<std::mutex> lock(mutex_);
+    all_.wait(lock, over);
+  }
+
+ private:
+  // Does tasks while there are any, beside `done` before; whether it did one.
+  bool take(int64_t done) {
     for (int64_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) {
       task_(arg_, i);
       ++done;
@@ -55,18 +71,10 @@ class Round {
     return done > 0;
   }
 
-  void wait() {
-    const auto over = [&] { return finished_.load() == count_; };
-    if (soon(over, Clock::now() + kMoment)) return;
-    std::unique_lock<std::mutex> lock(mutex_);
-    all_.wait(lock, over);
-  }
-
- private:
-  const int64_t count_;
+  const int64_t count_, helpers_;
   void (*const task_)(void*, int64_t);
   void* const arg_;
-  std::atomic<int64_t> next_{0}, finished_{0};
+  std::atomic<int64_t> next_{1}, entered_{0}, finished_{0};
   std::mutex mutex_;
   std::condition_variable all_;
 };
@@ -87,7 +95,7 @@ class Crew {
   // `pool`: num_threads() threads that run what is given to Schedule.
   template <class Pool>
   void run(Pool& pool, int64_t count, void (*task)(void*, int64_t), void* arg) {
-    const auto round = std::make_shared<Round>(count, task, arg);
+    const auto round = std::make_shared<Round>(count, pool.num_threads() - 1, task, arg);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       rounds_.push_back(round);
@@ -98,7 +106,7 @@ class Crew {
     for (int64_t i = waiting >= wanted - 1 ? wanted : waiting; i < wanted; ++i) {
       pool.Schedule([this, round] { help(round); });
     }
-    round->take();
+    round->lead();
     round->wait();
     std::lock_guard<std::mutex> lock(mutex_);
     rounds_.erase(std::find(rounds_.begin(), rounds_.end(), round));
@@ -112,7 +120,7 @@ class Crew {
     for (auto end = begin + kMoment;;) {
       const int64_t seen = posted_.load();
       for (; round; round = open()) {
-        if (round->take()) end = std::min(Clock::now() + kMoment, begin + kLongest);
+        if (round->help()) end = std::min(Clock::now() + kMoment, begin + kLongest);
       }
       const auto more = [&] { return posted_.load() != seen; };
       waiting_.fetch_add(1);

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <initializer_list>
 #include <string>
+#include <vector>
 
 #include "crew.h"
 #include "problem.h"
@@ -59,7 +60,8 @@ Runner runner_on(ffi::ThreadPool& pool) {
 template <class T>
 constexpr ffi::DataType kDtype = sizeof(T) == sizeof(float) ? ffi::DataType::F32 : ffi::DataType::F64;
 
-// Reads the buffers of a call in their order, each (1 or N, ...), and keeps the first complaint.
+// Reads the buffers of a call in their order, each (1 or N, ...), or without that axis for 0 models, and keeps the first
+// complaint.
 template <class T>
 class Reader {
  public:
@@ -107,14 +109,15 @@ class Reader {
   Operand<U> check(const ffi::AnyBuffer& found, ffi::DataType dtype, std::initializer_list<int64_t> shape) {
     if (found.element_type() != dtype) return complain<U>("the wrong dtype");
     const auto dims = found.dimensions();
-    if (dims.size() != shape.size() + 1) return complain<U>("the wrong number of axes");
-    if (dims[0] != 1 && dims[0] != models_) return complain<U>("the wrong number of models");
-    int64_t size = 1, axis = 1;
+    const size_t lead = models_ > 0;
+    if (dims.size() != shape.size() + lead) return complain<U>("the wrong number of axes");
+    if (lead && dims[0] != 1 && dims[0] != models_) return complain<U>("the wrong number of models");
+    int64_t size = 1, axis = lead;
     for (const int64_t n : shape) {
       if (dims[axis++] != n) return complain<U>("the wrong shape");
       size *= n;
     }
-    return {static_cast<U*>(found.untyped_data()), dims[0] == 1 ? 0 : size};
+    return {static_cast<U*>(found.untyped_data()), !lead || dims[0] == 1 ? 0 : size};
   }
 
   const ffi::RemainingArgs args_;
@@ -130,6 +133,20 @@ struct Attributes {
   int64_t every;
   bool reverse, masked, resets, wants_dx, wants_state;
 };
+
+// Runs f with the kernels of this number, where the machine has them.
+template <class F>
+ffi::Error on(int64_t variant, F&& f) {
+  int64_t count;
+  const Choice* all = choices(&count);
+  if (variant < 0 || variant >= count || !all[variant].usable) {
+    return ffi::Error::Internal("rnnjax: this machine cannot run kernel variant " + std::to_string(variant));
+  }
+  if (f(*all[variant].variant)) return ffi::Error::Success();
+  return ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnjax: out of memory");
+}
+
+typedef ffi::Span<const int64_t> Sizes;
 
 template <class T>
 ffi::Error call(bool backward, ffi::ThreadPool& pool, ffi::AnyBuffer x, const Attributes& given,
@@ -166,20 +183,56 @@ ffi::Error call(bool backward, ffi::ThreadPool& pool, ffi::AnyBuffer x, const At
   }
   if (!read.finish()) return ffi::Error::InvalidArgument(read.error());
 
-  int64_t count;
-  const Choice* all = choices(&count);
-  if (given.variant < 0 || given.variant >= count || !all[given.variant].usable) {
-    return ffi::Error::Internal("rnnjax: this machine cannot run kernel variant " + std::to_string(given.variant));
+  return on(given.variant, [&](const Variant& v) {
+    const Runner runner = runner_on(pool);
+    if constexpr (sizeof(T) == sizeof(float)) return backward ? v.backward_f32(p, runner) : v.forward_f32(p, runner);
+    else return backward ? v.backward_f64(p, runner) : v.forward_f64(p, runner);
+  });
+}
+
+// A single step of layers, each of which reads what the one below returns: x (B, I), of each layer weights and
+// state -> of each layer the state, and at the end the outputs of the last.
+template <class T>
+ffi::Error climb(ffi::ThreadPool& pool, ffi::AnyBuffer x, int64_t variant, Sizes cells, Sizes hidden,
+                 ffi::RemainingArgs args, ffi::RemainingRets rets) {
+  const int64_t count = cells.size(), B = x.dimensions()[0];
+  std::vector<Problem<T>> layers(count);
+  Reader<T> read(args, rets, 0);
+  for (int64_t i = 0; i < count; ++i) {
+    Problem<T>& p = layers[i];
+    p.cell = Cell(cells[i]);
+    p.models = p.steps = 1, p.batch = B, p.hidden = hidden[i];
+    p.inputs = i == 0 ? x.dimensions()[1] : hidden[i - 1];
+    const bool lstm = p.cell == kLstm, gru = p.cell == kGru;
+    const int64_t I = p.inputs, H = p.hidden, G = lstm ? 4 : (gru ? 3 : 1);
+    p.x = i == 0 ? read.in({B, I}) : Operand<const T>{layers[i - 1].h.data, 0};
+    p.w = read.in({I, G * H}), p.u = read.in({H, G * H}), p.b = read.in({G * H}), p.b_n = read.in({H}, gru);
+    p.h0 = read.in({B, H}), p.c0 = read.in({B, H}, lstm);
+    p.h = read.out({B, H}), p.c = read.out({B, H}, lstm);
   }
-  const Variant& v = *all[given.variant].variant;
-  const Runner runner = runner_on(pool);
-  bool done;
-  if constexpr (sizeof(T) == sizeof(float)) {
-    done = backward ? v.backward_f32(p, runner) : v.forward_f32(p, runner);
-  } else {
-    done = backward ? v.backward_f64(p, runner) : v.forward_f64(p, runner);
+  layers.back().ys = read.out({B, hidden[count - 1]});
+  if (!read.finish()) return ffi::Error::InvalidArgument(read.error());
+  return on(variant, [&](const Variant& v) {
+    const Runner runner = runner_on(pool);
+    if constexpr (sizeof(T) == sizeof(float)) return v.climb_f32(layers.data(), count, runner);
+    else return v.climb_f64(layers.data(), count, runner);
+  });
+}
+
+ffi::Error handle_climb(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets rets, int64_t variant,
+                        Sizes cells, Sizes hidden) {
+  const auto x = args.get<ffi::AnyBuffer>(0);
+  if (!x.has_value() || x->dimensions().size() != 2) return ffi::Error::InvalidArgument("rnnjax: x must be (B, I)");
+  if (cells.size() == 0 || cells.size() != hidden.size()) return ffi::Error::InvalidArgument("rnnjax: no layers");
+  for (const int64_t cell : cells) {
+    if (cell < 0 || cell >= kCells) return ffi::Error::InvalidArgument("rnnjax: unknown cell");
   }
-  return done ? ffi::Error::Success() : ffi::Error(ffi::ErrorCode::kResourceExhausted, "rnnjax: out of memory");
+  for (const int64_t units : hidden) {
+    if (units < 1) return ffi::Error::InvalidArgument("rnnjax: no hidden units");
+  }
+  if (x->element_type() == ffi::DataType::F32) return climb<float>(pool, *x, variant, cells, hidden, args, rets);
+  if (x->element_type() == ffi::DataType::F64) return climb<double>(pool, *x, variant, cells, hidden, args, rets);
+  return ffi::Error::InvalidArgument("rnnjax: the kernels compute in float32 and float64");
 }
 
 template <bool backward>
@@ -217,6 +270,16 @@ auto binding() {
       .Attr<bool>("wants_state");
 }
 
+auto climbing() {
+  return ffi::Ffi::Bind()
+      .Ctx<ffi::ThreadPool>()
+      .RemainingArgs()
+      .RemainingRets()
+      .Attr<int64_t>("variant")
+      .Attr<Sizes>("cells")
+      .Attr<Sizes>("hidden");
+}
+
 }  // namespace
 }  // namespace rnnjax
 
@@ -224,6 +287,7 @@ auto binding() {
 
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rnnjax_forward, rnnjax::handle<false>, rnnjax::binding());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(rnnjax_backward, rnnjax::handle<true>, rnnjax::binding());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(rnnjax_climb, rnnjax::handle_climb, rnnjax::climbing());
 
 // The name of a variant that this machine can run, in the order of the attribute `variant`; empty where it cannot, and
 // null behind the last.

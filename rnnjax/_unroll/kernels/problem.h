@@ -56,6 +56,9 @@ struct Variant {
   bool (*forward_f64)(const Problem<double>&, const Runner&);
   bool (*backward_f32)(const Problem<float>&, const Runner&);
   bool (*backward_f64)(const Problem<double>&, const Runner&);
+  // A single step of layers, of few rows and without marks.
+  bool (*climb_f32)(const Problem<float>* layers, int64_t count, const Runner&);
+  bool (*climb_f64)(const Problem<double>* layers, int64_t count, const Runner&);
 };
 
 }  // namespace rnnjax

@@ -1,6 +1,11 @@
-// One step of a few rows, with the weights as they lie: to pack them would take longer than to read them once.
+// One step of a few rows, with the weights as they lie: to pack them would take longer than to read them once. Layers on
+// top of each other are one call, because two threads then halve them as no single layer could be: the products with the
+// states need no other layer's result, so that one thread forms them ahead while the other one goes up the layers.
 #pragma once
 
+#include <sched.h>
+
+#include "pause.h"
 #include "sequence.h"
 
 namespace rnnjax {
@@ -33,6 +38,7 @@ inline void add_products(const T* x, int64_t x_row, const T* weights, int64_t ac
   if (j < columns) add(j, columns - j);
 }
 
+// One layer's step of one model.
 template <class Cell>
 class Single {
   typedef typename Cell::Scalar T;
@@ -46,15 +52,37 @@ class Single {
   static bool fits(const Problem<T>& p) {
     return p.steps == 1 && p.batch <= kMostRows && !p.mask.data && !p.reset.data && !(p.keeps && p.every > 0);
   }
-  // Numbers of scratch memory of a model.
-  static int64_t size(const Problem<T>& p) { return kRows * row(p); }
+  // Numbers of scratch memory.
+  static int64_t size(const Problem<T>& p) { return 2 * p.batch * row(p); }
 
-  Single(const Problem<T>& p, int64_t model) : p_(p), model_(model) {}
+  Single(const Problem<T>& p, int64_t model, T* scratch)
+      : p_(p), model_(model), from_x_(scratch), from_h_(scratch + p.batch * row(p)) {}
 
-  void run(T* z) const {
-    for_row_blocks(p_.batch, [&](int64_t first, int64_t count) {
-      with_constant<kRows>(count, [&](auto rows) { block<decltype(rows)::value>(first, z); });
-    });
+  // The biases and the products with the inputs.
+  void inputs() const {
+    const int64_t across = kGates * p_.hidden, wide = row(p_);
+    for (int64_t r = 0; r < p_.batch; ++r) {
+      std::memcpy(from_x_ + r * wide, at(p_.b), across * sizeof(T));
+      if (Cell::kApart) std::memcpy(from_x_ + r * wide + across, at(p_.b_n), p_.hidden * sizeof(T));
+    }
+    multiply(at(p_.x), p_.inputs, at(p_.w), across, from_x_);
+  }
+  // The products with the state, for which no other layer's result is needed.
+  void state() const {
+    const int64_t hidden = p_.hidden, across = kGates * hidden;
+    std::memset(from_h_, 0, p_.batch * row(p_) * sizeof(T));
+    const T *h = at(p_.h0), *u = at(p_.u);
+    if (Cell::kApart) {
+      multiply(h, hidden, u, 2 * hidden, from_h_);
+      multiply(h, hidden, u + 2 * hidden, hidden, from_h_ + across);
+    } else {
+      multiply(h, hidden, u, across, from_h_);
+    }
+  }
+  void finish() const {
+    for (int64_t r = 0; r < p_.batch; ++r) {
+      for (int64_t unit = 0; unit < p_.hidden; unit += kLanes) pointwise(r, unit);
+    }
   }
 
  private:
@@ -66,44 +94,33 @@ class Single {
     return operand.data ? operand.data + model_ * operand.stride : nullptr;
   }
 
-  template <int rows>
-  void block(int64_t first, T* z) const {
-    const int64_t hidden = p_.hidden, across = kGates * hidden, inputs = p_.inputs, z_row = row(p_);
-    for (int r = 0; r < rows; ++r) {
-      std::memcpy(z + r * z_row, at(p_.b), across * sizeof(T));
-      if (Cell::kApart) std::memcpy(z + r * z_row + across, at(p_.b_n), hidden * sizeof(T));
-    }
-    const T *x = at(p_.x) + first * inputs, *h = at(p_.h0) + first * hidden, *u = at(p_.u);
-    multiply<rows>(x, inputs, at(p_.w), across, z);
-    if (Cell::kApart) {
-      multiply<rows>(h, hidden, u, 2 * hidden, z);
-      multiply<rows>(h, hidden, u + 2 * hidden, hidden, z + across);
-    } else {
-      multiply<rows>(h, hidden, u, across, z);
-    }
-    for (int r = 0; r < rows; ++r) {
-      for (int64_t unit = 0; unit < hidden; unit += kLanes) pointwise(first + r, unit, z + r * z_row + unit);
-    }
-  }
-
-  template <int rows>
-  void multiply(const T* left, int64_t inner, const T* weights, int64_t columns, T* z) const {
+  // to += left · weights, whose rows lie as far apart as all gates are wide.
+  void multiply(const T* left, int64_t inner, const T* weights, int64_t columns, T* to) const {
     constexpr int depth = 8;
-    const int64_t across = kGates * p_.hidden, z_row = row(p_);
-    int64_t k = 0;
-    for (; k + depth <= inner; k += depth) {
-      add_products<T, rows, depth>(left + k, inner, weights + k * across, across, columns, z, z_row);
-    }
-    for (; k < inner; ++k) add_products<T, rows, 1>(left + k, inner, weights + k * across, across, columns, z, z_row);
+    const int64_t across = kGates * p_.hidden, wide = row(p_);
+    for_row_blocks(p_.batch, [&](int64_t first, int64_t count) {
+      with_constant<kRows>(count, [&](auto rows) {
+        constexpr int m = decltype(rows)::value;
+        const T* x = left + first * inner;
+        T* z = to + first * wide;
+        int64_t k = 0;
+        for (; k + depth <= inner; k += depth) {
+          add_products<T, m, depth>(x + k, inner, weights + k * across, across, columns, z, wide);
+        }
+        for (; k < inner; ++k) add_products<T, m, 1>(x + k, inner, weights + k * across, across, columns, z, wide);
+      });
+    });
   }
 
-  void pointwise(int64_t r, int64_t unit, const T* z) const {
-    const int64_t n = least(kLanes, p_.hidden - unit), own = r * p_.hidden + unit;
+  void pointwise(int64_t r, int64_t unit) const {
+    const int64_t n = least(kLanes, p_.hidden - unit), own = r * p_.hidden + unit, first = r * row(p_) + unit;
     V pre[kSlots] = {}, h_new, c_new, keep[Cell::kKept + 1], c = {};
-    for (int i = 0; i < kGates + Cell::kApart; ++i) pre[i] = load(z + i * p_.hidden, n);
+    for (int i = 0; i < kGates + Cell::kApart; ++i) {
+      pre[i] = load(from_x_ + first + i * p_.hidden, n) + load(from_h_ + first + i * p_.hidden, n);
+    }
     if (Cell::kHasC) c = load(at(p_.c0) + own, n);
     Cell::forward(pre, load(at(p_.h0) + own, n), c, &h_new, &c_new, keep);
-    store(at(p_.ys) + own, h_new, n);
+    if (p_.ys.data) store(at(p_.ys) + own, h_new, n);
     store(at(p_.h) + own, h_new, n);
     if (Cell::kHasC) store(at(p_.c) + own, c_new, n);
     for (int j = 0; j < Cell::kKept && p_.keeps; ++j) {
@@ -113,6 +130,33 @@ class Single {
 
   const Problem<T>& p_;
   const int64_t model_;
+  T *const from_x_, *const from_h_;
+};
+
+// What two threads have of the products with the states: each is formed by the thread that claims it first.
+class Claims {
+ public:
+  // `lines`: kLine bytes for each product, all zero.
+  explicit Claims(void* lines) : lines_(static_cast<Line*>(lines)) {}
+  static constexpr int64_t kLine = 64;
+
+  bool claim(int64_t i) {
+    int64_t none = kOpen;
+    return __atomic_compare_exchange_n(&lines_[i].state, &none, kTaken, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
+  }
+  void done(int64_t i) { __atomic_store_n(&lines_[i].state, kDone, __ATOMIC_RELEASE); }
+  void wait(int64_t i) const {
+    for (int64_t n = 0; __atomic_load_n(&lines_[i].state, __ATOMIC_ACQUIRE) != kDone; ++n) {
+      n < kBusy ? pause() : (void)sched_yield();
+    }
+  }
+
+ private:
+  enum : int64_t { kOpen, kTaken, kDone, kBusy = 2000 };
+  struct alignas(kLine) Line {
+    int64_t state;
+  };
+  Line* const lines_;
 };
 
 }  // namespace RNNJAX_VARIANT

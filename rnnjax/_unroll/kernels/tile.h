@@ -239,11 +239,14 @@ void pack_transposed(const L& layout, const T* weights, int64_t rows, int64_t co
   const int64_t first = column_panel * kSlots * L::kLanes;
   const int64_t n = least(kSlots * L::kLanes, rows - first);
   for (int64_t panel = 0; panel < layout.panels; ++panel) {
-    for (int i = 0; i < layout.vectors(panel); ++i) {
-      for (int lane = 0; lane < L::kLanes; ++lane, out += kSlots * L::kLanes) {
-        const bool real = lane < layout.units(panel, i);
-        const T* column = weights + first * across + L::gate(i) * layout.hidden + layout.first_unit(panel, i) + lane;
-        for (int64_t j = 0; j < kSlots * L::kLanes; ++j) out[j] = real && j < n ? column[j * across] : T(0);
+    for (int i = 0; i < layout.vectors(panel); ++i, out += L::kLanes * kSlots * L::kLanes) {
+      const int64_t units = layout.units(panel, i);
+      const T* row = weights + first * across + L::gate(i) * layout.hidden + layout.first_unit(panel, i);
+      // a vector at a time: rows of weights may lie a power of two apart, and read down a column crowd a cache's sets
+      for (int64_t j = 0; j < kSlots * L::kLanes; ++j, row += across) {
+        Vec<T> v = {};
+        if (j < n && units > 0) v = load(row, units);
+        for (int lane = 0; lane < L::kLanes; ++lane) out[lane * kSlots * L::kLanes + j] = v[lane];
       }
     }
   }

@@ -42,6 +42,80 @@ class Buffer {
   void* memory_ = nullptr;
 };
 
+// Multiplications below which a second thread takes longer to wake than it saves.
+constexpr double kWorthThreads = 300e3;
+
+// Calls f(cell) with a value of no meaning of the problem's cell.
+template <class T, class F>
+auto with_cell(Cell cell, F&& f) {
+  switch (cell) {
+    case kElmanTanh:
+      return f(ElmanCell<T, Tanh>());
+    case kElmanRelu:
+      return f(ElmanCell<T, Relu>());
+    case kLstm:
+      return f(LstmCell<T>());
+    default:
+      return f(GruCell<T>());
+  }
+}
+
+template <class T>
+double multiplications(const Problem<T>& p) {
+  return with_cell<T>(p.cell, [&](auto cell) {
+    return double(p.models) * p.steps * p.batch * (p.inputs + p.hidden) * decltype(cell)::kGates * p.hidden;
+  });
+}
+
+// A single step of layers, each of which reads what the one below returns.
+template <class T>
+bool climb(const Problem<T>* layers, int64_t count, const Runner& runner) {
+  int64_t each = 0;
+  double work = 0;
+  for (int64_t i = 0; i < count; ++i) {
+    each += with_cell<T>(layers[i].cell, [&](auto cell) { return Single<decltype(cell)>::size(layers[i]); });
+    work += multiplications(layers[i]);
+  }
+  const int64_t models = layers[0].models;
+  Buffer<T> scratch(models * each);
+  Buffer<char> lines((count + 1) * Claims::kLine);
+  if (!scratch.get() || !lines.get()) return false;
+  const auto up = [&](int64_t model, auto&& each_layer) {
+    T* own = scratch.get() + model * each;
+    for (int64_t i = 0; i < count; ++i) {
+      with_cell<T>(layers[i].cell, [&](auto cell) {
+        each_layer(i, Single<decltype(cell)>(layers[i], model, own));
+        own += Single<decltype(cell)>::size(layers[i]);
+      });
+    }
+  };
+  const bool helped = runner.threads > 1 && (work >= kWorthThreads || runner.awake(runner.self));
+  if (models > 1 || !helped) {
+    parallel(helped ? runner : Runner{}, models, [&](int64_t model) {
+      up(model, [](int64_t, const auto& layer) { layer.inputs(), layer.state(), layer.finish(); });
+    });
+    return true;
+  }
+  // The last line is the leader's. The other thread stays until it is through, so that it is awake when the next step
+  // comes, as it mostly does at once.
+  std::memset(lines.get(), 0, (count + 1) * Claims::kLine);
+  Claims claims(lines.get());
+  parallel(runner, 2, [&](int64_t thread) {
+    up(0, [&](int64_t i, const auto& layer) {
+      if (thread == 0) layer.inputs();
+      if (claims.claim(i)) {
+        layer.state();
+        claims.done(i);
+      }
+      if (thread > 0) return;
+      claims.wait(i);
+      layer.finish();
+    });
+    thread == 0 ? claims.done(count) : claims.wait(count);
+  });
+  return true;
+}
+
 // One call with the cell known.
 template <class Cell>
 class Call {
@@ -50,21 +124,20 @@ class Call {
   static constexpr int kLanes = L::kLanes;
 
  public:
-  Call(const Problem<T>& p, const Runner& runner) : p_(p), runner_(runner), layout_(p.hidden) {
-    const double work = double(p.models) * p.steps * p.batch * (p.inputs + p.hidden) * Cell::kGates * p.hidden;
-    if (work < kWorthThreads) runner_.threads = 1;
+  Call(const Problem<T>& p, const Runner& runner, bool backward) : p_(p), runner_(runner), layout_(p.hidden) {
+    if (multiplications(p) < kWorthThreads) runner_.threads = 1;
     const int64_t threads = runner_.threads;
     // models are blocks of their own where there are enough of them
     whole_ = p.batch > 0 && (p.models >= 4 * threads || p.models % threads == 0);
-    // each of a model's blocks has a gradient of its own
+    // backwards, each of a model's blocks has a gradient of its own
     const int64_t bytes = Rows<Cell>::gradient_size(p) * int64_t(sizeof(T));
-    const int64_t blocks = greatest(2, kGradientBytes / bytes);
+    const int64_t blocks = backward ? greatest(2, kGradientBytes / bytes) : threads;
     splits_ = p.batch == 0 ? 0 : (whole_ ? 1 : least(least(threads, p.batch), blocks));
     shared_ = p.w.stride == 0 && p.u.stride == 0 && p.b.stride == 0 && p.b_n.stride == 0;
   }
 
   bool forward() {
-    if (Single<Cell>::fits(p_)) return step();
+    if (Single<Cell>::fits(p_)) return climb(&p_, 1, runner_);
     Buffer<T> packed(sets() * packed_size(false)), scratch(workers() * forward_scratch());
     if (!packed.get() || !scratch.get()) return false;
     if (!alone()) pack_all(packed.get(), false);
@@ -76,14 +149,6 @@ class Call {
       T* own = weights_of(worker, task, packed.get(), false);
       block(task, own, false).forward(scratch.get() + worker * forward_scratch());
     });
-    return true;
-  }
-
-  bool step() {
-    const int64_t each = Single<Cell>::size(p_);
-    Buffer<T> scratch(p_.models * each);
-    if (!scratch.get()) return false;
-    parallel(runner_, p_.models, [&](int64_t model) { Single<Cell>(p_, model).run(scratch.get() + model * each); });
     return true;
   }
 
@@ -110,8 +175,7 @@ class Call {
   }
 
  private:
-  // Multiplications, and numbers moved, below which a second thread takes longer to wake than it saves.
-  static constexpr double kWorthThreads = 300e3;
+  // Numbers moved below which a second thread takes longer to wake than it saves.
   static constexpr int64_t kWorthMoving = 100000;
   // Bytes of the gradients that a model's blocks may have together, and of tasks for each thread that share memory.
   static constexpr int64_t kGradientBytes = 256 << 20, kTasks = 4;
@@ -269,23 +333,17 @@ class Call {
 
 template <class T, bool backward>
 bool run(const Problem<T>& p, const Runner& runner) {
-  const auto go = [](auto call) { return backward ? call.backward() : call.forward(); };
-  switch (p.cell) {
-    case kElmanTanh:
-      return go(Call<ElmanCell<T, Tanh>>(p, runner));
-    case kElmanRelu:
-      return go(Call<ElmanCell<T, Relu>>(p, runner));
-    case kLstm:
-      return go(Call<LstmCell<T>>(p, runner));
-    default:
-      return go(Call<GruCell<T>>(p, runner));
-  }
+  return with_cell<T>(p.cell, [&](auto cell) {
+    Call<decltype(cell)> call(p, runner, backward);
+    return backward ? call.backward() : call.forward();
+  });
 }
 
 }  // namespace
 
 extern const Variant variant;
-const Variant variant = {run<float, false>, run<double, false>, run<float, true>, run<double, true>};
+const Variant variant = {run<float, false>, run<double, false>, run<float, true>, run<double, true>,
+                         climb<float>, climb<double>};
 
 }  // namespace RNNJAX_VARIANT
 }  // namespace rnnjax
