@@ -3,11 +3,11 @@
 from . import online as online
 from ._batches import Batch as Batch
 from ._batches import buckets as buckets
-from ._fit import Epoch as Epoch
 from ._fit import Fitted as Fitted
 from ._fit import evaluate as evaluate
 from ._fit import fit as fit
 from ._fit import predict as predict
+from ._loop import Epoch as Epoch
 from ._step import TrainState as TrainState
 from ._sweep import Swept as Swept
 from ._sweep import sweep as sweep

@@ -60,6 +60,18 @@ def as_batch(data: Any) -> Batch:
     return batch
 
 
+def as_inputs(data: Any) -> Batch:
+    """The `Batch` of inputs alone, or of a tuple or list as `as_batch` takes it, but without its targets and weights;
+    (inputs,) is one too. ValueError or TypeError if it is none."""
+    parts = tuple(data) if isinstance(data, (tuple, list)) else (data,)
+    if not 1 <= len(parts) <= 5:
+        raise TypeError(
+            "a batch must be inputs, or (inputs, targets) with `lengths`, `weights` and `reset` after them or not; "
+            f"got a tuple of {len(parts)}"
+        )
+    return as_batch(Batch(parts[0], None, *parts[2:])._replace(weights=None))
+
+
 def _named(data: Mapping[Any, Any]) -> str:
     keys = ", ".join(map(repr, data))
     return f"a batch must be (inputs, targets); got a dictionary of {keys}: map it to such a tuple first"
@@ -268,16 +280,29 @@ def is_arrays(data: Any) -> bool:
     return True
 
 
+def is_iterable(inputs: Any) -> bool:
+    """Whether `inputs` are an iterable of batches, or a function that returns one, and no arrays: a list, or what is
+    neither an array nor a pytree, as a generator or a loader."""
+    leaf = jax.tree_util.all_leaves([inputs]) and not hasattr(inputs, "__array__")
+    return leaf or isinstance(inputs, list)
+
+
 class Stream:
     """An iterable of batches, or a function that returns one, read anew for every epoch.
 
     A function that has a parameter `epoch` is given its number, so that an order can follow from it. With `steps` an
     epoch has so many batches: it begins where the one before has stopped, and what ends within it is read anew. With
     `weighted` all batches have weights, and one that is smaller than those before is filled up, so that it needs no
-    program of its own.
+    program of its own. `reads` makes a batch of each item.
     """
 
-    def __init__(self, source: Any, steps: int | None = None, weighted: bool = False) -> None:
+    def __init__(
+        self,
+        source: Any,
+        steps: int | None = None,
+        weighted: bool = False,
+        reads: Callable[[Any], Batch] = as_batch,
+    ) -> None:
         if isinstance(source, Mapping):
             raise TypeError(_named(source))
         if not callable(source) and not isinstance(source, Iterable):
@@ -294,7 +319,7 @@ class Stream:
                     f"{', '.join(f'`{name}`' for name in other)}"
                 )
         self._source: Any = source
-        self.steps, self._weighted = steps, weighted
+        self.steps, self._weighted, self._reads = steps, weighted, reads
         self._rows, self._passes = 0, 0
         self._going: Iterator[Batch] | None = None
 
@@ -315,7 +340,7 @@ class Stream:
         if callable(source):
             source = source(epoch=number) if "epoch" in inspect.signature(source).parameters else source()
         for data in source:
-            batch = as_batch(data)
+            batch = self._reads(data)
             self._rows, count = max(self._rows, rows_of(batch)), count + 1
             yield weighed(fill_up(batch, self._rows)) if self._weighted else batch
         if not count:

@@ -74,6 +74,9 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
         if function not in (*CLASSES, *SHARES):
             continue
         shape = (rows_of(batch), *outputs.shape[1:])
+        if function in CLASSES:
+            instead = "binary_cross_entropy" if function in ENTROPIES else "binary_accuracy"
+            _positions.check_several(shape, instead)
         if targets.shape[: len(shape) - 1] != shape[:-1]:
             continue  # the measure says so
         valid = _valid(shape[:-1], batch, measure.takes_lengths(outputs, batch))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
-import math
+import itertools
 import os
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -18,47 +16,65 @@ import optax
 
 from .._errors import check_not_negative, check_size, describe
 from . import _runs
-from ._batches import Batch, Stream, as_batch, check_seed, fill_up, first_of, is_arrays, rows_of, split_rows, take
-from ._checkpoint import Checkpoints, filled
-from ._checks import check_ids, checks
-from ._measure import all_take_masks, measures, own_name, rises, values
-from ._model import adapt
+from ._batches import (
+    Batch,
+    Stream,
+    as_batch,
+    as_inputs,
+    check_seed,
+    fill_up,
+    first_of,
+    is_arrays,
+    is_iterable,
+    rows_of,
+    split_rows,
+    take,
+)
+from ._checks import Check, check_ids, checks
+from ._loop import Judge, Loop, Record, Watchers, checkpoints, taken_up
+from ._measure import Measure, all_known, all_take_masks, measures, own_name, rises, values
+from ._model import Model, adapt
 from ._parallel import Parallel, divided
 from ._precision import computed_in
 from ._progress import Bar
-from ._step import TrainState, make_step, start
+from ._step import TrainState, start
 from .loggers import Log
-from .optimizers import counts_skips, skipped_steps
 from .optimizers import optimizer as default_optimizer
 from .truncation import TBPTT, Windows, windowed
 
 
-class Epoch(NamedTuple):
-    """What callbacks are given: the epoch's number from 0, the steps so far, its values, the state, its seconds.
-
-    The arrays of `state` are overwritten by the next epoch: copy what you keep.
-    """
-
-    epoch: int
-    step: int
-    logs: dict[str, float]
+class _Fields(NamedTuple):
+    model: Any
+    params: Any
+    history: dict[str, list[float]]
     state: TrainState
-    seconds: float
 
 
-class Fitted(NamedTuple):
+class Fitted(_Fields):
     """What `fit` returns.
 
     model: the trained model in the form in which it came: the same nnx module, updated, or a pair.
     params: its parameters.
     history: one list a measure, with an entry for every epoch.
     state: everything that changed in training.
+
+    Beside these, which are the parts of the tuple, it has the `loss` and `metrics` of its training, which `evaluate`
+    takes where none are given. A pickle has them unless one is a function of your own; what `jax.tree` makes of it, or
+    `Fitted(…)`, has those of `evaluate`.
     """
 
-    model: Any
-    params: Any
-    history: dict[str, list[float]]
-    state: TrainState
+    loss: Any = "cross_entropy"
+    metrics: Sequence[Any] = ()
+
+    def _measured(self, loss: Any, metrics: Sequence[Any]) -> Fitted:
+        self.loss, self.metrics = loss, tuple(metrics)
+        return self
+
+    def _replace(self, **changes: Any) -> Fitted:
+        return super()._replace(**changes)._measured(self.loss, self.metrics)
+
+    def __getstate__(self) -> dict[str, Any] | None:
+        return vars(self) if all_known(measures(self.loss, self.metrics)) else None
 
 
 def fit(
@@ -95,7 +111,11 @@ def fit(
     Arrays that fit in memory are moved to the device once, and an epoch is one compiled loop. What is random follows
     from `seed`: the parameters of a bare layer, the order of the rows in every epoch, and noise, but for that of an nnx
     module, which draws from its own `Rngs`. A batch or window in which nothing counts changes neither parameters nor
-    the optimizer's state.
+    the optimizer's state. What is compiled for a model, with measures of the library and the same optimizer object,
+    serves later calls too, but for `truncate` and `mesh`.
+
+    Where Ctrl-C or an error ends the training, an nnx module has what was trained so far; a pair has not, and needs
+    `checkpoint_dir`. Ctrl-C waits for the compiled loop that runs; a second one does not.
 
     Args:
         model: an `nnx.Module`, which is updated, and trained as after its `train()`, with dropout even if it was made
@@ -148,11 +168,12 @@ def fit(
         log: functions of the step and the values of an epoch, such as `csv_logger("run.csv")`. A run that goes on from
             a checkpoint writes the epochs since then again.
         checkpoint_dir: a directory for checkpoints, of which the last two are kept. A run that finds one of itself
-            there goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted; an iterable
-            must then hold the same batches in every epoch of that number, and with `steps_per_epoch` it is read again
-            up to the place of the checkpoint. At SIGTERM a checkpoint is written before the process ends, and at Ctrl-C
-            before KeyboardInterrupt is raised; where a handler of your own keeps it alive, `fit` returns what it has.
-            Several processes end together, after the epoch in which one of them is told to.
+            there says so, goes on from it, and ends, on a CPU, with the same bits as if it had not been interrupted; an
+            iterable must then hold the same batches in every epoch of that number, and with `steps_per_epoch` it is
+            read again up to the place of the checkpoint. A run that had ended comes back as it was, with a warning. At
+            SIGTERM a checkpoint is written before the process ends, and at Ctrl-C before KeyboardInterrupt is raised;
+            where a handler of your own keeps it alive, `fit` returns what it has. Several processes end together, after
+            the epoch in which one of them is told to.
         checkpoint_every: epochs from one checkpoint to the next.
         progress: whether a bar is shown.
 
@@ -173,142 +194,140 @@ def fit(
     >>> sorted(fitted.history)
     ['accuracy', 'loss']
     """
-    check_size("epochs", epochs)
-    check_size("batch_size", batch_size)
-    check_size("accumulate", accumulate)
-    check_size("checkpoint_every", checkpoint_every)
-    if patience is not None:
-        check_size("patience", patience)
-    if steps_per_epoch is not None:
-        check_size("steps_per_epoch", steps_per_epoch)
-        steps_per_epoch = int(steps_per_epoch)
+    sizes = {"epochs": epochs, "batch_size": batch_size, "accumulate": accumulate, "checkpoint_every": checkpoint_every}
+    optional = {"patience": patience, "steps_per_epoch": steps_per_epoch}
+    for name, size in (sizes | {name: size for name, size in optional.items() if size is not None}).items():
+        check_size(name, size)
     check_not_negative("min_delta", min_delta)
     check_seed(seed)
     # NumPy's integers cannot be written into a checkpoint
     batch_size, accumulate, seed = int(batch_size), int(accumulate), int(seed)
-    used = measures(loss, metrics)
-    monitor = monitor or ("loss" if validation is None and validation_split is None else "val_loss")
-    if monitor.startswith("val_") and validation is None and validation_split is None:
-        raise ValueError(
-            f"`monitor` is {monitor!r}, and there is no validation: pass `validation` or another `monitor`"
-        )
-    rising = rises(used, monitor, mode)
-    chain = default_optimizer(1e-3, clip_norm=1.0) if optimizer is None else optimizer
+    steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
+
+    used, chain = measures(loss, metrics), _transformation(optimizer)
+    monitor, rising = _direction(used, monitor, mode, validation is not None or validation_split is not None)
+    judge, watchers = Judge(monitor, rising, patience, min_delta, restore_best), Watchers(callbacks)
+    read, parallel = _read(data, validation, validation_split, steps_per_epoch, all_take_masks(used)), Parallel(mesh)
+    if read.batches is None:
+        parallel.check_rows(*(("batch_size", batch_size) if truncate is None else ("B", rows_of(read.first))))
+
+    init_key, noise_key = jax.random.split(jax.random.key(seed))
+    plain = adapt(_model_of(model), read.first.inputs, init_key)
+    adapted = divided(computed_in(plain, compute_dtype), parallel)
+    if truncate is not None:
+        if read.batches is not None or accumulate != 1:
+            raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
+        adapted = windowed(adapted, truncate)
+    check = checks(used, plain, read.first, batch_size, truncate)
+    recipe, order = _runs.Recipe(adapted, used, chain, accumulate, parallel), seed if shuffle else None
+    run = _run(recipe, read, batch_size, order, truncate, watchers.every, steps_per_epoch, check)
+    validate = None
+    if read.validation is not None:
+        if is_arrays(read.validation):
+            checks(used, plain, as_batch(read.validation), batch_size, truncate)
+        validate = _runs.evaluation(adapted, used, read.validation, batch_size, truncate, parallel, check)
+
+    state = start(adapted, chain, noise_key)
+    state = parallel.put(_after(model.state, state) if isinstance(model, Fitted) else state, run.state)
+    state = run.begin(state)
+    if validate is not None:
+        validate.trace(state.params, state.rest)
+    zeros = run.zeros(state)
+    described = {
+        "batch_size": batch_size,
+        "seed": seed,
+        "shuffle": shuffle,
+        "accumulate": accumulate,
+        "steps_per_epoch": steps_per_epoch,
+        "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
+        "every": None if read.batches is not None else watchers.every,
+        **judge.described,
+        "loss": own_name(used[0].function),
+        "metrics": [measure.name for measure in used[1:]],
+        "rows": None if read.batches is not None else rows_of(read.first),
+        "window": truncate and list(truncate),
+    }
+    loggers = (log,) if callable(log) else tuple(log)
+    with checkpoints(checkpoint_dir, described) as saver:
+        record = taken_up(Record.new(state, zeros(), judge), saver, judge, epochs)
+        with Bar(epochs, progress) as bar:
+            loop = Loop(run, used, validate, zeros, judge, watchers, loggers, epochs, checkpoint_every, saver, bar)
+            try:
+                state, history = loop.train(record)
+            except BaseException:
+                _hand_over(adapted, judge, run.newest)
+                raise
+    params, rest = judge.chosen(state)
+    return Fitted(adapted.publish(params, rest), params, history, state)._measured(loss, metrics)
+
+
+def _transformation(optimizer: Any) -> optax.GradientTransformation:
+    """The optimizer, or the one that is taken where none is given; TypeError for anything else."""
+    chain = _default() if optimizer is None else optimizer
     if not (callable(getattr(chain, "init", None)) and callable(getattr(chain, "update", None))):
         raise TypeError(
             "`optimizer` must be an Optax transformation, such as `optax.adam(1e-3)` or "
             f'`rnnjax.training.optimizer(1e-3, algorithm="adam")`; got {chain!r}'
         )
-    callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
+    return chain
+
+
+@functools.cache  # always the same, so that what is compiled of it is found again
+def _default() -> optax.GradientTransformation:
+    return default_optimizer(1e-3, clip_norm=1.0)
+
+
+def _direction(used: tuple[Measure, ...], monitor: str | None, mode: str | None, validated: bool) -> tuple[str, bool]:
+    """The entry of the history that is watched, and whether it improves by rising."""
+    monitor = monitor or ("val_loss" if validated else "loss")
+    if monitor.startswith("val_") and not validated:
+        raise ValueError(
+            f"`monitor` is {monitor!r}, and there is no validation: pass `validation` or another `monitor`"
+        )
+    return monitor, rises(used, monitor, mode)
+
+
+class _Read(NamedTuple):
+    """The data of a training. first: all rows of arrays, or the first batch of an iterable; batches: the iterable, None
+    for arrays."""
+
+    first: Batch
+    batches: Any
+    validation: Any
+
+
+def _read(data: Any, validation: Any, share: float | None, steps_per_epoch: int | None, weighted: bool) -> _Read:
+    """Data and validation, which may be a share of the data."""
     arrays = as_batch(data) if is_arrays(data) else None
-    if validation_split is not None:
+    if share is not None:
         if arrays is None or validation is not None:
             raise ValueError("`validation_split` needs arrays, and no `validation` beside it")
-        arrays, validation = split_rows(arrays, validation_split)
-    if arrays is not None and steps_per_epoch is not None:
-        raise ValueError("`steps_per_epoch` needs an iterable: an epoch of arrays is every row once")
-    weighted = all_take_masks(used)
-    first, data = first_of(data, weighted) if arrays is None else (arrays, None)
-    parallel = Parallel(mesh)
-    if arrays is not None:
-        parallel.check_rows(*(("batch_size", batch_size) if truncate is None else ("B", rows_of(arrays))))
-
-    init_key, noise_key = jax.random.split(jax.random.key(seed))
-    plain = adapt(_model_of(model), first.inputs, init_key)
-    adapted = divided(computed_in(plain, compute_dtype), parallel)
-    if truncate is not None:
-        if arrays is None or accumulate != 1:
-            raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
-        adapted = windowed(adapted, truncate)
-    step = make_step(adapted, used, chain, accumulate, parallel)
-    watchers = _Watchers(callbacks)
-    every = watchers.every
-    check = checks(used, plain, first, batch_size, truncate)
+        arrays, validation = split_rows(arrays, share)
     if arrays is None:
-        run = _runs.StreamRun(step, first, Stream(data, steps_per_epoch, weighted), parallel, check)
-    elif truncate is None:
-        size = parallel.enough(batch_size, rows_of(arrays), accumulate)
-        run = _runs.over_arrays(step, arrays, size, seed if shuffle else None, parallel, every)
-    else:
-        run = _runs.WindowBlocks(step, adapted, Windows.of(arrays, truncate), parallel, every)
-    if validation is not None and is_arrays(validation):
-        checks(used, plain, as_batch(validation), batch_size, truncate)
-    validate = None
-    if validation is not None:
-        validate = _runs.evaluation(adapted, used, validation, batch_size, truncate, parallel, check)
-    state = start(adapted, chain, noise_key)
-    state = parallel.put(_after(model.state, state) if isinstance(model, Fitted) else state, run.state)
-    judge = _Judge(monitor, rising, patience, min_delta, restore_best)
-    state = run.begin(state)
-    if validate is not None:
-        validate.trace(state.params, state.rest)
-    record, zeros = _Record.new(state, judge), run.zeros(state)
-    record = record._replace(totals=zeros())
-    described = {"batch_size": batch_size, "seed": seed, "shuffle": shuffle, "accumulate": accumulate}
-    described |= {"steps_per_epoch": steps_per_epoch}
-    described |= {"compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name}
-    described |= {"every": None if arrays is None else every, "monitor": None, "mode": None, "min_delta": None}
-    described |= {"loss": own_name(used[0].function), "metrics": [measure.name for measure in used[1:]]}
-    if judge.watches:
-        described |= {"monitor": monitor, "mode": "max" if rising else "min", "min_delta": float(min_delta)}
-    described |= {"rows": None if arrays is None else rows_of(arrays), "window": truncate and list(truncate)}
-    loggers = (log,) if callable(log) else tuple(log)
+        return _Read(*first_of(data, weighted), validation)
+    if steps_per_epoch is not None:
+        raise ValueError("`steps_per_epoch` needs an iterable: an epoch of arrays is every row once")
+    return _Read(arrays, None, validation)
 
-    with Bar(epochs, progress) as bar, _checkpoints(checkpoint_dir, described) as saver:
-        if saver is not None:
-            record = record.restored(saver)
-            judge.recall(record)
-        history, totals = record.history, parallel.put(record.totals, parallel.whole)
-        state = parallel.put(record.state, run.state)
-        epoch, done = record.epoch, record.done
-        while epoch < epochs and not judge.ended:
-            began = time.perf_counter()
-            if not done:
-                state, totals = run.begin(state), zeros()
-            before = int(state.step) - run.steps(done) if every else 0
-            watchers.begin(before + run.steps(done))
-            stopped = False
-            for part in run.parts(state, epoch, done, totals):
-                state, totals, done, share = part
-                bar.part(epoch, share)
-                watchers.see(before + run.steps(done), state.params)
-                if saver is not None and saver.stops_within:
-                    saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
-                    saver.stop()
-                    stopped = True
-                    break
-            if stopped:
-                break
-            watchers.see(before + run.steps(done), state.params, ends=True)
-            logs = values(used, totals)
-            if validate is not None:
-                logs |= values(used, validate(state.params, state.rest), "val_")
-            skipped = skipped_steps(state.optimizer)
-            # a column from the first epoch on, because a table cannot get one later
-            columns = {**logs, "skipped_steps": skipped} if counts_skips(state.optimizer) else logs
-            if skipped:
-                logs["skipped_steps"] = skipped
-            for name, value in logs.items():
-                column = history.setdefault(name, [])
-                missing = 0.0 if name == "skipped_steps" else math.nan  # of epochs without, before a run went on
-                column += [missing] * (epoch - len(column)) + [value]
-            event = Epoch(epoch, int(state.step), logs, state, time.perf_counter() - began)
-            for logger in loggers:
-                logger(event.step, columns)
-            stop = [callback(event) for callback in callbacks]
-            bar.epoch(epoch, logs)
-            judge.see(logs, state)
-            judge.stopped |= any(map(_is_true, stop))
-            epoch, done = epoch + 1, 0
-            last = epoch == epochs or judge.ended
-            stopped = saver is not None and saver.stops_after()
-            if saver is not None and (last or stopped or epoch % checkpoint_every == 0):
-                saver.save(int(state.step), _Record.of(state, totals, history, judge, epoch, done))
-                if stopped or saver.stops_within:  # told meanwhile
-                    saver.stop()
-                    break
-    params, rest = judge.chosen(state)
-    return Fitted(adapted.publish(params, rest), params, history, state)
+
+def _run(
+    recipe: _runs.Recipe,
+    read: _Read,
+    batch_size: int,
+    order: int | None,
+    truncate: TBPTT | None,
+    every: int | None,
+    steps_per_epoch: int | None,
+    check: Check,
+) -> _runs.Blocks | _runs.StreamRun:
+    """The epochs over the data. order: the seed of that of the rows, None to leave it."""
+    if read.batches is not None:
+        stream = Stream(read.batches, steps_per_epoch, all_take_masks(recipe.used))
+        return _runs.StreamRun(recipe, read.first, stream, check)
+    if truncate is not None:
+        return _runs.WindowBlocks(recipe, Windows.of(read.first, truncate), every)
+    size = recipe.parallel.enough(batch_size, rows_of(read.first), recipe.accumulate)
+    return _runs.over_arrays(recipe, read.first, size, order, every)
 
 
 def _after(ended: TrainState, new: TrainState) -> TrainState:
@@ -325,132 +344,25 @@ def _after(ended: TrainState, new: TrainState) -> TrainState:
     return dataclasses.replace(new, optimizer=optimizer, step=step, key=key)
 
 
-class _Watchers:
-    """The callbacks that are also called within epochs. every: the fewest updates between two calls, or None."""
-
-    def __init__(self, callbacks: Sequence[Any]) -> None:
-        self._all = [callback for callback in callbacks if hasattr(callback, "during")]
-        for watcher in self._all:
-            check_size("every", watcher.every)
-        self.every = min((int(watcher.every) for watcher in self._all), default=None)
-        self._called: list[int] = []
-
-    def begin(self, step: int) -> None:
-        """Before an epoch, or what is left of one."""
-        self._called = [step] * len(self._all)
-
-    def see(self, step: int, params: Any, ends: bool = False) -> None:
-        """Calls those whose updates have passed; where the epoch ends, all that have not seen its last one."""
-        for at, watcher in enumerate(self._all):
-            passed = step - self._called[at]
-            if passed >= watcher.every or (ends and passed):
-                self._called[at] = step
-                watcher.during(step, params)
-
-
-def _is_true(answer: Any) -> bool:
-    """Whether a callback said True: one of Python, NumPy or JAX, but nothing else that counts as true."""
-    return isinstance(answer, bool | np.bool_ | jax.Array) and np.asarray(answer).dtype == np.bool_ and bool(answer)
-
-
-class _Judge:
-    """Watches one entry of the history: when to stop, and which parameters were the best."""
-
-    def __init__(self, monitor: str, rising: bool, patience: int | None, min_delta: float, restore: bool) -> None:
-        self.monitor, self.rising, self.patience, self.restore = monitor, rising, patience, restore
-        self.min_delta = min_delta
-        self.watches = patience is not None or restore
-        self.best, self.waited, self.stopped = math.inf, 0, False
-        self.kept: Any = None
-
-    @property
-    def ended(self) -> bool:
-        """A callback has said so, or the epochs without improvement have reached the patience."""
-        return self.stopped or (self.patience is not None and self.waited >= self.patience)
-
-    def see(self, logs: Mapping[str, float], state: TrainState) -> None:
-        """Takes note of an epoch."""
-        if not self.watches:
-            return
-        if self.monitor not in logs:
-            raise ValueError(f"`monitor` must be one of {', '.join(logs)}; got {self.monitor!r}")
-        value = -logs[self.monitor] if self.rising else logs[self.monitor]
-        if value < self.best - self.min_delta:
-            self.best, self.waited = value, 0
-            if self.restore:
-                self.kept = jax.tree.map(jnp.copy, (state.params, state.rest))
-            return
-        self.waited += 1
-
-    def recall(self, record: _Record) -> None:
-        """Goes on from what a checkpoint says."""
-        _, _, self.waited, stopped = (int(number) for number in record.place)
-        self.best, self.stopped = float(record.best), bool(stopped)
-        if self.restore and np.isfinite(self.best):
-            self.kept = record.kept
-
-    def chosen(self, state: TrainState) -> tuple[Any, Any]:
-        """The best parameters and other state if they are to be restored, else the last."""
-        return (state.params, state.rest) if self.kept is None else self.kept
-
-
-class _Record(NamedTuple):
-    """What a checkpoint holds. place: the epoch, loops done in it, epochs without improvement, whether a
-    callback has ended it."""
-
-    state: TrainState
-    totals: Any
-    kept: Any
-    place: np.ndarray
-    best: np.ndarray
-    history: dict[str, Any]
-
-    @classmethod
-    def new(cls, state: TrainState, judge: _Judge) -> _Record:
-        """Before the first step."""
-        return cls.of(state, (), {}, judge, 0, 0)
-
-    @classmethod
-    def of(cls, state: TrainState, totals: Any, history: Any, judge: _Judge, epoch: int, done: int) -> _Record:
-        """At some place of some epoch."""
-        kept = (state.params, state.rest) if judge.restore and judge.kept is None else judge.kept
-        place = np.array([epoch, done, judge.waited, judge.stopped], np.int64)
-        curves = {name: np.array(curve) for name, curve in history.items()}
-        return cls(state, totals, kept, place, np.array(judge.best), curves)
-
-    def restored(self, saver: Checkpoints) -> _Record:
-        """The newest checkpoint, or this record where there is none."""
-        arrays = saver.load(self)
-        if arrays is None:
-            return self
-        curves = {name.removeprefix("history."): curve for name, curve in arrays.items() if name.startswith("history.")}
-        history = {name: np.asarray(curve).tolist() for name, curve in sorted(curves.items())}
-        return filled(self, arrays)._replace(history=history)
-
-    @property
-    def epoch(self) -> int:
-        return int(self.place[0])
-
-    @property
-    def done(self) -> int:
-        return int(self.place[1])
-
-
-@contextlib.contextmanager
-def _checkpoints(directory: Any, described: Mapping[str, Any]) -> Iterator[Checkpoints | None]:
-    if directory is None:
-        yield None
+def _hand_over(model: Model, judge: Judge, state: TrainState | None) -> None:
+    """Publishes what was trained before an error ends the training, for the modules that keep it; nothing where it was
+    a step that has failed, which had taken the memory of the state."""
+    if state is None:
         return
-    with Checkpoints(directory, described) as saver:
-        yield saver
+    chosen = judge.chosen(state)
+    try:
+        jax.block_until_ready(chosen)
+    except Exception:
+        return
+    model.publish(*chosen)
 
 
 def evaluate(
     model: Any,
     data: Any,
     *,
-    loss: Any = "cross_entropy",
-    metrics: Sequence[Any] = (),
+    loss: Any = None,
+    metrics: Sequence[Any] | None = None,
     batch_size: int = 128,
     truncate: TBPTT | None = None,
     compute_dtype: Any = None,
@@ -459,7 +371,9 @@ def evaluate(
 
     Args:
         model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
-        data, loss, metrics: as for `fit`.
+        data: as for `fit`.
+        loss, metrics: as for `fit`. None are those that a `Fitted` was trained with, and for any other model
+            "cross_entropy" and no metrics.
         batch_size: rows that are evaluated at a time, for arrays.
         truncate, compute_dtype: as for `fit`.
 
@@ -475,7 +389,8 @@ def evaluate(
             no `mask` where rows have weights.
     """
     check_size("batch_size", batch_size)
-    used = measures(loss, metrics)
+    trained = model if isinstance(model, Fitted) else Fitted
+    used = measures(trained.loss if loss is None else loss, trained.metrics if metrics is None else metrics)
     first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
     adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
     plain = adapted
@@ -491,35 +406,63 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
 
     Args:
         model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
-        inputs: an array (N, …) or a pytree of them.
-        lengths: valid steps of each row, integers (N).
-        batch_size: rows that are computed at a time.
+        inputs: an array (N, …) or a pytree of them; or an iterable of batches, such as a list, a generator or a loader,
+            or a function that returns one. A batch is inputs alone, or a tuple as `fit` reads it, of which targets and
+            weights are left out and lengths and resets are read, as by Keras. Inputs that are a tuple themselves are
+            then `((x, dt),)`, for `(x, dt)` would be inputs and targets.
+        lengths: valid steps of each row, integers (N), for arrays; batches of an iterable have their own, as in
+            `(inputs, None, lengths)`.
+        batch_size: rows that are computed at a time, for arrays.
         compute_dtype: as for `fit`.
 
     Returns:
-        NumPy arrays that lead with the N rows.
+        NumPy arrays that lead with the N rows, those of an iterable in the order in which they come.
 
     Raises:
         ValueError: for inputs that have no row or differ in their number of rows, lengths of another number or beyond
-            the steps, variables of linen without "params", float16 as `compute_dtype`, and a `batch_size` below 1.
-        TypeError: for a model, `compute_dtype` or `batch_size` of another kind, lengths that are not integers, and
-            a model that does not take lengths, where they are given.
+            the steps, lengths beside an iterable, batches whose outputs differ in more than their rows, variables of
+            linen without "params", float16 as `compute_dtype`, and a `batch_size` below 1.
+        TypeError: for a model, inputs, `compute_dtype` or `batch_size` of another kind, lengths that are not integers,
+            and a model that does not take lengths, where they are given.
     """
     check_size("batch_size", batch_size)
-    batch = as_batch((inputs, np.zeros(len(jax.tree.leaves(inputs)[0])), lengths))
-    adapted, rows = adapt(_model_of(model), batch.inputs, jax.random.key(0)), rows_of(batch)
-    adapted = computed_in(adapted, compute_dtype)
-    if not rows:
+    parts = _parts(inputs, lengths, batch_size)
+    first = next(parts, None)
+    if first is None:
         raise ValueError("`inputs` hold no row")
-    check_ids(adapted.vocabulary, batch)
+    adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
+    outputs, size = [], 0
+    for part in itertools.chain([first], parts):
+        check_ids(adapted.vocabulary, part)
+        rows = rows_of(part)
+        size = max(size, rows)  # a smaller batch than those before needs no program of its own
+        filled = fill_up(part, size)._replace(weights=None)
+        found = jax.device_get(_outputs(adapted.apply, adapted.params, adapted.rest, filled))
+        outputs.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], found))
+    return jax.tree.map(_joined, *outputs)
 
-    size = min(batch_size, rows)
-    parts = [fill_up(take(batch, slice(i, i + size)), size) for i in range(0, rows, size)]
-    outputs = [
-        jax.device_get(_outputs(adapted.apply, adapted.params, adapted.rest, part._replace(weights=None)))
-        for part in parts
-    ]
-    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[:rows], *outputs)
+
+def _parts(inputs: Any, lengths: Any, batch_size: int) -> Iterator[Batch]:
+    """The batches of `predict` that have a row."""
+    if not is_iterable(inputs):
+        batch = as_batch(Batch(inputs, None, lengths))
+        return (take(batch, slice(at, at + batch_size)) for at in range(0, rows_of(batch), batch_size))
+    if lengths is not None:
+        raise ValueError(
+            "`lengths` are for arrays: batches of an iterable have their own, as in (inputs, None, lengths)"
+        )
+    return filter(rows_of, Stream(inputs, reads=as_inputs).read(0))
+
+
+def _joined(*leaves: np.ndarray) -> np.ndarray:
+    """The rows of all batches."""
+    shapes = sorted({leaf.shape[1:] for leaf in leaves})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"outputs of the batches must not differ behind their rows; got (B, …) with {', '.join(map(str, shapes))}: "
+            "pad inputs to one length, or predict batch by batch"
+        )
+    return np.concatenate(leaves)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -175,6 +175,11 @@ def measures(loss: Any, others: Sequence[Any]) -> tuple[Measure, ...]:
     return found
 
 
+def all_known(used: Sequence[Measure]) -> bool:
+    """Whether none of them is the user's own, which may change what it computes."""
+    return all(measure.known for measure in used)
+
+
 def all_take_masks(used: Sequence[Measure]) -> bool:
     """Whether weights of ones change none of them. A function of the user's own may expect a mask of its own shape."""
     return all(measure.known and measure.accepted.takes("mask") for measure in used)

@@ -56,7 +56,7 @@ def adapt(model: Any, inputs: Any, key: Key) -> Model:
     check_key("key", key)
     if isinstance(model, layers.Layer):
         in_size = None if model.event_ndim == 0 else jax.tree.leaves(inputs)[0].shape[-1]
-        model = (jax.jit(model.init, static_argnums=1)(key, in_size), model)
+        model = (remembered(_drawing, model)(key, in_size), model)
     if _is_instance(model, "flax.nnx", "Module"):
         return _from_nnx(model)
     if isinstance(model, tuple) and len(model) == 2:
@@ -79,9 +79,13 @@ def remembered(make: Callable[..., T], *of: Any) -> T:
     return _once(make, *of)
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=32)
 def _once(make: Callable[..., Any], *of: Any) -> Any:
     return make(*of)
+
+
+def _drawing(layer: layers.Layer) -> Callable[..., Any]:
+    return jax.jit(layer.init, static_argnums=1)
 
 
 def _is_instance(value: Any, module: str, name: str) -> bool:

@@ -61,6 +61,15 @@ def classes(name: str, labels: Any, logits: Array, valid: Array | None) -> Array
     return labels if valid is None else jnp.where(valid != 0, labels, 0)
 
 
+def check_several(shape: tuple[int, ...], instead: str) -> None:
+    """Raises for logits (…, 1), of a single class: there is nothing to learn or to guess."""
+    if shape[-1:] == (1,):
+        raise ValueError(
+            f"`logits` {shape} are of a single class, whose probability is always 1: for one yes or no take "
+            f"`{instead}`, or two logits"
+        )
+
+
 def check_classes(name: str, labels: Any, shape: tuple[int, ...], valid: Any) -> None:
     """Raises for concrete labels at valid positions that are no class of logits of that shape (…, K)."""
     found = _seen(labels, valid)

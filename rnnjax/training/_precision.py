@@ -9,7 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._types import Key, featured
+from .._types import Key
 from ._batches import Batch
 from ._model import Model, Streamed
 
@@ -18,8 +18,8 @@ def computed_in(model: Model, dtype: Any) -> Model:
     """The model with its parameters and inputs cast to `dtype` for every pass, and its outputs cast back.
 
     Gradients, and the states and other state that a pass hands to the next, have the dtypes that they have without.
-    Elapsed times (B, T) beside inputs with features, (B, T, …), stay as they are, because their rounding would add up
-    over time.
+    Elapsed times (B, T) beside inputs with features, (B, T, …), or beside integer ids (B, T) stay as they are, because
+    their rounding would add up over time.
 
     Raises:
         TypeError: for a dtype that is not floating.
@@ -43,9 +43,11 @@ def _cast(run: Callable[..., Any], run_stream: Callable[..., Any], dtype: Any) -
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if _floating(leaf) else leaf, tree)
 
     def low_inputs(inputs: Any) -> Any:
-        most = featured(inputs)
-        elapsed = most.shape[:2] if most.ndim > 2 else None
-        return jax.tree.map(lambda leaf: leaf if leaf.shape == elapsed else low(leaf), inputs)
+        leaves = jax.tree.leaves(inputs)
+        most = max(leaf.ndim for leaf in leaves)
+        sequences = [leaf for leaf in leaves if leaf.ndim == most and (most > 2 or (most == 2 and _integer(leaf)))]
+        steps = {leaf.shape[:2] for leaf in sequences}
+        return jax.tree.map(lambda leaf: leaf if leaf.shape in steps else low(leaf), inputs)
 
     def high(outputs: Any) -> Any:
         widest = jnp.promote_types(dtype, jnp.float32)
@@ -65,6 +67,10 @@ def _cast(run: Callable[..., Any], run_stream: Callable[..., Any], dtype: Any) -
 
 def _floating(leaf: Any) -> bool:
     return jnp.issubdtype(leaf.dtype, jnp.floating)
+
+
+def _integer(leaf: Any) -> bool:
+    return jnp.issubdtype(leaf.dtype, jnp.integer)
 
 
 def _like(before: Any, after: Any) -> Any:

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
+import threading
 from collections.abc import Callable, Iterator
+from types import FrameType, TracebackType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 
 from ._batches import Batch, Cut, Stream, as_batch, fill_up, first_of, gather, is_arrays, rows_of, take
 from ._checks import Check
-from ._measure import Measure, all_take_masks
+from ._measure import Measure, all_known, all_take_masks
 from ._model import Model, remembered
 from ._parallel import Parallel
-from ._step import Gather, Step, TrainState, make_block, make_evaluation, make_single
+from ._step import Gather, TrainState, make_block, make_evaluation, make_single, make_step
 from .truncation import TBPTT, Windows, begin
 
 LONGEST_BLOCK = 512
@@ -27,6 +31,29 @@ Part = tuple[TrainState, Any, int, float]
 Apply = Callable[..., tuple[Any, Any]]
 
 
+class Recipe(NamedTuple):
+    """What a step follows from, in the order of `make_step`."""
+
+    model: Model
+    used: tuple[Measure, ...]
+    optimizer: optax.GradientTransformation
+    accumulate: int
+    parallel: Parallel
+
+    def kept(self, make: Callable[..., Any], *of: Any) -> Any:
+        """make(recipe, *of), which compiles and needs no parameters, the same again for an equal recipe.
+
+        A loss or metric of the user's own may have changed, and on a mesh nothing is ever equal: they are made anew.
+        """
+        if self.parallel.mesh is not None or not all_known(self.used):
+            return make(self, *of)
+        bare = self.model._replace(params=None, rest=None, publish=None)  # what is kept must not keep arrays alive
+        return remembered(make, self._replace(model=bare, parallel=_ALONE), *of)
+
+
+_ALONE = Parallel(None)
+
+
 class Lies(NamedTuple):
     """How the state, the data and the numbers of the rows (S, B) lie on a mesh."""
 
@@ -35,29 +62,52 @@ class Lies(NamedTuple):
     index: Any
 
 
+class Programs(NamedTuple):
+    """What a run calls: the compiled loop or step, and a function of which the shapes of the totals are known."""
+
+    run: Callable[..., tuple[TrainState, Any]]
+    totals: Callable[..., Any]
+
+
+class Unbroken:
+    """While it is entered Ctrl-C is put off: a call that takes the memory of the state ends, and what it returns gets
+    its name. A second Ctrl-C does not wait. Handlers of the user's own, and those of checkpoints, are left alone."""
+
+    def __enter__(self) -> None:
+        self._told = False
+        on_main = threading.current_thread() is threading.main_thread()
+        self._holds = on_main and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        if self._holds:
+            signal.signal(signal.SIGINT, self._note)
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        if self._holds:
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+        if self._told and kind is None:
+            raise KeyboardInterrupt
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._told:
+            raise KeyboardInterrupt
+        self._told = True
+
+
 class Blocks:
-    """Epochs over data that lie on the devices, in compiled loops of many batches."""
+    """Epochs over data that lie on the devices, in compiled loops of many batches.
+
+    newest: the state after the last loop, which has taken the memory of those before.
+    """
+
+    newest: TrainState | None = None
 
     def __init__(
-        self, step: Step, cut: Cut, gather: Gather, arrays: Any, seed: int | None, parallel: Parallel, lies: Lies
+        self, programs: Programs, cut: Cut, arrays: Any, seed: int | None, parallel: Parallel, lies: Lies
     ) -> None:
-        state, data, index = lies
-        self.cut, self.seed, self.parallel, self.state, self.index = cut, seed, parallel, state, index
-        self.data = parallel.put(arrays, data)
+        self.state, _, self.index = lies
+        self.block, self.first = programs
+        self.cut, self.seed, self.parallel = cut, seed, parallel
+        self.data = parallel.put(arrays, lies.data)
         self.ahead: tuple[int, Any] = (0, cut.order(seed, 0))
-        whole = parallel.whole
-
-        def of_rows(data: Any, rows: Any, weights: Any) -> Batch:
-            """Weights that are all 1 only tell which batches to leave out."""
-            return gather(data, rows, None if cut.whole else weights)
-
-        def first(state: TrainState, data: Any, rows: Any, weights: Any) -> Any:
-            return step(state, of_rows(data, rows[0], None if weights is None else weights[0]))[1]
-
-        block = make_block(step, of_rows, cut.skips, parallel)
-        spread = parallel.spread(block, (state, whole, data, index, index), (state, whole))
-        self.block = jax.jit(spread, donate_argnums=(0, 1))
-        self.first = parallel.spread(first, (state, data, index, index), whole)
 
     def begin(self, state: TrainState) -> TrainState:
         """The state at the beginning of an epoch."""
@@ -74,20 +124,42 @@ class Blocks:
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` loops; after each, state, totals, loops done and their share."""
+        self.newest = state
         number, order = self.ahead
         if number != epoch:
             order = self.cut.order(self.seed, epoch)
-        for count, (rows, weights) in enumerate(order[done:], done + 1):
-            state, totals = self.block(state, totals, self.data, *self.parallel.put((rows, weights), self.index))
+        for count, own in enumerate(order[done:], done + 1):
+            rows, weights = self.parallel.put(own, self.index)
+            with Unbroken():
+                self.newest, totals = self.block(self.newest, totals, self.data, rows, weights)
             if count == len(order):  # while the device computes
                 self.ahead = epoch + 1, self.cut.order(self.seed, epoch + 1)
-            yield state, totals, count, count / len(order)
+            yield self.newest, totals, count, count / len(order)
+
+
+def block_programs(recipe: Recipe, gather: Gather, whole: bool, skips: bool, lies: Lies) -> Programs:
+    """Those of a loop. whole: weights are all 1 and only tell which batches to leave out; skips: there are such."""
+    step, parallel = make_step(*recipe), recipe.parallel
+    state, data, index = lies
+
+    def of_rows(data: Any, rows: Any, weights: Any) -> Batch:
+        return gather(data, rows, None if whole else weights)
+
+    def first(state: TrainState, data: Any, rows: Any, weights: Any) -> Any:
+        return step(state, of_rows(data, rows[0], None if weights is None else weights[0]))[1]
+
+    block = make_block(step, of_rows, skips, parallel)
+    spread = parallel.spread(block, (state, parallel.whole, data, index, index), (state, parallel.whole))
+    run = jax.jit(spread, donate_argnums=(0, 1))
+    return Programs(run, parallel.spread(first, (state, data, index, index), parallel.whole))
 
 
 class WindowBlocks(Blocks):
     """Epochs over the windows of long streams, in their order, from the initial state."""
 
-    def __init__(self, step: Step, model: Model, windows: Windows, parallel: Parallel, every: int | None) -> None:
+    def __init__(self, recipe: Recipe, windows: Windows, every: int | None) -> None:
+        model, parallel = recipe.model, recipe.parallel
+
         def one(data: Any, rows: Any, weights: Any) -> Batch:
             return windows.at(data, rows[0])
 
@@ -97,8 +169,8 @@ class WindowBlocks(Blocks):
         cut = Cut.of(windows.count, 1, LONGEST_BLOCK, every)
         whole, rows = parallel.whole, parallel.rows
         rest, arrays = (whole, rows), (windows.batch, windows.mask)
-        state = TrainState(whole, rest, whole, whole, whole)
-        super().__init__(step, cut, one, arrays, None, parallel, Lies(state, rows, whole))
+        lies = Lies(TrainState(whole, rest, whole, whole, whole), rows, whole)
+        super().__init__(block_programs(recipe, one, cut.whole, cut.skips, lies), cut, arrays, None, parallel, lies)
         self.start = jax.jit(parallel.spread(start, (whole, rest, rows), rest))
 
     def begin(self, state: TrainState) -> TrainState:
@@ -106,15 +178,18 @@ class WindowBlocks(Blocks):
 
 
 class StreamRun:
-    """Epochs over an iterable: while a step runs, the next batch is read and moved to the device."""
+    """Epochs over an iterable: while a step runs, the next batch is read and moved to the device.
 
-    def __init__(self, step: Step, first: Batch, stream: Stream, parallel: Parallel, check: Check) -> None:
-        self.first, self.stream, self.parallel, self.check = first, stream, parallel, check
-        whole, rows = parallel.whole, parallel.rows
-        self.state = whole
-        self.step = parallel.spread(step, (whole, rows), whole)
-        spread = parallel.spread(make_single(step), (whole, whole, rows), whole)
-        self.single = jax.jit(spread, donate_argnums=(0, 1))
+    newest: the state after the last step, which has taken the memory of those before.
+    """
+
+    newest: TrainState | None = None
+
+    def __init__(self, recipe: Recipe, first: Batch, stream: Stream, check: Check) -> None:
+        self.first, self.stream, self.parallel, self.check = first, stream, recipe.parallel, check
+        self.state = self.parallel.whole
+        programs: Programs = recipe.kept(single_programs)
+        self.single, self.step = programs
 
     def begin(self, state: TrainState) -> TrainState:
         """The state at the beginning of an epoch."""
@@ -130,21 +205,32 @@ class StreamRun:
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` batches, which are read again and left out."""
+        self.newest = state
         for count, batch in enumerate(self.stream.read(epoch, done), done + 1):
             self.check(batch)
-            state, totals = self.single(state, totals, self.parallel.batch(batch))
-            yield state, totals, count, count / self.stream.steps if self.stream.steps else 0.0
+            placed = self.parallel.batch(batch)
+            with Unbroken():
+                self.newest, totals = self.single(self.newest, totals, placed)
+            yield self.newest, totals, count, count / self.stream.steps if self.stream.steps else 0.0
 
 
-def over_arrays(
-    step: Step, arrays: Batch, batch_size: int, seed: int | None, parallel: Parallel, every: int | None
-) -> Blocks:
+def single_programs(recipe: Recipe) -> Programs:
+    """Those of a single step."""
+    step, parallel = make_step(*recipe), recipe.parallel
+    whole, rows = parallel.whole, parallel.rows
+    spread = parallel.spread(make_single(step), (whole, whole, rows), whole)
+    return Programs(jax.jit(spread, donate_argnums=(0, 1)), parallel.spread(step, (whole, rows), whole))
+
+
+def over_arrays(recipe: Recipe, arrays: Batch, batch_size: int, seed: int | None, every: int | None) -> Blocks:
     """Epochs over rows, shuffled if there is a seed, in loops of `every` batches. Every device has all of them."""
     if not rows_of(arrays):
         raise ValueError("the data hold no row")
+    parallel = recipe.parallel
     cut = Cut.of(rows_of(arrays), batch_size, LONGEST_BLOCK, every)
     lies = Lies(parallel.whole, parallel.whole, parallel.steps)
-    return Blocks(step, cut, gather, arrays, seed, parallel, lies)
+    programs = recipe.kept(block_programs, gather, cut.whole, cut.skips, lies)
+    return Blocks(programs, cut, arrays, seed, parallel, lies)
 
 
 def _zeros(shapes: Any, parallel: Parallel) -> Callable[[], Any]:
@@ -207,8 +293,7 @@ def evaluation(
 
     def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
         """What the library's measures are compiled to is kept; a function of the user's own may have changed."""
-        known = all(measure.known for measure in used)
-        return remembered(make, model.apply, used) if known else make(model.apply, used)
+        return remembered(make, model.apply, used) if all_known(used) else make(model.apply, used)
 
     def summed(run: Callable[..., Any], *takes: Any) -> Callable[..., Any]:
         """The same over the rows of all devices."""
@@ -264,14 +349,16 @@ def _of_parts(
 ) -> tuple[Any, ...]:
     """The totals of so many batches, which `at` takes from the parts, in a loop."""
     one = make_evaluation(apply, used)
+    shapes, _ = jax.eval_shape(one, params, rest, at(parts, 0))
 
     def body(carry: Any, index: Any) -> tuple[Any, None]:
         totals, rest = carry
         more, rest = one(params, rest, at(parts, index))
         return (jax.tree.map(jnp.add, totals, more), rest), None
 
-    first = one(params, rest, at(parts, 0))
-    return jax.lax.scan(body, first, jnp.arange(1, count))[0][0]
+    # not from the first batch, whose model would be compiled a second time outside the loop
+    nothing = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    return jax.lax.scan(body, (nothing, rest), jnp.arange(count))[0][0]
 
 
 def stacked(arrays: Batch, size: int) -> Batch:

@@ -21,7 +21,7 @@ from ._model import Model, adapt
 from ._parallel import Parallel
 from ._runs import stacked
 from ._step import TrainState, make_evaluation, make_step, scan_batches, start
-from .optimizers import decays, recurrent
+from .optimizers import counters, decays, recurrent
 from .optimizers import optimizer as default_optimizer
 
 Config = Mapping[str, Any]
@@ -32,8 +32,10 @@ class Swept(NamedTuple):
     """What `sweep` returns, the best configuration first.
 
     configs: the configurations, one dictionary each.
-    table: one row a configuration: its numbers, the last value of every measure, and the epochs that it was trained.
-    history: measures by name, (N, epochs), NaN after a configuration was dropped.
+    table: one row a configuration: its numbers, the last entries of its history, and the epochs that it was trained.
+    history: measures by name, (N, epochs), NaN after a configuration was dropped. As in that of `fit`, "skipped_steps"
+        are the steps left out so far, where any configuration has some, and "loss_impossible" the rows that `ctc` left
+        out.
     params: the parameters of the best configuration.
     model: the best model, a pair (params, layer).
     members: the parameters of all configurations that were trained to the end, leaves (M, …) in the order of the table.
@@ -81,7 +83,7 @@ def sweep(
     numbers that the program maps over: rates, norms, biases, the leaves of cells, and those of two reserved names.
     "seed" is that of the parameters, of the order and of the noise. "initial_scale", which `fit` does not have,
     multiplies the weights that were drawn, which are the arrays that weight decay is for, and no biases. No value may
-    have the name of a column of the table: "epochs", a measure, or "val_" and a measure.
+    have the name of a column of the table: "epochs", "skipped_steps", a measure, or "val_" and a measure.
 
     What changes shapes, such as a hidden size, cannot be mapped over: take the largest and leave units out with
     `rnnjax.ActiveUnits`.
@@ -105,10 +107,10 @@ def sweep(
 
     Raises:
         ValueError: for a `space` without a value, configurations that differ in their names or name a column of the
-            table, unknown names of measures, a `monitor` that is none of them, data without a row, targets that are no
-            class or no probability, `validation_split` beside `validation`, a share that leaves no rows, an epoch of
-            `halve_after` that is not before the last, a negative seed, an initial scale that is not positive, and sizes
-            below 1.
+            table, unknown names of measures, a `monitor` that is none of them, data or validation without a row,
+            targets that are no class or no probability, `validation_split` beside `validation`, a share that leaves no
+            rows, an epoch of `halve_after` that is not before the last, a negative seed, an initial scale that is not
+            positive, and sizes below 1.
         TypeError: for a value that is no number, data or validation that are no arrays, a `make` that does not return
             a layer, a `halve_after` that is no sequence, and sizes and seeds that are not integers.
 
@@ -149,7 +151,7 @@ def sweep(
     if monitor not in names:
         raise ValueError(f"`monitor` must be one of {', '.join(names)}; got {monitor!r}")
     rising = rises(used, monitor, mode)
-    if taken := [name for name in configs[0] if name in (*names, "epochs")]:
+    if taken := [name for name in configs[0] if name in (*names, "skipped_steps", "epochs")]:
         raise ValueError(f"`space` must not name {', '.join(taken)}, which the table has: choose another name")
     if not isinstance(halve_after, Iterable):
         raise TypeError(f"`halve_after` must be a sequence of epochs, such as [1]; got {halve_after!r}")
@@ -161,6 +163,8 @@ def sweep(
 
     values = {name: _numbers([config[name] for config in configs]) for name in configs[0]}
     held = None if validation is None else as_batch(validation)
+    if held is not None and not rows_of(held):
+        raise ValueError("the validation holds no row")
     _check(make, values, used, arrays, held, batch_size)
     run = _Program(make, used, arrays, held, batch_size, group)
     alive = np.arange(len(configs))
@@ -171,16 +175,20 @@ def sweep(
     for epoch in range(epochs):
         own = {name: value[alive] for name, value in values.items()}
         states, found = run.epoch(own, states, seeds[alive] if shuffle else None, epoch)
-        for name, curve in zip(names, found, strict=True):
-            history[name][alive, epoch] = curve
+        for name, curve in found.items():
+            history.setdefault(name, np.full((len(configs), epochs), np.nan))[alive, epoch] = curve
         trained[alive] += 1
         if epoch + 1 in cuts and len(alive) > 1:
             kept = np.sort(_order(history[monitor][alive, epoch], rising)[: -(-len(alive) // 2)])
             alive, states = alive[kept], jax.tree.map(lambda leaf, kept=kept: leaf[kept], states)
 
+    if not np.nansum(history["skipped_steps"]):
+        del history["skipped_steps"]
     last = {name: curve[np.arange(len(configs)), trained - 1] for name, curve in history.items()}
     ranks = sorted(range(len(configs)), key=lambda i: (-trained[i], badness(last[monitor][i], rising)))
-    table = [{**configs[i], **{name: float(last[name][i]) for name in names}, "epochs": int(trained[i])} for i in ranks]
+    table = [
+        {**configs[i], **{name: float(own[i]) for name, own in last.items()}, "epochs": int(trained[i])} for i in ranks
+    ]
     places = {int(index): place for place, index in enumerate(alive)}
     order = np.array([places[i] for i in ranks if i in places])
     members = jax.tree.map(lambda leaf: leaf[order], states.params)
@@ -280,10 +288,8 @@ class _Program:
         group: int | None,
     ) -> None:
         self.make, self.used, self.group = make, used, group
-        self.arrays = jax.device_put(arrays)
-        self.validation = None
-        if validation is not None:
-            self.validation = jax.device_put(stacked(validation, min(128, rows_of(validation))))
+        held = None if validation is None else stacked(validation, min(batch_size, rows_of(validation)))
+        self.data, self._placed = (arrays, held), (0, None)
         size = min(batch_size, rows_of(arrays))
         self.cut = Cut.of(rows_of(arrays), size, -(-rows_of(arrays) // size))
         self._starts = jax.jit(jax.vmap(self._start))
@@ -296,11 +302,12 @@ class _Program:
 
     def _start(self, config: Any, keys: Any) -> TrainState:
         layer, chain = _made(self.make, config)
-        model = adapt(layer, self.arrays.inputs, keys[0])
+        model = adapt(layer, self.data[0].inputs, keys[0])
         return start(_scaled(model, config.get("initial_scale")), chain, keys[1])
 
-    def epoch(self, values: Any, states: Any, seeds: np.ndarray | None, epoch: int) -> tuple[Any, list[np.ndarray]]:
-        """One epoch of all: their states, behind which copies of the last may follow, and every measure for each."""
+    def epoch(self, values: Any, states: Any, seeds: np.ndarray | None, epoch: int) -> tuple[Any, dict[str, Any]]:
+        """One epoch of all: their states, behind which copies of the last may follow, and by name what each of them
+        enters into its history."""
         count = len(next(iter(values.values())))
         if seeds is None or len(set(seeds)) == 1:
             ((rows, weights),) = self.cut.order(None if seeds is None else int(seeds[0]), epoch)
@@ -309,19 +316,28 @@ class _Program:
             rows = np.stack([rows for rows, _ in orders])
             weights = orders[0][1]  # the last batch lacks as many rows in every order
         rows = rows if rows.ndim == 2 else _spread(rows, count)
-        states, totals = self._epochs(*_spread((values, states), count), rows, weights)
-        return states, [np.asarray(value)[:count] for value in totals]
+        states, found = self._epochs(*_spread((values, states), count), self._on_all(count), rows, weights)
+        return states, {name: np.asarray(value)[:count] for name, value in found.items()}
 
-    def _all(self, values: Any, states: Any, rows: Any, weights: Any) -> Any:
+    def _on_all(self, count: int) -> Any:
+        """Data and validation, whole on every device over which so many configurations are dealt. They are arguments
+        of the program: what it closes over is a part of its text, and is compiled with it."""
+        busy = _busy(count)
+        if self._placed[0] != busy:
+            self._placed = busy, jax.device_put(self.data, _over(busy))
+        return self._placed[1]
+
+    def _all(self, values: Any, states: Any, data: Any, rows: Any, weights: Any) -> Any:
         shared = rows.ndim == 2
         count = states.step.shape[0]
         group = self.group or _group(states, count)
         if group >= count:
-            return jax.vmap(self._one, in_axes=(0, 0, None if shared else 0, None))(values, states, rows, weights)
+            axes = (0, 0, None, None if shared else 0, None)
+            return jax.vmap(self._one, in_axes=axes)(values, states, data, rows, weights)
 
         def one(own: tuple[Any, TrainState, Any]) -> Any:
             config, state, order = own
-            return self._one(config, state, rows if order is None else order, weights)
+            return self._one(config, state, data, rows if order is None else order, weights)
 
         members = (values, states, None if shared else rows)
         busy = _busy(count)
@@ -332,22 +348,34 @@ class _Program:
         found = jax.lax.map(jax.vmap(one), dealt, batch_size=-(-group // busy))
         return jax.tree.map(lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), found)
 
-    def _one(self, config: Any, state: TrainState, rows: Any, weights: Any) -> tuple[TrainState, list[Any]]:
+    def _one(self, config: Any, state: TrainState, data: Any, rows: Any, weights: Any) -> tuple[TrainState, Any]:
+        arrays, held = data
         layer, chain = _made(self.make, config)
-        model = adapt((state.params, layer), self.arrays.inputs, state.key)
+        model = adapt((state.params, layer), arrays.inputs, state.key)
         step = make_step(model, self.used, chain, 1, Parallel(None))
-        state, totals = scan_batches(step, gather, state, self.arrays, rows, weights)
-        found = numbers(totals)
-        if self.validation is not None:
+        state, totals = scan_batches(step, gather, state, arrays, rows, weights)
+        skipped = sum(counters(state.optimizer), jnp.zeros((), jnp.int32))
+        found = _entries(self.used, totals) | {"skipped_steps": skipped}
+        if held is not None:
             evaluate = make_evaluation(model.apply, self.used)
 
             def body(totals: Any, batch: Batch) -> tuple[Any, None]:
                 return jax.tree.map(jnp.add, totals, evaluate(state.params, state.rest, batch)[0]), None
 
-            first, _ = evaluate(state.params, state.rest, take(self.validation, 0))
-            totals, _ = jax.lax.scan(body, first, take(self.validation, slice(1, None)))
-            found += numbers(totals)
+            first, _ = evaluate(state.params, state.rest, take(held, 0))
+            totals, _ = jax.lax.scan(body, first, take(held, slice(1, None)))
+            found |= _entries(self.used, totals, "val_")
         return state, found
+
+
+def _entries(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, Any]:
+    """What totals enter into the history, by the names that they have in that of `fit`."""
+    found = {}
+    for measure, total, value in zip(used, totals, numbers(totals), strict=True):
+        found[prefix + measure.name] = value
+        if hasattr(total, "impossible"):
+            found[f"{prefix}{measure.name}_impossible"] = total.impossible
+    return found
 
 
 def _scaled(model: Model, scale: Any) -> Model:
@@ -364,14 +392,18 @@ def _scaled(model: Model, scale: Any) -> Model:
 def _spread(tree: Any, count: int) -> Any:
     """So many configurations, dealt evenly: over all devices, or as many as are busy as long. What the last of them
     lacks are copies of the last configuration, behind the others; where they are already there, they stay."""
-    devices = jax.devices()
-    if len(devices) == 1:
-        return tree
     busy = _busy(count)
     places = np.minimum(np.arange(-(-count // busy) * busy), count - 1)
     even = jax.tree.map(lambda leaf: leaf if len(leaf) == len(places) else leaf[places], tree)
-    mesh = Mesh(np.array(devices[:busy]), ("configurations",))
-    return jax.device_put(even, NamedSharding(mesh, PartitionSpec("configurations")))
+    return jax.device_put(even, _over(busy, "configurations"))
+
+
+def _over(busy: int, *axes: str) -> NamedSharding | None:
+    """How arrays lie on so many devices: whole on each, or dealt along the axis of that name."""
+    devices = jax.devices()
+    if len(devices) == 1:
+        return None
+    return NamedSharding(Mesh(np.array(devices[:busy]), ("configurations",)), PartitionSpec(*axes))
 
 
 def _busy(count: int) -> int:

@@ -39,7 +39,7 @@ def cross_entropy(
     `label_smoothing` too, the loss is ∞.
 
     Args:
-        logits: unnormalised log probabilities (…, K).
+        logits: unnormalised log probabilities (…, K) of two classes or more.
         labels: classes 0 … K−1, integers (…), or probabilities (…, K), of which a position that has none does not
             count: `jax.nn.one_hot` writes a class to ignore so.
         mask: True at the positions that count, or their weights: (…), one a step, (T, B), or one a row, (B).
@@ -52,8 +52,9 @@ def cross_entropy(
         a `Mean` over the positions that count.
 
     Raises:
-        ValueError, TypeError: for shapes and dtypes that do not fit, for concrete labels that are no class or no
-            probabilities, for concrete lengths beyond the steps and for negative weights.
+        ValueError, TypeError: for shapes and dtypes that do not fit, for logits of a single class, of which this would
+            always be 0, for concrete labels that are no class or no probabilities, for concrete lengths beyond the
+            steps and for negative weights.
 
     >>> import jax.numpy as jnp
     >>> from rnnjax.training import cross_entropy
@@ -62,6 +63,7 @@ def cross_entropy(
     0.6931 over 2 rows
     """
     logits = _positions.floating("logits", logits)
+    _positions.check_several(logits.shape, "binary_cross_entropy")
     weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
     check_unit_interval("label_smoothing", label_smoothing)
     if is_array(labels) and jnp.issubdtype(labels.dtype, jnp.integer):

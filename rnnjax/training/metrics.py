@@ -25,7 +25,7 @@ def accuracy(
     """The share of positions whose largest logit is that of the label, or of the likeliest label.
 
     Args:
-        logits: (…, K), floating point.
+        logits: (…, K), floating point, of two classes or more.
         labels: classes 0 … K−1, integers (…), or numbers (…, K), of which the largest is the label; where all are zero
             there is none, and the position does not count.
         mask, lengths, time_major: what counts, as for `cross_entropy`.
@@ -34,8 +34,8 @@ def accuracy(
         a `Mean` over the positions that count.
 
     Raises:
-        ValueError: for shapes that do not fit, and for concrete labels that are no class, lengths beyond the steps and
-            negative weights.
+        ValueError: for shapes that do not fit, for logits of a single class, and for concrete labels that are no class,
+            lengths beyond the steps and negative weights.
         TypeError: for logits that are not floating point, labels that are no array, and classes or lengths that are no
             integers.
     """
@@ -185,6 +185,7 @@ def _checked(
 ) -> tuple[Array, Array, Array | None]:
     """Logits, integer labels and weights."""
     logits = _positions.floating("logits", logits)
+    _positions.check_several(logits.shape, "binary_accuracy")
     weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
     if not (is_array(labels) and jnp.issubdtype(labels.dtype, jnp.integer)):
         labels = _positions.soft("labels", labels, logits, "numbers")

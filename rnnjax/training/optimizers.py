@@ -44,16 +44,22 @@ def optimizer(
 
     Numbers may be traced: under `vmap` each member has its own.
 
+    What an array is follows from the name of its field, in the parameters of any library, and of a cell of your own:
+    `b`, `bias` and `scale` are biases and gains, whatever their axes, `u` and `u_h` are recurrent weights, `kernel` is
+    Flax's name of weights, and `w_e`, `w_mu`, `w_sigma`, `u_e`, `u_mu` and `u_sigma` are potentials and slopes of
+    synapses. All others are weights if they have two axes or more.
+
     Args:
         learning_rate: the length of a step, a number or an Optax schedule.
         algorithm: "adam", "adabelief", "lion", "momentum", "rmsprop", "sgd", or Optax's own `scale_by_…`.
         clip_norm: bound of the norm of the whole gradient; None does not clip, here and below.
         clip_value: bound of each entry's magnitude.
         clip_block_rms: bound of the root mean square of each array.
-        clip_adaptive: bound of the ratio of gradient to weights, unit by unit.
+        clip_adaptive: bound of the ratio of gradient to weights, unit by unit: over the inputs of every output of a
+            matrix, of a head's block or a convolution; vectors, biases and gains are bounded as wholes.
         weight_decay: decoupled decay of every array with two axes or more; biases and gains are spared, and so are the
             potentials and slopes of `LTC`.
-        recurrent_decay: that of the recurrent weights `u`, of vectors among them too; None takes `weight_decay`.
+        recurrent_decay: that of the recurrent weights, of vectors among them too; None takes `weight_decay`.
         schedule: a function of the step that multiplies the learning rate, such as
             `optax.cosine_decay_schedule(1.0, 1000)`.
         skip_nonfinite: whether a step whose gradient is not finite is left out, as `skip_if_nonfinite` does.
@@ -83,7 +89,7 @@ def optimizer(
     clippings = (
         ("clip_value", clip_value, optax.clip),
         ("clip_block_rms", clip_block_rms, optax.clip_by_block_rms),
-        ("clip_adaptive", clip_adaptive, optax.adaptive_grad_clip),
+        ("clip_adaptive", clip_adaptive, _clip_units),
         ("clip_norm", clip_norm, optax.clip_by_global_norm),
     )
     for name, bound, _ in clippings:
@@ -127,16 +133,54 @@ def _descends(algorithm: optax.GradientTransformation) -> bool:
     return not isinstance(change, Tracer) and bool(np.all(np.signbit(np.asarray(change))))
 
 
+def _clip_units(ratio: Number) -> optax.GradientTransformation:
+    """Bounds the norm of every unit's gradient by so much of that of its weights, which counts as at least 1e-3."""
+
+    def update(updates: Any, state: Any, params: Params | None = None) -> tuple[Any, Any]:
+        if params is None:
+            raise ValueError(
+                "`clip_adaptive` compares with the parameters: pass them to `update` as the third argument"
+            )
+        leaves, _ = jax.tree_util.tree_flatten_with_path(params)
+        biases = {tuple(_names(path)[:-1]): leaf.shape for path, leaf in leaves if _ends(path, BIASES)}
+
+        def clipped(path: Any, gradient: Array, param: Array) -> Array:
+            axes = _inputs(path, param.shape, biases)
+            norm, own = (jnp.sqrt(jnp.sum(jnp.abs(leaf) ** 2, axes, keepdims=True)) for leaf in (gradient, param))
+            most = ratio * jnp.maximum(own, 1e-3)
+            return gradient * (most / jnp.maximum(norm, most)).astype(gradient.dtype)
+
+        return jax.tree_util.tree_map_with_path(clipped, updates, params), state
+
+    return optax.GradientTransformation(lambda params: optax.EmptyState(), update)
+
+
+def _inputs(path: Any, shape: tuple[int, ...], biases: dict[tuple[str, ...], tuple[int, ...]]) -> tuple[int, ...]:
+    """The axes of an array over which the weights of one unit lie. What has a number of its own in the bias beside it
+    is a unit, which tells kernels (*K, I, O) and projections (I, N, D) from the blocks (N, D, O) of heads."""
+    axes, beside = tuple(range(len(shape))), biases.get(tuple(_names(path)[:-1]), ())
+    if len(shape) < 2 or _ends(path, BIASES):
+        return axes
+    if 0 < len(beside) < len(shape) and shape[-len(beside) :] == beside:
+        return axes[: -len(beside)]
+    return axes[:-1] if _ends(path, ("kernel",)) else axes[-2:-1]
+
+
 def _decay(rate: Any, which: Callable[[Params], Any]) -> list[optax.GradientTransformation]:
     none = not is_array(rate) and rate == 0
     return [] if none else [optax.add_decayed_weights(rate, mask=which)]
 
 
 def decays(params: Params) -> Any:
-    """True for the arrays that weight decay is for: those with two axes or more that are not among `NO_WEIGHTS`."""
+    """True for the arrays that weight decay is for: those with two axes or more, but for biases, gains and
+    `NO_WEIGHTS`."""
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.ndim(leaf) >= 2 and not _ends(path, NO_WEIGHTS), params
+        lambda path, leaf: jnp.ndim(leaf) >= 2 and not _ends(path, (*BIASES, *NO_WEIGHTS)), params
     )
+
+
+BIASES = ("b", "bias", "scale")
+"""The names of biases and gains, which have two axes in the attention of Flax."""
 
 
 NO_WEIGHTS = ("w_e", "w_mu", "w_sigma", "u_e", "u_mu", "u_sigma")
@@ -213,21 +257,22 @@ def skip_if_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTran
 
 def skipped_steps(state: Any) -> int:
     """How many steps `skip_nonfinite` left out, from the optimizer's state; 0 without it."""
-    return sum(int(np.sum(counter)) for counter in _counters(state))
+    return sum(int(np.sum(counter)) for counter in counters(state))
 
 
 def counts_skips(state: Any) -> bool:
     """Whether an optimizer of that state leaves out steps that are not finite."""
-    return bool(_counters(state))
+    return bool(counters(state))
 
 
 def has_skipped(before: Any, after: Any) -> Array:
     """Whether the step between two states of the optimizer was left out."""
-    pairs = zip(_counters(before), _counters(after), strict=True)
+    pairs = zip(counters(before), counters(after), strict=True)
     return functools.reduce(jnp.logical_or, [jnp.any(old != new) for old, new in pairs], jnp.asarray(False))
 
 
-def _counters(state: Any) -> list[Array]:
+def counters(state: Any) -> list[Array]:
+    """The counters of the steps that were left out, in the state of an optimizer; none if it leaves out none."""
     return [node.skipped for node in jax.tree.leaves(state, is_leaf=_is_skip) if _is_skip(node)]
 
 

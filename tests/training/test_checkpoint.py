@@ -67,9 +67,21 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     resumed = fit(LAYER, (X, Y), epochs=6, callbacks=[lambda event: seen.append(event.epoch)], **options)
     assert seen == list(range(4, 6))
     assert_same(resumed, whole)
-    again = fit(LAYER, (X, Y), epochs=6, callbacks=[killer(5)], **options)  # finished: no epoch runs
+    with pytest.warns(UserWarning, match="had ended, after 6 epochs: nothing is trained"):
+        again = fit(LAYER, (X, Y), epochs=6, callbacks=[killer(5)], **options)  # finished: no epoch runs
     assert_same(again, whole)
     assert len([path for path in (tmp_path / "run").iterdir() if path.is_dir()]) <= 2
+
+
+def test_a_checkpoint_every_so_many_epochs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What is taken up is told; after two epochs of three there is nothing yet."""
+    options = OPTIONS | {"epochs": 5, "checkpoint_dir": tmp_path, "checkpoint_every": 3}
+    seen: list[int] = []
+    for end, told in ((1, ""), (3, ""), (4, f"the run in {tmp_path} goes on at epoch 4 of 5\n")):
+        with pytest.raises(Killed):
+            fit(LAYER, (X, Y), callbacks=[lambda event: seen.append(event.epoch), killer(end)], **options)
+        assert capsys.readouterr().err == told
+    assert seen == [0, 1, 0, 1, 2, 3, 3, 4]
 
 
 def test_what_may_change_between_two_parts_of_a_run(tmp_path: Path) -> None:
@@ -87,7 +99,8 @@ def test_what_may_change_between_two_parts_of_a_run(tmp_path: Path) -> None:
 def test_more_patience_goes_on(tmp_path: Path) -> None:
     options = OPTIONS | {"checkpoint_dir": tmp_path / "run", "optimizer": optax.sgd(0.0)}  # nothing improves
     assert len(fit(LAYER, (X, Y), epochs=9, patience=2, **options).history["loss"]) == 3
-    assert len(fit(LAYER, (X, Y), epochs=9, patience=2, **options).history["loss"]) == 3
+    with pytest.warns(UserWarning, match="had ended, after 3 epochs"):
+        assert len(fit(LAYER, (X, Y), epochs=9, patience=2, **options).history["loss"]) == 3
     assert len(fit(LAYER, (X, Y), epochs=9, patience=4, **options).history["loss"]) == 5
 
 
@@ -102,7 +115,8 @@ def test_streams_and_early_stopping_resume(tmp_path: Path) -> None:
         fit(LAYER, batches, checkpoint_dir=tmp_path, callbacks=[killer(1)], **options)
     resumed = fit(LAYER, batches, checkpoint_dir=tmp_path, **options)
     assert_same(resumed, whole)
-    assert_same(fit(LAYER, batches, checkpoint_dir=tmp_path, callbacks=[killer(stopped)], **options), whole)
+    with pytest.warns(UserWarning, match="had ended"):
+        assert_same(fit(LAYER, batches, checkpoint_dir=tmp_path, callbacks=[killer(stopped)], **options), whole)
 
 
 def test_epochs_of_so_many_steps_resume(tmp_path: Path) -> None:
@@ -156,7 +170,9 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_stops(tmp_path: Path, monke
             assert sorted(path.name for path in directory.iterdir()) == ["2", "3"]
         else:
             assert "finished" in done.stdout, done.stderr[-2000:]
-    assert_same(fit(LAYER, (X, Y), epochs=4, checkpoint_dir=directory, **OPTIONS), whole)
+    with pytest.warns(UserWarning, match="had ended"):
+        again = fit(LAYER, (X, Y), epochs=4, checkpoint_dir=directory, **OPTIONS)
+    assert_same(again, whole)
 
 
 class Told:
@@ -293,7 +309,7 @@ def test_what_an_earlier_version_did_not_write_is_not_compared(tmp_path: Path, m
 
     options = OPTIONS | {"epochs": 4, "checkpoint_dir": tmp_path}
     with monkeypatch.context() as before:
-        before.setattr(training._fit, "Checkpoints", Earlier)
+        before.setattr(training._loop, "Checkpoints", Earlier)
         with pytest.raises(Killed):
             fit(LAYER, (X, Y), callbacks=[killer(2)], **options)
     seen: list[int] = []

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import csv
+import functools
+import gc
 import itertools
 import json
+import pickle
+import signal
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +28,7 @@ import rnnjax as rj
 from rnnjax import training
 from rnnjax.flax import linen as rlinen
 from rnnjax.flax import nnx as rnnx
-from rnnjax.training import _batches, _checks, _measure, _runs
+from rnnjax.training import _batches, _checks, _measure, _model, _runs
 from rnnjax.training import _fit as fit_module
 
 N, B, T, I, H, K = 10, 4, 5, 2, 3, 2  # noqa: E741
@@ -296,8 +302,10 @@ def test_loaders_of_torch_are_iterables_of_batches() -> None:
     torch = pytest.importorskip("torch")
     data = torch.utils.data.TensorDataset(torch.from_numpy(X), torch.from_numpy(Y))
     wanted, losses = written_out(2)
-    fitted = fit((PARAMS, LAYER), torch.utils.data.DataLoader(data, batch_size=B), epochs=2, **OPTIONS)
+    loader = torch.utils.data.DataLoader(data, batch_size=B)
+    fitted = fit((PARAMS, LAYER), loader, epochs=2, **OPTIONS)
     assert_close(fitted.params, wanted)
+    np.testing.assert_allclose(training.predict(fitted, loader), logits_of(wanted, X), atol=1e-5)
     np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
 
 
@@ -446,44 +454,127 @@ def test_validation_is_traced_before_anything_runs() -> None:
     assert traces(fit, data=(X, Y), validation=(X[:6], Y[:6]), **OPTIONS | {"batch_size": 8}) == alone
 
 
+@pytest.fixture
+def compiled() -> Iterator[list[str]]:
+    """What XLA has compiled since the list was emptied. Nothing is kept from the tests before."""
+    _model._once.cache_clear()
+    events: list[str] = []
+
+    def listen(event: str, *_: Any, **__: Any) -> None:
+        if event.endswith("backend_compile_duration"):
+            events.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    yield events
+    jax.monitoring.clear_event_listeners()
+
+
 @pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
 @pytest.mark.parametrize("data", [(X[:8], Y[:8]), [(X[:8], Y[:8])]], ids=["arrays", "iterable"])
-def test_evaluation_compiles_once(model: Any, data: Any) -> None:
+def test_evaluation_compiles_once(model: Any, data: Any, compiled: list[str]) -> None:
     first = training.evaluate(model, data, metrics=["accuracy"])
+    assert compiled
     doubled = jax.tree.map(lambda leaf: 2 * leaf, PARAMS)
-    events: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
+    del compiled[:]
     again = training.evaluate((doubled, model[1]), data, metrics=["accuracy"])
-    jax.monitoring.clear_event_listeners()
-    assert not [event for event in events if event.endswith("backend_compile_duration")]
+    assert not compiled
     assert first["loss"] != again["loss"]
     assert training.evaluate(model, data, loss="perplexity")["loss"] != first["loss"]
+    assert compiled
+
+
+def test_evaluation_has_the_model_once_in_its_program() -> None:
+    def apply(params: Any, rest: Any, batch: Any, key: Any, train: bool) -> Any:
+        return jnp.sin(params * batch.inputs[:, 0]), rest
+
+    run = _runs._of_arrays(apply, _measure.measures("cross_entropy", []))
+    parts = _runs.stacked(training.Batch(X, Y), B)
+    assert str(jax.make_jaxpr(run)(jnp.ones(I, np.float32), (), parts)).count(" sin ") == 1
 
 
 @pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
-def test_prediction_compiles_once(model: Any) -> None:
+def test_prediction_compiles_once(model: Any, compiled: list[str]) -> None:
     first = training.predict(model, X, lengths=LENGTHS, batch_size=B)
+    assert compiled
     doubled = jax.tree.map(lambda leaf: 2 * leaf, PARAMS)
-    events: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
+    del compiled[:]
     again = training.predict((doubled, model[1]), X, lengths=LENGTHS, batch_size=B)
-    jax.monitoring.clear_event_listeners()
-    assert not [event for event in events if event.endswith("backend_compile_duration")]
+    assert not compiled
     assert np.abs(first - again).max() > 0.1
 
 
 @pytest.mark.parametrize("kind", ["nnx", "linen", "layer"])
-def test_prediction_compiles_once_for_every_kind_and_in_any_dtype(kind: str) -> None:
+def test_prediction_compiles_once_for_every_kind_and_in_any_dtype(kind: str, compiled: list[str]) -> None:
     options: dict[str, Any] = {"batch_size": B, "compute_dtype": jnp.bfloat16 if kind == "layer" else None}
-    first = training.predict(MODELS[kind](), X, **options)
-    events: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(lambda event, *_, **__: events.append(event))
     model = MODELS[kind]()
-    del events[:]  # of making it
+    del compiled[:]  # of making it
+    first = training.predict(model, X, **options)
+    assert compiled
+    model = MODELS[kind]()
+    del compiled[:]
     again = training.predict(model, X, **options)
-    jax.monitoring.clear_event_listeners()
-    assert not [event for event in events if event.endswith("backend_compile_duration")]
+    assert not compiled
     np.testing.assert_array_equal(first, again)
+
+
+@pytest.mark.parametrize(("kind", "data"), [("layer", "arrays"), ("nnx", "arrays"), ("function", "list")])
+def test_fit_compiles_once(kind: str, data: str, compiled: list[str]) -> None:
+    """But anew for another loss, optimizer or number of parts, which train as if nothing had been kept."""
+    source, options = (X, Y) if data == "arrays" else STREAMS[data](), OPTIONS | {"epochs": 2, "validation": (X, Y)}
+    if data == "list":
+        source = source[:2]
+    first = fit(MODELS[kind](), source, **options)
+    assert compiled
+    model = MODELS[kind]()
+    del compiled[:]  # of making it
+    again = fit(model, source, **options)
+    assert not compiled
+    jax.tree.map(np.testing.assert_array_equal, again.params, first.params)
+    assert again.history == first.history
+    smoothed = functools.partial(training.cross_entropy, label_smoothing=0.2)
+    for change in ({"loss": smoothed}, {"optimizer": optax.sgd(0.5)}, {"accumulate": 2}):
+        model = MODELS[kind]()
+        del compiled[:]
+        changed = fit(model, source, **options | change)
+        assert compiled
+        _model._once.cache_clear()
+        alone = fit(MODELS[kind](), source, **options | change)
+        jax.tree.map(np.testing.assert_array_equal, changed.params, alone.params)
+        assert any(
+            (a != b).any() for a, b in zip(jax.tree.leaves(changed.params), jax.tree.leaves(first.params), strict=True)
+        )
+
+
+def test_the_optimizer_that_is_taken_by_default_compiles_once(compiled: list[str]) -> None:
+    options = {name: value for name, value in OPTIONS.items() if name != "optimizer"}
+    fitted = fit(fit(LAYER, (X, Y), **options), (X, Y), **options)
+    assert compiled
+    del compiled[:]
+    fit(fitted, (X, Y), **options)
+    fit(LAYER, (X, Y), **options)
+    assert not compiled
+
+
+def test_what_is_kept_of_a_training_holds_no_parameters(compiled: list[str]) -> None:
+    params = LAYER.init(jax.random.key(1), I)
+    alive = [weakref.ref(leaf) for leaf in jax.tree.leaves(params)]
+    fit((params, LAYER), (X, Y), validation=(X, Y), **OPTIONS)
+    del params
+    gc.collect()
+    assert not [leaf for leaf in alive if leaf() is not None]
+
+
+def test_training_sees_a_loss_that_has_changed() -> None:
+    class Level:
+        value = 1.0
+
+        def __call__(self, outputs: Any, targets: Any, mask: Any = None) -> Any:
+            return 0 * outputs.sum() + self.value
+
+    level = Level()
+    for value in (1.0, 2.0):
+        level.value = value
+        assert fit((PARAMS, LAYER), (X, Y), loss=level, **OPTIONS).history["loss"] == pytest.approx([value])
 
 
 def test_evaluation_sees_a_metric_that_has_changed() -> None:
@@ -617,26 +708,210 @@ def test_callback_stops_and_logs_are_written(tmp_path: Path) -> None:
         loggers[0](9, {"loss": 1.0, "other": 2.0})
 
 
-@pytest.mark.filterwarnings("ignore:::google.protobuf", "ignore:::tensorboardX")
-@pytest.mark.slow
-def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
+def scalars(directory: Path) -> list[tuple[int, str, float]]:
+    """The points of the events that are whole by now: length (8), its checksum (4), event, its checksum (4)."""
     from tensorboardX.proto.event_pb2 import Event
     from tensorboardX.record_writer import masked_crc32c
 
+    points = []
+    for file in directory.iterdir():
+        content = file.read_bytes()
+        while len(content) >= 16 and len(content) >= 16 + (size := int.from_bytes(content[:8], "little")):
+            event = content[12 : 12 + size]
+            assert masked_crc32c(event) == int.from_bytes(content[12 + size : 16 + size], "little")
+            found = Event.FromString(event)
+            points += [(found.step, value.tag, value.simple_value) for value in found.summary.value]
+            content = content[16 + size :]
+    return points
+
+
+@pytest.mark.filterwarnings("ignore:::google.protobuf", "ignore:::tensorboardX")
+@pytest.mark.slow
+def test_tensorboard_has_the_curves(tmp_path: Path) -> None:
     log = training.tensorboard_logger(tmp_path / "run")
     log(3, {"loss": 0.5, "accuracy": 0.25})
     log(6, {"loss": 0.125})
-    time.sleep(2.5)
-    (file,) = (tmp_path / "run").iterdir()
-    content, points = file.read_bytes(), []
-    while content:  # length (8), its checksum (4), event, its checksum (4)
-        size = int.from_bytes(content[:8], "little")
-        event = content[12 : 12 + size]
-        assert masked_crc32c(event) == int.from_bytes(content[12 + size : 16 + size], "little")
-        found = Event.FromString(event)
-        points += [(found.step, value.tag, value.simple_value) for value in found.summary.value]
-        content = content[16 + size :]
+    deadline = time.monotonic() + 60
+    while len(points := scalars(tmp_path / "run")) < 3 and time.monotonic() < deadline:
+        time.sleep(0.1)  # a thread writes them
     assert points == [(3, "loss", 0.5), (3, "accuracy", 0.25), (6, "loss", 0.125)]
+
+
+class Inputs:
+    """Batches of inputs alone, which begin anew for every `iter`, as those of a loader."""
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        return (X[i : i + B] for i in range(0, N, B))
+
+
+PREDICTED: dict[str, Callable[[], Any]] = {
+    "generator": lambda: (X[i : i + B] for i in range(0, N, B)),
+    "loader": Inputs,
+    "list": lambda: list(Inputs()),
+    "function": lambda: lambda: iter(Inputs()),
+    "tuples of one": lambda: [(x,) for x in Inputs()],
+    "lists of one": lambda: [[x] for x in Inputs()],
+    "with targets": STREAMS["list"],
+    "batches": lambda: [training.Batch(x, None) for x in Inputs()],
+    "one without a row": lambda: [X[:0], *Inputs(), X[:0]],
+}
+
+
+@pytest.mark.parametrize("kind", PREDICTED)
+def test_prediction_reads_iterables(kind: str) -> None:
+    outputs = training.predict((PARAMS, LAYER), PREDICTED[kind]())
+    np.testing.assert_allclose(outputs, logits_of(PARAMS, X), atol=1e-6)
+
+
+def test_prediction_reads_lengths_and_several_inputs_of_an_iterable() -> None:
+    wanted = logits_of(PARAMS, X, LENGTHS)
+    batches = [(X[i : i + B], None, LENGTHS[i : i + B]) for i in range(0, N, B)]
+    np.testing.assert_allclose(training.predict((PARAMS, LAYER), batches), wanted, atol=1e-6)
+    count = 0
+
+    def apply(params: Any, inputs: Any) -> Any:
+        nonlocal count
+        count += 1
+        return logits_of(params, inputs["x"], inputs["lengths"])
+
+    several = [{"x": X[i : i + B], "lengths": LENGTHS[i : i + B]} for i in range(0, N, B)]
+    np.testing.assert_allclose(training.predict((PARAMS, apply), several), wanted, atol=1e-6)
+    assert count == 1  # the last batch, of two rows, is filled up
+
+    def added(params: Any, inputs: Any) -> Any:
+        return params * (inputs[0] + inputs[1])
+
+    outputs = training.predict((jnp.float32(2.0), added), [((X[:3], X[3:6]),), ((X[3:5], X[:2]),)])
+    np.testing.assert_allclose(outputs, 2 * np.concatenate([X[:3] + X[3:6], X[3:5] + X[:2]]), rtol=1e-6)
+
+
+ONE = rj.Stack([rj.RNN(rj.GRU(H)), rj.Last(), rj.Dense(1)])
+
+
+def yes_or_no(**options: Any) -> tuple[Any, float, float]:
+    """A model of one logit that was trained, and its loss and share of hits."""
+    targets = Y[:, None].astype(np.float32)
+    fitted = fit(ONE, (X, targets), loss="binary_cross_entropy", metrics=["binary_accuracy"], **OPTIONS | options)
+    logits = np.asarray(ONE(fitted.params, X.swapaxes(0, 1))[0], np.float64)
+    nats = np.log1p(np.exp(np.where(targets > 0, -logits, logits))).mean()
+    return fitted, nats, ((logits > 0) == targets).mean()
+
+
+def test_evaluation_takes_what_was_trained_with() -> None:
+    fitted, nats, hits = yes_or_no()
+    data = (X, Y[:, None].astype(np.float32))
+    wanted = {"loss": pytest.approx(nats, rel=1e-5), "binary_accuracy": pytest.approx(hits)}
+    for known in (fitted, pickle.loads(pickle.dumps(fitted)), copy.copy(fitted), fitted._replace(history={})):
+        assert training.evaluate(known, data) == wanted
+    assert training.evaluate(fitted, data, metrics=[]) == {"loss": wanted["loss"]}
+    squares = training.evaluate(fitted, data, loss="mean_squared_error", metrics=())["loss"]
+    logits = np.asarray(ONE(fitted.params, X.swapaxes(0, 1))[0], np.float64)
+    assert squares == pytest.approx(((logits - data[1]) ** 2).mean(), rel=1e-5)
+    with pytest.raises(ValueError, match=r"are of a single class, .* take `binary_cross_entropy`"):
+        training.evaluate(fitted.model, data)
+
+
+def test_what_was_fitted_is_a_tuple_of_four_and_a_tree_of_arrays() -> None:
+    own = lambda outputs, targets, mask=None: training.cross_entropy(outputs, targets, mask=mask)  # noqa: E731
+    fitted = fit((PARAMS, LAYER), (X, Y), loss=own, **OPTIONS)
+    model, params, history, state = fitted
+    assert (fitted.model, fitted.params, fitted.history, fitted.state) == (model, params, history, state)
+    assert all(np.issubdtype(jnp.result_type(leaf), np.number) for leaf in jax.tree.leaves(fitted._replace(state=())))
+    doubled = jax.tree.map(lambda leaf: leaf, fitted)
+    assert type(doubled) is training.Fitted
+    assert doubled.history == history
+    assert pickle.loads(pickle.dumps(fitted)).loss == "cross_entropy"  # a lambda cannot be pickled
+    assert fitted.loss is own
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt], ids=["error", "ctrl-c"])
+@pytest.mark.parametrize("restores", [False, True])
+def test_an_error_leaves_a_module_with_what_it_has_learnt(error: type[BaseException], restores: bool) -> None:
+    """After two epochs; or that of the first, where it was the best."""
+
+    def end(event: Any) -> None:
+        if event.epoch == 1:
+            raise error
+
+    worse = ("worse", lambda outputs, targets, mask=None: training.cross_entropy(outputs, targets, mask=mask))
+    options = OPTIONS | {"metrics": [worse], "monitor": "worse", "mode": "max", "restore_best": restores}
+    model = nnx_model()
+    with pytest.raises(error):
+        fit(model, (X, Y), epochs=5, callbacks=end, **options)
+    wanted, _ = written_out(1 if restores else 2)
+    np.testing.assert_allclose(training.predict(model, X), logits_of(wanted, X), atol=1e-5)
+
+
+@pytest.mark.parametrize("data", [(X, Y), STREAMS["list"]()], ids=["arrays", "iterable"])
+def test_ctrl_c_within_a_loop_leaves_a_module_with_what_it_has_learnt(
+    data: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the sixth update is under way, which has taken the memory of the state before: the last of two epochs."""
+    calls, kept = itertools.count(1), _runs.Recipe.kept
+
+    def interrupted(*args: Any) -> Any:
+        programs = kept(*args)
+
+        def run(*args: Any) -> Any:
+            found = programs.run(*args)
+            if next(calls) == 6:
+                signal.raise_signal(signal.SIGINT)
+            return found
+
+        return programs._replace(run=run)
+
+    monkeypatch.setattr(_runs, "LONGEST_BLOCK", 1)
+    monkeypatch.setattr(_runs.Recipe, "kept", interrupted)
+    model, before = nnx_model(), signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(model, data, epochs=5, **OPTIONS)
+        assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
+    wanted, _ = written_out(2)
+    np.testing.assert_allclose(training.predict(model, X), logits_of(wanted, X), atol=1e-5)
+
+
+def test_a_step_that_fails_leaves_a_module_as_it_was() -> None:
+    """It has taken the memory of the state, and has none to give."""
+
+    def fail(at: Any) -> None:
+        if at > 0:
+            raise RuntimeError("own")
+
+    class Failing(nnx.Module):
+        def __init__(self) -> None:
+            self.out = nnx.Linear(I, K, rngs=nnx.Rngs(0))
+
+        def __call__(self, x: Any) -> Any:
+            outputs = self.out(x[:, 0])
+            jax.debug.callback(fail, (x[:, 0, 0] > 99).sum())
+            return outputs
+
+    model, spoilt = Failing(), np.where(np.arange(N)[:, None, None] == 5, 100, X).astype(np.float32)
+    before = np.array(model.out.kernel[...])
+    with pytest.raises(Exception, match="own"):
+        fit(model, (spoilt, Y), **OPTIONS)
+    np.testing.assert_array_equal(model.out.kernel[...], before)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_loop() -> None:
+    before, ended = signal.signal(signal.SIGINT, signal.default_int_handler), []
+
+    def told(times: int) -> None:
+        with _runs.Unbroken():
+            for _ in range(times):
+                signal.raise_signal(signal.SIGINT)
+            ended.append(times)
+
+    try:
+        for times in (1, 2):
+            with pytest.raises(KeyboardInterrupt):
+                told(times)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert ended == [1]
 
 
 def test_models_are_given_arrays_of_jax() -> None:
@@ -947,6 +1222,22 @@ def test_inputs_that_are_a_tuple() -> None:
     assert_close(fitted.params, fit((params, cell), batches, **OPTIONS).params)
 
 
+def test_elapsed_times_of_a_layer() -> None:
+    """Batch-major times (B, T) arrive where the layer, time first, takes them."""
+    layer = rj.Stack([rj.RNN(rj.CfC(H)), rj.Last(), rj.Dense(K)])
+    params, dt = layer.init(jax.random.key(0), I), RNG.uniform(0.1, 3, (N, T)).astype(np.float32)
+
+    def loss(params: Any) -> Any:
+        return plain_loss(layer(params, (X.swapaxes(0, 1), dt.T))[0], Y)
+
+    np.testing.assert_allclose(
+        training.predict((params, layer), (X, dt), batch_size=B), layer(params, (X.swapaxes(0, 1), dt.T))[0], atol=1e-6
+    )
+    options = OPTIONS | {"optimizer": optax.sgd(0.5), "batch_size": N}
+    wanted = jax.tree.map(lambda leaf, slope: leaf - 0.5 * slope, params, jax.grad(loss)(params))
+    assert_close(fit((params, layer), ((X, dt), Y), **options).params, wanted)
+
+
 def test_inputs_and_targets_that_are_tuples_are_a_batch_by_name() -> None:
     def apply(params: Any, inputs: Any) -> Any:
         return params * inputs[0][:, 0], inputs[1]
@@ -1173,6 +1464,51 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         r"`targets` must lie in 0 … 1, .* got values from -1 to 0",
     ),
     "linen without params": (lambda: fit(({}, Plain()), (X, Y), **OPTIONS), ValueError, "must hold 'params'"),
+    "one logit, with a loss of classes": (
+        lambda: fit(ONE, (X, Y[:, None] * 1.0), **OPTIONS),
+        ValueError,
+        r"`logits` \(10, 1\) are of a single class, .*: for one yes or no take `binary_cross_entropy`, or two logits",
+    ),
+    "one logit, with classes": (
+        lambda: fit(ONE, (X, Y), **OPTIONS),
+        ValueError,
+        "for one yes or no take `binary_cross_entropy`",
+    ),
+    "one logit, with a metric of classes": (
+        lambda: fit(ONE, (X, Y[:, None] * 1.0), loss="binary_cross_entropy", metrics=["accuracy"], **OPTIONS),
+        ValueError,
+        "for one yes or no take `binary_accuracy`",
+    ),
+    "lengths beside an iterable": (
+        lambda: training.predict((PARAMS, LAYER), [X], lengths=LENGTHS),
+        ValueError,
+        r"`lengths` are for arrays: batches of an iterable have their own, as in \(inputs, None, lengths\)",
+    ),
+    "a prediction of nothing": (
+        lambda: training.predict((PARAMS, LAYER), []),
+        ValueError,
+        "the data hold no batch",
+    ),
+    "a prediction of no rows": (
+        lambda: training.predict((PARAMS, LAYER), X[:0]),
+        ValueError,
+        "`inputs` hold no row",
+    ),
+    "a prediction of a number": (
+        lambda: training.predict((PARAMS, LAYER), 3),
+        TypeError,
+        "an iterable of such batches, or a function that returns one; got int",
+    ),
+    "a prediction of six parts": (
+        lambda: training.predict((PARAMS, LAYER), [(X,) * 6]),
+        TypeError,
+        r"a batch must be inputs, or \(inputs, targets\) .*; got a tuple of 6",
+    ),
+    "outputs of other steps": (
+        lambda: training.predict((jnp.float32(1.0), lambda params, x: params * x), [X, X[:, :2]]),
+        ValueError,
+        r"must not differ behind their rows; got \(B, …\) with \(2, 2\), \(5, 2\): pad",
+    ),
     "float lengths": (lambda: fit(LAYER, (X, Y, LENGTHS / 2), **OPTIONS), TypeError, "`lengths` must be integers"),
 }
 

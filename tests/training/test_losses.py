@@ -388,6 +388,11 @@ CALLS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         r"`labels` must have the shape of `logits`",
     ),
+    "a single class": (
+        lambda: training.cross_entropy(LOGITS[..., :1], SOFT[..., :1]),
+        ValueError,
+        r"`logits` \(5, 3, 1\) are of a single class, whose probability is always 1: .* take `binary_cross_entropy`",
+    ),
     "classes that are no integers": (
         lambda: training.cross_entropy(LOGITS, LABELS * 1.0),
         TypeError,

@@ -67,6 +67,15 @@ def test_labels_are_an_array(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["accuracy", "macro_accuracy", "f1", "perplexity", "bits_per_character"])
+def test_a_single_class_is_refused(name: str) -> None:
+    """Its logit is always the largest, and says nothing of a yes or no."""
+    instead = "binary_cross_entropy" if name in ("perplexity", "bits_per_character") else "binary_accuracy"
+    for labels in (np.zeros((4, 1)), np.zeros(4, int)):
+        with pytest.raises(ValueError, match=f"a single class, .* take `{instead}`, or two logits"):
+            getattr(training, name)(np.zeros((4, 1)), labels)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_accuracy", "f1", "perplexity", "bits_per_character"])
 def test_a_class_to_ignore_does_not_count(name: str) -> None:
     """`jax.nn.one_hot` writes a class that there is not as zeros, whose largest would be class 0."""
     metric = getattr(training, name)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 import rnnjax as rj
 from rnnjax.flax import nnx as rnnx
 from rnnjax.training import optimizer, skip_if_nonfinite, skipped_steps
-from rnnjax.training.optimizers import recurrent
+from rnnjax.training.optimizers import ALGORITHMS, recurrent
 
 
 @pytest.fixture(autouse=True)
@@ -65,9 +66,73 @@ def test_clippings() -> None:
     close(by_value, jax.tree.map(lambda leaf: -np.clip(leaf, -5, 5), GRADIENT))
     by_block = change(optimizer(1.0, algorithm="sgd", clip_block_rms=0.5))
     close(by_block, jax.tree.map(lambda leaf: -leaf * 0.5 / np.sqrt(np.mean(np.square(leaf))), GRADIENT))
-    adaptive = change(optimizer(1.0, algorithm="sgd", clip_adaptive=0.01))
-    columns = np.linalg.norm(adaptive.w, axis=0) / np.linalg.norm(PARAMS.w, axis=0)
-    np.testing.assert_allclose(columns, 0.01, rtol=1e-5)
+
+
+def drawn(shapes: Any) -> Any:
+    """Normal numbers of these shapes."""
+    rng = np.random.default_rng(0)
+    return jax.tree.map(lambda leaf: rng.normal(size=leaf.shape).astype(np.float32), shapes)
+
+
+def initial(layer: Any, in_size: int) -> Any:
+    """Parameters of these shapes, drawn anew."""
+    return drawn(jax.eval_shape(lambda: layer.init(jax.random.key(0), in_size)))
+
+
+def module(make: Callable[[], nnx.Module]) -> nnx.State:
+    """The same of a module."""
+    return drawn(nnx.state(nnx.eval_shape(make), nnx.Param))
+
+
+def attention() -> nnx.Module:
+    """Kernels (I, N, D) and biases (N, D) of queries, keys and values, (N, D, O) and (O) behind."""
+    return nnx.MultiHeadAttention(2, 4, decode=False, rngs=nnx.Rngs(0))
+
+
+UNITS: dict[str, tuple[Callable[[], Any], dict[str, tuple[int, ...]]]] = {
+    "a matrix": (lambda: initial(rj.LSTM(3), 2), {"w": (0,), "u": (0,), "b": (0,)}),
+    "one input": (lambda: initial(rj.LSTM(3), 1), {"w": (0,)}),
+    "one head": (lambda: initial(rj.SLSTM(4), 2), {"u": (1,)}),
+    "heads": (lambda: initial(rj.SLSTM(4, heads=2), 2), {"u": (1,)}),
+    "blocks": (lambda: initial(rj.MLSTMBlock(heads=2, conv=2), 4)[1].layer[2], {"w": (2,)}),
+    "kernels": (lambda: initial(rj.ConvLSTM(2, (5,)), 3), {"w": (0, 1), "u": (0, 1)}),
+    "kernels of images": (lambda: initial(rj.ConvLSTM(2, (5, 4)), 3), {"w": (0, 1, 2), "u": (0, 1, 2)}),
+    "a module": (lambda: module(lambda: rnnx.RNN(rj.ConvLSTM(2, (5,)), 3, rngs=nnx.Rngs(0))), {"w": (0, 1)}),
+    "attention": (
+        lambda: module(attention),
+        {"query.kernel": (0,), "query.bias": (0, 1), "out.kernel": (0, 1), "out.bias": (0,)},
+    ),
+    "no bias": (lambda: drawn({"kernel": jnp.ones((3, 2, 4))}), {"kernel": (0, 1)}),
+}
+"""Parameters, and for some of their arrays the axes over which the weights of one unit lie."""
+
+
+def named(tree: Any) -> dict[str, np.ndarray]:
+    """The leaves by the names of the fields that lead to them."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    names = [jax.tree_util.keystr(path, simple=True, separator=".").removesuffix(".value") for path, _ in leaves]
+    return {name: np.asarray(leaf) for name, (_, leaf) in zip(names, leaves, strict=True)}
+
+
+def test_adaptive_clipping_is_unit_by_unit() -> None:
+    """Every unit by hand: the norm of its gradient is at most so much of that of its weights."""
+    params = {case: make() for case, (make, _) in UNITS.items()}
+    gradient = jax.tree.map(lambda leaf: 0.3 * leaf[::-1] ** 2, params)
+    recipe = optimizer(1.0, algorithm="sgd", clip_adaptive=0.2)
+    got = jax.jit(lambda gradient, params: change(recipe, gradient, params))(gradient, params)
+    for case, (_, units) in UNITS.items():
+        new, old, own = (named(tree[case]) for tree in (got, gradient, params))
+        for end, inputs in units.items():
+            (name,) = {name for name in own if f".{name}".endswith(f".{end}")}
+            outside = [axis for axis in range(own[name].ndim) if axis not in inputs]
+            for place in np.ndindex(*(own[name].shape[axis] for axis in outside)):
+                at: Any = [slice(None)] * own[name].ndim
+                for axis, index in zip(outside, place, strict=True):
+                    at[axis] = index
+                at = tuple(at)
+                norm, most = np.linalg.norm(old[name][at]), 0.2 * np.linalg.norm(own[name][at])
+                wanted = -old[name][at] * min(1, most / norm)
+                np.testing.assert_allclose(new[name][at], wanted, rtol=1e-5, err_msg=f"{case}: {name}")
 
 
 def test_recurrent_weights_decay_apart() -> None:
@@ -125,6 +190,64 @@ def test_potentials_do_not_decay() -> None:
     params = rj.LTC(3).init(jax.random.key(0), 2)
     got = change(optimizer(1.0, algorithm="sgd", weight_decay=0.5), jax.tree.map(jnp.zeros_like, params), params)
     assert {name for name, leaf in got._asdict().items() if np.any(leaf)} == {"w", "u"}
+
+
+def test_biases_of_two_axes_do_not_decay() -> None:
+    """Those of Flax's attention are (heads, features)."""
+    params = module(attention)
+    zero = jax.tree.map(np.zeros_like, params)
+    got, own = named(change(optimizer(1.0, algorithm="sgd", weight_decay=0.5), zero, params)), named(params)
+    for part in ("query", "key", "value", "out"):
+        close(got[f"{part}.kernel"], -0.5 * own[f"{part}.kernel"])
+        assert not got[f"{part}.bias"].any()
+
+
+def _adam(m: Any, v: Any, g: Any, t: int) -> tuple[Any, Any, Any]:
+    m, v = 0.9 * m + 0.1 * g, 0.999 * v + 0.001 * g**2
+    return m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-8), m, v
+
+
+def _adabelief(m: Any, v: Any, g: Any, t: int) -> tuple[Any, Any, Any]:
+    m = 0.9 * m + 0.1 * g
+    v = 0.999 * v + 0.001 * (g - m) ** 2 + 1e-16
+    return m / (1 - 0.9**t) / (np.sqrt(v / (1 - 0.999**t)) + 1e-16), m, v
+
+
+def _rmsprop(m: Any, v: Any, g: Any, t: int) -> tuple[Any, Any, Any]:
+    v = 0.9 * v + 0.1 * g**2
+    return g / np.sqrt(v + 1e-8), m, v
+
+
+EQUATIONS: dict[str, Callable[..., tuple[Any, Any, Any]]] = {
+    "adam": _adam,
+    "adabelief": _adabelief,
+    "lion": lambda m, v, g, t: (np.sign(0.9 * m + 0.1 * g), 0.99 * m + 0.01 * g, v),
+    "momentum": lambda m, v, g, t: (0.9 * m + g, 0.9 * m + g, v),
+    "rmsprop": _rmsprop,
+    "sgd": lambda m, v, g, t: (g, m, v),
+}
+"""From two moments, the gradient and the number of the step to the direction and both moments, as in the papers."""
+
+
+@pytest.mark.parametrize("name", ALGORITHMS)
+def test_algorithms_by_hand(name: str) -> None:
+    """Two steps, of which the second turns some of the gradient round."""
+    gradients = np.array([[0.5, -2.0, 1e-3, 0.1], [-1.0, 0.1, 0.3, -0.02]])
+    recipe = optimizer(0.1, algorithm=name)
+
+    @jax.jit
+    def step(params: Any, state: Any, gradient: Any) -> Any:
+        updates, state = recipe.update(gradient, state, params)
+        return optax.apply_updates(params, updates), state
+
+    params = jnp.ones(4, jnp.float32)
+    state = recipe.init(params)
+    wanted, m, v = np.ones(4), np.zeros(4), np.zeros(4)
+    for t, gradient in enumerate(gradients, 1):
+        params, state = step(params, state, jnp.asarray(gradient, jnp.float32))
+        direction, m, v = EQUATIONS[name](m, v, gradient, t)
+        wanted = wanted - 0.1 * direction
+        np.testing.assert_allclose(params, wanted, rtol=1e-5)
 
 
 def test_schedule_multiplies() -> None:

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -188,11 +189,15 @@ def check_told_in_one_of_two(process: int, port: int, directory: str) -> None:
 
 def in_process(code: str, devices: int) -> subprocess.Popen[str]:
     """A process that runs a function of this file on that many devices."""
-    flags = f"--xla_force_host_platform_device_count={devices}"
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={devices}"
     path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     environment = os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": path}
-    command = [sys.executable, "-c", f"import test_parallel as own; own.{code}"]
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    return started(f"import test_parallel as own; own.{code}", environment)
+
+
+def started(code: str, environment: dict[str, str] | None = None) -> subprocess.Popen[str]:
+    command, pipe = [sys.executable, "-c", code], subprocess.PIPE
+    return subprocess.Popen(command, env=environment, stdout=pipe, stderr=pipe, text=True)
 
 
 def free_port() -> int:
@@ -201,29 +206,39 @@ def free_port() -> int:
         return free.getsockname()[1]
 
 
-def outputs(*processes: subprocess.Popen[str]) -> list[str]:
-    """What they print; where one fails, the others, which would wait for it, are killed."""
-    try:
-        while None in (codes := [process.poll() for process in processes]) and not any(codes):
-            time.sleep(0.2)
-    finally:
-        for process in processes:
-            process.kill()
-    found = [process.communicate() for process in processes]
-    failed = [f"{code}: {errors[-3000:]}" for code, (_, errors) in zip(codes, found, strict=True) if code]
+def outputs(*processes: subprocess.Popen[str], seconds: float = 300) -> list[str]:
+    """What they print; where one fails, or they do not end in time, the others, which would wait for it, are killed."""
+    deadline = time.monotonic() + seconds
+    with ThreadPoolExecutor(len(processes)) as pool:  # one that prints into a full pipe would wait until it is read
+        reading = [pool.submit(process.communicate) for process in processes]
+        try:
+            while None in (codes := [process.poll() for process in processes]) and not any(codes):
+                if time.monotonic() > deadline:
+                    break
+                time.sleep(0.2)
+        finally:
+            for process in processes:
+                process.kill()
+    found = [(code, *own.result()) for code, own in zip(codes, reading, strict=True)]
+    failed = [f"{code}: {errors[-3000:]}" for code, _, errors in found if code]
+    failed += [f"no end within {seconds} s: {errors[-3000:]}" for code, _, errors in found if code is None]
     assert not failed, failed[0]
-    return [out for out, _ in found]
+    return [out for _, out, _ in found]
 
 
 def test_a_process_that_is_killed_has_failed() -> None:
     """By the system, where memory runs out; not one that was killed because another has failed."""
-    waiting, killed = (
-        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        for code in ("import time; time.sleep(60)", "import os; os.kill(os.getpid(), 9)")
-    )
+    waiting, killed = started("import time; time.sleep(60)"), started("import os; os.kill(os.getpid(), 9)")
     with pytest.raises(AssertionError, match="-9: "):
         outputs(waiting, killed)
     assert waiting.returncode == -signal.SIGKILL
+
+
+def test_a_process_that_does_not_end_has_failed() -> None:
+    """But not one that prints more than a pipe holds."""
+    assert len(outputs(started("print('x' * 10**6)"))[0]) == 10**6 + 1
+    with pytest.raises(AssertionError, match=r"no end within 0\.5 s: "):
+        outputs(started("import time; time.sleep(60)"), seconds=0.5)
 
 
 @pytest.mark.slow
@@ -249,8 +264,8 @@ def test_checkpoints_fit_any_number_of_devices(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_train_as_one(tmp_path: Path) -> None:
     port = free_port()
-    started = [in_process(f"check_as_one_of_two({i}, {port}, {str(tmp_path)!r})", 2) for i in range(2)]
-    lines = [line for out in outputs(*started) for line in out.splitlines() if line.startswith("found ")]
+    both = [in_process(f"check_as_one_of_two({i}, {port}, {str(tmp_path)!r})", 2) for i in range(2)]
+    lines = [line for out in outputs(*both) for line in out.splitlines() if line.startswith("found ")]
     first, second = (json.loads(line.removeprefix("found ")) for line in lines)
     assert first == second
     with jax.numpy_dtype_promotion("standard"), jax.enable_x64(False):
@@ -267,11 +282,11 @@ def test_two_processes_train_as_one(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_all_processes_stop_where_one_is_told_to(tmp_path: Path) -> None:
     port = free_port()
-    started = [in_process(f"check_told_in_one_of_two({i}, {port}, {str(tmp_path)!r})", 2) for i in range(2)]
+    both = [in_process(f"check_told_in_one_of_two({i}, {port}, {str(tmp_path)!r})", 2) for i in range(2)]
     try:
-        codes = [process.wait(timeout=240) for process in started]
+        codes = [process.wait(timeout=240) for process in both]
     finally:
-        errors = [process.kill() or process.communicate()[1][-3000:] for process in started]
+        errors = [process.kill() or process.communicate()[1][-3000:] for process in both]
     assert codes == [-signal.SIGTERM] * 2, errors
     assert max(int(path.name) for path in tmp_path.iterdir()) == 2 * 4  # two epochs of four steps
 

@@ -99,6 +99,21 @@ def test_elapsed_times_are_not_rounded() -> None:
     np.testing.assert_allclose(got, wanted.astype(jnp.float32), rtol=1e-2, atol=1e-2)
 
 
+def test_elapsed_times_beside_ids_are_not_rounded() -> None:
+    """Features of a row, alone or beside marks of which are missing, are no times."""
+
+    def apply(params: Any, inputs: Any) -> Any:
+        return jnp.cumsum(inputs["dt"], 1)
+
+    dt, ids = np.full((N, T), 1 + 2.0**-9, np.float32), np.zeros((N, T), np.int32)
+    model = jnp.float32(1.0), apply
+    got = predict(model, {"dt": dt, "ids": ids}, compute_dtype=jnp.bfloat16)
+    np.testing.assert_array_equal(got, dt.cumsum(1))
+    for rounded in ({"dt": dt}, {"dt": dt, "missing": ids == 0}, {"dt": dt, "ids": ids[:, 0]}):
+        got = predict(model, rounded, compute_dtype=jnp.bfloat16)
+        np.testing.assert_array_equal(got, np.ones((N, T)).cumsum(1))
+
+
 def test_elapsed_times_of_windows_are_not_rounded() -> None:
     def apply(params: Any, inputs: Any, state: Any, mask: Any) -> Any:
         return inputs[1][..., None], jnp.zeros((N, 1))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
@@ -61,10 +62,10 @@ def test_members_are_trained_as_alone(space: str) -> None:
     for place, (config, row) in enumerate(zip(swept.configs, swept.table, strict=True)):
         layer, recipe = make(config)
         alone = fit(layer, (X, Y), optimizer=recipe, seed=config.get("seed", 0), progress=False, **OPTIONS)
+        assert swept.history.keys() == alone.history.keys()
         for name, curve in alone.history.items():
-            if name != "skipped_steps":
-                np.testing.assert_allclose(swept.history[name][place], curve, rtol=2e-4, atol=1e-6)
-                assert row[name] == pytest.approx(curve[-1], rel=2e-4)
+            np.testing.assert_allclose(swept.history[name][place], curve, rtol=2e-4, atol=1e-6)
+            assert row[name] == pytest.approx(curve[-1], rel=2e-4)
         member = swept.params if place == 0 else jax.tree.map(lambda leaf, place=place: leaf[place], swept.members)
         for a, b in zip(jax.tree.leaves(member), jax.tree.leaves(alone.params), strict=True):
             np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-5)
@@ -95,6 +96,73 @@ def test_programs_are_traced_once() -> None:
 
     sweep(counted, {"learning_rate": [0.01, 0.02, 0.1]}, (X, Y), **OPTIONS | {"epochs": 3})
     assert traced == 2
+
+
+def small(config: dict[str, Any]) -> Any:
+    return rj.Stack([rj.RNN(rj.Elman(3)), rj.Last(), rj.Dense(K)]), optax.sgd(config["learning_rate"])
+
+
+def test_programs_do_not_grow_with_the_data() -> None:
+    """Arrays within a program would be compiled with it, and end at 2 GB."""
+    texts: list[str] = []
+    epoch = _sweep._Program.epoch
+
+    def seen(program: Any, *args: Any) -> Any:
+        run = program._epochs
+
+        def lowered(*given: Any) -> Any:
+            texts.append(run.lower(*given).as_text())
+            return run(*given)
+
+        program._epochs = lowered
+        return epoch(program, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sweep._Program, "epoch", seen)
+        for copies in (1, 100):
+            data = np.tile(X, (copies, 1, 1)), np.tile(Y, copies)
+            sweep(small, {"learning_rate": [0.1, 0.2]}, data, batch_size=8 * copies, validation=data)
+    few, many = map(len, texts)
+    assert many < 1.1 * few
+
+
+def test_own_measures_see_the_batches_of_fit() -> None:
+    """Of one that is no mean the value depends on them. One that takes no `mask` can have no batch filled up, as one of
+    128 of these 132 rows would leave."""
+
+    def root(outputs: Any, targets: Any) -> Any:
+        return jnp.sqrt(((outputs - targets) ** 2).mean())
+
+    targets = np.eye(K, dtype=np.float32)[Y]
+    held = np.tile(X, (6, 1, 1)), np.tile(targets, (6, 1))
+    options: dict[str, Any] = {
+        "loss": "mean_squared_error",
+        "metrics": [root],
+        "batch_size": N // 2,
+        "validation": held,
+    }
+    swept = sweep(small, {"learning_rate": [0.1]}, (X, targets), **options)
+    layer, recipe = small({"learning_rate": 0.1})
+    alone = fit(layer, (X, targets), optimizer=recipe, progress=False, **options)
+    for name, curve in alone.history.items():
+        np.testing.assert_allclose(swept.history[name][0], curve, rtol=1e-5)
+
+
+@pytest.mark.slow
+def test_rows_that_ctc_leaves_out_are_counted() -> None:
+    """Four equal labels need seven steps of the five that there are."""
+
+    def tagger(config: dict[str, Any]) -> Any:
+        return rj.Stack([rj.RNN(rj.Elman(3)), rj.Dense(K)]), optax.sgd(config["learning_rate"])
+
+    labels = np.where(np.arange(N)[:, None] % 8 == 0, 1, [[1, -1, -1, -1]])
+    options: dict[str, Any] = {"loss": "ctc", "batch_size": 8, "validation_split": 0.3}
+    swept = sweep(tagger, {"learning_rate": [0.1]}, (X, labels), **options)
+    layer, recipe = tagger({"learning_rate": 0.1})
+    alone = fit(layer, (X, labels), optimizer=recipe, progress=False, **options)
+    assert (swept.table[0]["loss_impossible"], swept.table[0]["val_loss_impossible"]) == (2, 1)
+    for name, curve in alone.history.items():
+        np.testing.assert_allclose(swept.history[name][0], curve, rtol=1e-5)
 
 
 @pytest.mark.slow
@@ -149,6 +217,10 @@ def test_diverged_members_are_last_without_validation_too() -> None:
     targets = np.eye(K, dtype=np.float32)[Y]
     swept = sweep(make, {"learning_rate": [1e-2, 1e25]}, (X, targets), **options)
     assert [config["learning_rate"] for config in swept.configs] == [1e-2, 1e25]
+    layer, recipe = make(swept.configs[1])
+    alone = fit(layer, (X, targets), optimizer=recipe, progress=False, **options)
+    assert swept.history["skipped_steps"].tolist() == [[0, 0], alone.history["skipped_steps"]]
+    assert [row["skipped_steps"] for row in swept.table] == [0, alone.history["skipped_steps"][-1]]
     assert np.isnan(swept.history["loss"][1, 1])
     assert swept.history["loss"][0, 1] < swept.history["loss"][0, 0]
 
@@ -168,13 +240,10 @@ def test_fewer_rows_than_a_batch_are_not_filled_up() -> None:
 
 
 def check_members_are_spread() -> None:
-    """On eight devices: eleven configurations, of which six are left. Six devices with two each are busy as long as
-    eight would be."""
+    """On eight devices: eleven configurations, of which six and then three are left. Six devices with two each are busy
+    as long as eight would be."""
     found: list[tuple[int, int]] = []
     epoch = _sweep._Program.epoch
-
-    def small(config: dict[str, Any]) -> Any:
-        return rj.Stack([rj.RNN(rj.Elman(3)), rj.Last(), rj.Dense(K)]), optax.sgd(config["learning_rate"])
 
     def seen(*args: Any) -> Any:
         states, totals = epoch(*args)
@@ -187,24 +256,23 @@ def check_members_are_spread() -> None:
     rates = [{"learning_rate": rate, "seed": place % 3} for place, rate in enumerate(np.geomspace(1e-2, 1.0, 11))]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(_sweep._Program, "epoch", seen)
-        swept = sweep(small, rates, (X, Y), epochs=2, batch_size=8, halve_after=[1])
-    assert found == [(6, 2), (6, 1)]
-    assert [row["epochs"] for row in swept.table] == [2] * 6 + [1] * 5
-    assert {len(leaf) for leaf in jax.tree.leaves(swept.members)} == {6}
+        swept = sweep(small, rates, (X, Y), epochs=3, batch_size=8, halve_after=[1, 2], validation=(X, Y))
+    assert found == [(6, 2), (6, 1), (3, 1)]
+    assert [row["epochs"] for row in swept.table] == [3] * 3 + [2] * 3 + [1] * 5
+    assert {len(leaf) for leaf in jax.tree.leaves(swept.members)} == {3}
     for i in (0, 10):
         layer, recipe = small(swept.configs[i])
         epochs, seed = int(swept.table[i]["epochs"]), int(swept.configs[i]["seed"])
-        alone = fit(layer, (X, Y), optimizer=recipe, epochs=epochs, batch_size=8, seed=seed, progress=False)
-        np.testing.assert_allclose(swept.history["loss"][i, :epochs], alone.history["loss"], rtol=1e-3)
+        options: dict[str, Any] = {"epochs": epochs, "batch_size": 8, "seed": seed, "validation": (X, Y)}
+        alone = fit(layer, (X, Y), optimizer=recipe, progress=False, **options)
+        for name, curve in alone.history.items():
+            np.testing.assert_allclose(swept.history[name][i, :epochs], curve, rtol=1e-3)
 
 
 def check_groups_lie_on_all_devices() -> None:
     """Seven devices with three configurations each, in groups of one or two a device, which fetch none from another."""
     rates = np.geomspace(1e-2, 1.0, 21).tolist()
     epoch = _sweep._Program.epoch
-
-    def small(config: dict[str, Any]) -> Any:
-        return rj.Stack([rj.RNN(rj.Elman(3)), rj.Last(), rj.Dense(K)]), optax.sgd(config["learning_rate"])
 
     def seen(program: Any, *args: Any) -> Any:
         run = program._epochs
@@ -232,11 +300,12 @@ def test_members_are_spread_over_devices(check: str) -> None:
     """On eight devices of one host, in a process of its own."""
     code = f"import test_sweep as own; own.check_{check}()"
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8",
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *sys.path]),
     }
-    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -253,6 +322,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "a stream": (lambda: sweep(make, {"a": [1]}, [(X, Y)]), TypeError, "a sweep needs arrays"),
     "no layer": (lambda: sweep(lambda config: 3, {"a": [1]}, (X, Y)), TypeError, "`make` must return a layer"),
     "no rows": (lambda: sweep(make, {"a": [1]}, (X[:0], Y[:0])), ValueError, "the data hold no row"),
+    "no rows of validation": (
+        lambda: sweep(make, {"a": [1]}, (X, Y), validation=(X[:0], Y[:0])),
+        ValueError,
+        "the validation holds no row",
+    ),
     "labels": (lambda: sweep(make, {"a": [1]}, (X, Y + 1)), ValueError, "`targets` must lie in 0 … 1"),
     "labels of validation": (
         lambda: sweep(make, {"a": [1]}, (X, Y), validation=(X, Y - 1)),
