@@ -65,8 +65,8 @@ if not path.is_file():
         f"no data at {path}: get ETT-small/ETTh1.csv from https://github.com/zhouhaoyi/ETDataset, put it into a folder "
         "ett_hourly, and let the environment variable RNNJAX_DATA name the folder around that one"
     )
-table = np.loadtxt(path, str, delimiter=",")
-columns, time, series = table[0, 1:].tolist(), table[1:, 0].astype("datetime64[h]"), table[1:, 1:].astype(np.float32)
+(table,) = rj.data.read_table(path)
+columns, time, series = table.columns, table.time.astype("datetime64[h]"), table.values.astype(np.float32)
 assert (np.diff(time) == np.timedelta64(1, "h")).all()  # no hour is missing
 
 MONTH, OT = 30 * 24, columns.index("OT")

@@ -69,6 +69,8 @@ from ._speech import read_fsdd as read_fsdd
 from ._speech import read_transcribed as read_transcribed
 from ._speech import read_wavs as read_wavs
 from ._stft import STFT as STFT
+from ._table import Table as Table
+from ._table import read_table as read_table
 from ._text import split as split
 from ._text import words as words
 from ._vocabulary import Vocabulary as Vocabulary

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -11,15 +12,16 @@ import numpy as np
 from .._errors import check_size
 from ._extras import required
 from ._reading import PathLike
-from ._vocabulary import SPECIALS, Specials, read_json, write_json
+from ._vocabulary import REPLACEMENT, SPECIALS, Specials, read_json, write_json
 
 BYTES = 256
 
 
 class BytePairs(Specials):
-    """Frequent pieces of text with their numbers, learnt by byte-pair encoding; the interface is that of `Vocabulary`.
+    """Frequent pieces of text with their numbers, learnt by byte-pair encoding.
 
-    Every byte is a piece, so that `decode(encode(text))` is the text for every text. Special ids have no spelling.
+    The interface is that of `Vocabulary` for texts that are strings: words of a list have to be joined. Every byte is a
+    piece, so that `decode(encode(text))` is the text for every text. Special ids have no spelling.
     The package `tokenizers` does the work: `pip install 'rnnjax[text]'`.
 
     References:
@@ -66,6 +68,23 @@ class BytePairs(Specials):
 
     def __len__(self) -> int:
         return len(self.specials) + self.tokenizer.get_vocab_size()
+
+    def __contains__(self, piece: object) -> bool:
+        """Whether a text is one piece; part of a character is no text."""
+        return piece in self._spelt
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, BytePairs):
+            return NotImplemented
+        return self.tokenizer.to_str() == other.tokenizer.to_str()
+
+    def __hash__(self) -> int:
+        return hash(self.tokenizer.to_str())
+
+    @cached_property
+    def _spelt(self) -> frozenset[str]:
+        texts = (self.tokenizer.decode([number]) for number in range(self.tokenizer.get_vocab_size()))
+        return frozenset(text for text in texts if REPLACEMENT not in text)
 
     def __repr__(self) -> str:
         return f"BytePairs({len(self)} entries)"

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pydoc_data.topics
 from collections.abc import Iterator
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import Any, NamedTuple
 
-from ._reading import Found, PathLike, Place, Problem, Reading, filled_lines, lines, read_files
+from ._reading import Found, PathLike, Place, Problem, Reading, filled_lines, lines, read_files, stem
 
 
 class Document(NamedTuple):
@@ -45,7 +45,7 @@ def read_documents(path: PathLike, *, encoding: str = "utf-8") -> Reading[Docume
             else:
                 kept.append(one[1])
         text = "\n".join(kept) + "\n" * raw.endswith((b"\n", b"\r"))
-        yield (Place(name), Document(_stem(name), text)) if text.strip() else Problem(Place(name), "left out: empty")
+        yield (Place(name), Document(stem(name), text)) if text.strip() else Problem(Place(name), "left out: empty")
 
     return read_files(path, (".txt",), read)
 
@@ -74,7 +74,7 @@ def read_names(folder: PathLike, *, encoding: str = "utf-8") -> Reading[Labelled
         folder: a folder or zip file of `.txt` files with one text a line.
         encoding: of the files.
     """
-    return read_files(folder, (".txt",), lambda name, raw: _labelled(filled_lines(name, raw, encoding), _stem(name)))
+    return read_files(folder, (".txt",), lambda name, raw: _labelled(filled_lines(name, raw, encoding), stem(name)))
 
 
 def read_sentence_polarity(path: PathLike) -> Reading[Labelled]:
@@ -102,7 +102,3 @@ def python_documentation() -> list[Document]:
 def _labelled(found: Iterator[Found[str]], label: str) -> Iterator[Found[Any]]:
     for one in found:
         yield one if isinstance(one, Problem) else (one[0], Labelled(one[1].strip(), label))
-
-
-def _stem(name: str) -> str:
-    return Path(name.removesuffix(".gz")).stem

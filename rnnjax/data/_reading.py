@@ -210,3 +210,8 @@ def filled_lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Fou
             yield one
         else:
             yield Problem(one[0], "left out: an empty line")
+
+
+def stem(name: str) -> str:
+    """The name of a file without its folder and its ending."""
+    return Path(name.removesuffix(".gz")).stem

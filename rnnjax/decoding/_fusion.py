@@ -66,14 +66,14 @@ def character_fusion(
         weight: α.
         bonus: β, against the model's liking for few labels.
         end: the model's token for the end, whose α log P is added behind the last label.
-        blank: the id whose logit is never read, or None.
+        blank: the id whose logit is never read, or None, as where the model gives that id a use of its own.
 
     Returns:
         a `Fusion`, the `lm` of `ctc_prefix_beam`. A label that the model rules out adds −∞.
 
     Raises:
         ValueError: for a carry or logits of other batch axes, a step that changes the shapes of its carry, and an `end`
-            or `blank` outside 0…W − 1.
+            or `blank` outside 0…W − 1, or both the same.
         TypeError: for a `start` that is no integer array, a leaf of the carry that is no array, a `step` that does not
             return floating-point logits and a carry like its own, and an `end` or `blank` that is no integer.
 
@@ -98,6 +98,11 @@ def character_fusion(
     for name, token in (("end", end), ("blank", blank)):
         if token is not None:
             check_token(name, token, vocabulary)
+    if end is not None and end == blank:
+        raise ValueError(
+            f"`end` must be another id than `blank`, whose logit is never read; got {end} for both: pass `blank=None`, "
+            "with which all logits are"
+        )
 
     def scores(carry: Any, tokens: Array) -> tuple[Array, Any]:
         logits, carry = step(carry, tokens)

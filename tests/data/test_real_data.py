@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from rnnjax import data
@@ -69,3 +70,34 @@ def test_fsdd(data_path: DataPath) -> None:
     assert (len(reading), sum(clip.test for clip in reading), reading.problems) == (3000, 300, [])
     assert set(Counter((clip.digit, clip.speaker) for clip in reading).values()) == {50}
     assert len({clip.speaker for clip in reading}) == 6
+
+
+@pytest.mark.parametrize("name", ["ETTh1", "ETTh2"])
+def test_ett(data_path: DataPath, name: str) -> None:
+    path = data_path(f"ett_hourly/{name}.csv")
+    reading = data.read_table(path)
+    (table,) = reading
+    assert (table.name, reading.problems) == (name, [])
+    cells = np.loadtxt(path, str, delimiter=",")
+    assert table.columns == tuple(cells[0, 1:])
+    np.testing.assert_array_equal(table.time, cells[1:, 0].astype("datetime64[us]"))
+    np.testing.assert_array_equal(table.values.astype(np.float32), cells[1:, 1:].astype(np.float32))
+    assert table.values.shape == (17_420, 7)
+
+
+def test_forecasting_of_aeon(data_path: DataPath) -> None:
+    """Of the consumption in quarters the names and numbers of the lines are left out; Lynx has years for numbers."""
+    (airline,) = data.read_table(data_path("aeon_time_series/Airline/Airline.csv"))
+    assert (airline.columns, airline.values.shape, airline.values[-1, 0]) == (("Passengers",), (144, 1), 432)
+    assert airline.time is not None
+    assert airline.time[-1] == np.datetime64("1960-12")
+    (lynx,) = data.read_table(data_path("aeon_time_series/Lynx/Lynx.csv"), time="")
+    assert (lynx.values.shape, lynx.values[-1, 0]) == ((114, 1), 3396)
+    (solar,) = data.read_table(data_path("aeon_time_series/solar/solar.csv"))
+    assert (solar.columns, solar.values.shape) == (("solar_gen",), (289, 1))
+    quarters = data.read_table(data_path("aeon_time_series/Uschange/Uschange.csv"))
+    assert [problem.message for problem in quarters.problems] == [
+        "left out: column 1 (from 0), 'Quarter', has no number"
+    ]
+    assert quarters.items[0].columns == ("", "Consumption", "Income", "Production", "Savings", "Unemployment")
+    assert quarters.items[0].time is None

@@ -148,6 +148,26 @@ def test_a_language_model_of_characters_adds_up(blank: int, end: int | None) -> 
             np.testing.assert_allclose(found.log_probs[row, i], np.log(sums[labels]), rtol=1e-9, atol=1e-12)
 
 
+def test_a_model_whose_end_has_the_number_of_the_blank() -> None:
+    """Its logit counts, as the end's: what is best without an end is not what is best with one."""
+    logits, start = RNG.normal(size=(3, 2, 4)) * 2, jnp.zeros(2, jnp.int32)
+
+    def model() -> Fusion:
+        return character_fusion(bigram, {"first": start == 0}, start, weight=WEIGHT, end=0, blank=None)
+
+    found = find(logits, beams=80, n_best=1, lm=model)
+    table = np.array([log_softmax(row) for row in AFTER])
+    for row in range(2):
+        sums = all_readings(log_softmax(logits[:, row]), 0)
+        scores = {
+            labels: np.log(p) + WEIGHT * sum(table[a, b] for a, b in itertools.pairwise((5, *labels, 0)))
+            for labels, p in sums.items()
+        }
+        best = max(scores, key=lambda labels: scores[labels])
+        assert tuple(found.tokens[row, 0, : found.lengths[row, 0]].tolist()) == best
+        np.testing.assert_allclose(found.scores[row, 0], scores[best], rtol=1e-9)
+
+
 def test_a_language_model_takes_part_in_the_search() -> None:
     logits = RNG.normal(size=(10, 30, 4))
     found = find(logits, beams=4, n_best=4, lm=lambda: characters(30, 0, None))
@@ -322,6 +342,11 @@ BAD: list[tuple[Any, type[Exception], str]] = [
     (lambda: ctc_prefix_beam(X, lm=lm(carry=jnp.zeros(3))), ValueError, "`carry` must lead with the batch axes"),
     (lambda: characters(2, 7, None), ValueError, "`blank` must lie in"),
     (lambda: characters(2, 0, 5), ValueError, "`end` must lie in"),
+    (
+        lambda: characters(2, 0, 0),
+        ValueError,
+        "`end` must be another id than `blank`.*got 0 for both: pass `blank=None`",
+    ),
     (lambda: lexicon([(2,), (2,)]), ValueError, r"`words\[0\]` and `words\[1\]` are spelt the same, \(2,\)"),
     (lambda: lexicon([(2, 1)]), ValueError, r"`words\[0\]` must not hold the space, 1"),
     (lambda: lexicon([(2, 4)]), ValueError, r"`words\[0\]` must lie in 0…V − 1 = 3; got 4"),

@@ -8,9 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 from jax.test_util import check_grads
 
 import rnnjax as rj
+from rnnjax.flax import nnx as rnnx
 
 from .attended import A, M, Q, parameters, softmax
 
@@ -113,6 +115,28 @@ def test_without_words_outside(close, draw):
         wanted, last = run(cell, params, xs[:, :, beam], context=source)
         close(got[:, :, beam], wanted)
         close(jax.tree.map(lambda leaf, beam=beam: leaf[:, beam], state), last)
+
+
+def test_known_ids_outside_are_refused_before_anything_runs(draw):
+    """In `unroll`, layers and modules, and where they are constants of a `jit`."""
+    cell = rj.PointerGenerator(ATTENTION, V)  # its words outside are forgotten
+    params, xs, values = parameters(cell), jnp.asarray(draw(T, B, I)), draw(S, B, M)
+    layer = rj.Stack([cell])
+    module = rnnx.Layer(layer, I, params=(params,), rngs=nnx.Rngs(0))
+    source = rj.Source(values, lengths=jnp.asarray(LENGTHS), ids=jnp.asarray(IDS))
+    for call in (
+        lambda xs: rj.unroll(cell, params, xs, context=source),
+        jax.jit(lambda xs: rj.unroll(cell, params, xs, context=source)),
+        lambda xs: layer((params,), xs, context=source),
+        lambda xs: module(jnp.swapaxes(xs, 0, 1), context=source),
+        lambda xs: rj.unroll(rj.GradientClip(cell, 1.0), params, xs, context=source),
+    ):
+        with pytest.raises(
+            ValueError, match=r"`ids` of the memory must lie in 0…V \+ X − 1 = 3; got values from 0 to 6"
+        ):
+            call(xs)
+    rj.unroll(cell, params, xs, context=rj.Source(values, mask=(IDS >= 0) & (IDS < V), ids=IDS))
+    rj.unroll(cell, params, xs, context=cell.remember(params, rj.Source(values, lengths=LENGTHS, ids=IDS % V)))
 
 
 def test_ids_outside_are_not_copied(close, draw):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from ..._struct import struct
 from ..._types import Array, DTypeLike, Key, Noise, Xs, Z
-from .cell import Attention, Prepared
+from .cell import Attention, Prepared, with_more
 from .score import Attended
 
 
@@ -31,14 +31,14 @@ class BahdanauAttentionState(NamedTuple):
 class BahdanauAttention(Attention):
     """A cell that reads a memory with its last state, and takes what it read as one more input.
 
-    α_t = softmax_s score(h_{t-1}, m_s)     over the valid steps s of the memory
+    α_t = softmax_s score(q_{t-1}, m_s)     over the valid steps s of the memory; q_t is what the cell emits of s_t
     c_t = Σ_s α_{t,s} m_s                   context vector
-    s_t = cell(s_{t-1}, [x_t; c_t])         h_t is what the inner cell emits of s_t
+    s_t = cell(s_{t-1}, [x_t; c_t])         h_t is the cell's output, for most cells q_t
     y_t = [h_t; c_t]
 
     ======  ======================  ==================================
     cell    the inner cell's        for inputs [x; c] of I + M features
-    score   the score's             for queries h of Q features
+    score   the score's             for queries q of Q features
     ======  ======================  ==================================
 
     The memory comes in through `context=` of `unroll`, layers and modules: an array (S, *B, M), a `rnnjax.Source` with
@@ -72,7 +72,7 @@ class BahdanauAttention(Attention):
         )
 
     def out_size(self, in_size: int) -> int:
-        return self.query_size + self.memory_size
+        return self.cell.out_size(in_size + self.memory_size) + self.memory_size
 
     def initial_state(
         self, params: Prepared, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32
@@ -86,8 +86,10 @@ class BahdanauAttention(Attention):
         attention = self.attend(params, state.cell, state.attention)
         return BahdanauAttentionState(self.advance(params, state.cell, z, attention.context, noise), attention)
 
-    def emit(self, state: BahdanauAttentionState) -> tuple[Array, Array]:
+    def emit(self, state: BahdanauAttentionState) -> tuple[Any, Array]:
         return self.cell.emit(state.cell), state.attention.context
 
-    def readout(self, params: Prepared, emitted: tuple[Array, Array], x: Xs) -> Array:
-        return jnp.concatenate(emitted, axis=-1)
+    def readout(self, params: Prepared, emitted: tuple[Any, Array], x: Xs) -> Array:
+        inner, context = emitted
+        output = self.cell.readout(params.params.cell, inner, with_more(x, context))
+        return jnp.concatenate([output, context.astype(output.dtype)], axis=-1)

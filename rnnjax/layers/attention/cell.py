@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._cell import Cell, Wrapper, dot, input_weights, project_gates, split_gates
+from ..._cell import Cell, Wrapper, dot, input_weights, project_gates, split_gates, with_elapsed
 from ..._errors import check_size, describe, is_array
 from ..._struct import node, struct
-from ..._types import Array, DTypeLike, Key, Noise, Params, State, Xs, Z
+from ..._types import Array, Bias, DTypeLike, Key, Noise, Params, State, Xs, Z
 from ..._unroll.call import Dtypes
 from ...cells._common import abstract_state
 from .memory import Memory, Source, as_source, rows_first
@@ -29,11 +29,12 @@ class Attention(Cell):
     """A cell that reads a memory at every step. A subclass writes `init`, `step`, `emit` and what follows from them.
 
     Parameters are a NamedTuple with the fields cell, the inner cell's, and score; states one with the fields cell and
-    attention, an `Attended`.
+    attention, an `Attended`. The query is what the inner cell emits of its state, all its arrays in a row: for most
+    cells their output.
 
     Args:
-        cell: the inner cell, one that emits its outputs, as those with a recurrent product do. A wrapper such as
-            `Zoneout` belongs inside, around the recurrent cell.
+        cell: the inner cell, one whose inputs are vectors. A wrapper such as `Zoneout` belongs inside, around the
+            recurrent cell.
         score: how well each step of the memory answers a query.
         memory_size: M, features of the memory.
     """
@@ -42,14 +43,11 @@ class Attention(Cell):
     score: Any = node()
     memory_size: int
 
+    contextual = True
+
     def __post_init__(self) -> None:
         if not isinstance(self.cell, Cell) or self.cell.event_ndim != 1:
             raise TypeError(f"`cell` must be a cell with inputs (*B, I), such as `rnnjax.GRU(128)`; got {self.cell!r}")
-        if _reads_out(self.cell):
-            raise TypeError(
-                f"`cell` must emit its outputs, because an attention cell reads out itself; got {self.cell!r}, whose "
-                "outputs are formed of what it emits and its inputs: use a GRU or an LSTM"
-            )
         if not isinstance(self.score, Score):
             raise TypeError(f"`score` must be a score, such as `rnnjax.AdditiveScore(128)`; got {self.score!r}")
         check_size("memory_size", self.memory_size)
@@ -63,12 +61,17 @@ class Attention(Cell):
         return self.cell.compute_dtype
 
     @property
+    def elapsed(self) -> bool:  # type: ignore[override]
+        return self.cell.elapsed
+
+    @property
     def query_size(self) -> int:
         """Q, features of what the inner cell emits, which is the query."""
         emitted = jax.eval_shape(self.cell.emit, abstract_state(self.cell, ()))
-        if not is_array(emitted) or emitted.ndim != 1:
+        parts = jax.tree.leaves(emitted)
+        if any(part.ndim != 1 for part in parts) or not (is_array(emitted) or _reads_out(self.cell)):
             raise TypeError(f"`cell` must emit one array (*B, Q), because it is the query; {self.cell!r} does not")
-        return emitted.shape[0]
+        return sum(part.shape[0] for part in parts)
 
     def remember(self, params: Params, source: Array | Source) -> Memory:
         """The memory with everything that depends on it alone, for a loop of calls with a few steps each.
@@ -116,8 +119,10 @@ class Attention(Cell):
     def project(self, params: Prepared, x: Xs, noise: Noise = None) -> Z:
         """The inner cell's, of the inputs alone, where that is a product; else the inputs themselves."""
         if not is_array(x):
-            raise TypeError(f"`xs` of {type(self).__name__} must be one array (T, *B, I); got {type(x).__name__}")
-        weights = input_weights(self.cell, params.params.cell)
+            if not self.elapsed:
+                raise TypeError(f"`xs` of {type(self).__name__} must be one array (T, *B, I); got {type(x).__name__}")
+            return with_elapsed(x)
+        weights = self._input_weights(params)
         if weights is None:
             return x
         w, b = weights
@@ -126,9 +131,9 @@ class Attention(Cell):
     def advance(self, params: Prepared, state: State, z: Z, more: Array, noise: Noise) -> State:
         """The inner cell's step with inputs [x; more], given what `project` made of x."""
         own, given = params.params.cell, () if noise is None else (noise,)
-        weights = input_weights(self.cell, own)
+        weights = self._input_weights(params)
         if weights is None:
-            x = jnp.concatenate([z, more.astype(z.dtype)], axis=-1)[None]
+            x = jax.tree.map(lambda leaf: leaf[None], with_more(z, more))
             at_once = jax.tree.map(lambda leaf: leaf[None], given)
             z = jax.tree.map(lambda leaf: leaf[0], self.cell.project(own, x, *at_once))
         else:
@@ -136,9 +141,22 @@ class Attention(Cell):
             z = tuple(a + b.astype(a.dtype) for a, b in zip(z, products, strict=True))
         return self.cell.step(own, state, z, *given)
 
+    def output(self, params: Prepared, state: State, z: Z, more: Array) -> Array:
+        """The inner cell's output (*B, O) of the state that `advance` came to, given the same z and more."""
+        emitted = self.cell.emit(state)
+        if not _reads_out(self.cell):
+            return emitted
+        emitted, x = jax.tree.map(lambda leaf: leaf[None], (emitted, with_more(z, more)))
+        return self.cell.readout(params.params.cell, emitted, x)[0]
+
+    def _input_weights(self, params: Prepared) -> tuple[Array, Bias] | None:
+        """Those of the inner cell, or None where a step has a use for the inputs themselves."""
+        reads = self.elapsed or _reads_out(self.cell)
+        return None if reads else input_weights(self.cell, params.params.cell)
+
     def attend(self, params: Prepared, inner: State, before: Attended) -> Attended:
         """What is read with the query of an inner state."""
-        query = self.cell.emit(inner)
+        query = joined(self.cell.emit(inner))
         context, alignment, heads = self.score.read(params.params.score, query, params.memory, before)
         alignment = alignment.astype(before.coverage.dtype)
         heads = None if heads is None else heads.astype(alignment.dtype)
@@ -167,6 +185,19 @@ class Attention(Cell):
             overlap=jnp.zeros(batch_shape, dtype),
             heads=None if self.score.heads is None else jnp.zeros((*batch_shape, self.score.heads, steps), dtype),
         )
+
+
+def joined(emitted: Any) -> Array:
+    """What a cell emits as one vector (…, Q)."""
+    parts = jax.tree.leaves(emitted)
+    return parts[0] if len(parts) == 1 else jnp.concatenate(parts, axis=-1)
+
+
+def with_more(x: Xs, more: Array) -> Xs:
+    """Inputs [x; more], with the elapsed times beside x if there are any."""
+    x, dt = with_elapsed(x)
+    x = jnp.concatenate([x, more.astype(x.dtype)], axis=-1)
+    return x if dt is None else (x, dt)
 
 
 def _reads_out(cell: Cell) -> bool:

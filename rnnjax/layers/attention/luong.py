@@ -17,7 +17,7 @@ from .score import Attended
 
 
 class LuongAttentionParams(NamedTuple):
-    """cell, the inner cell's, score, the score's, and w (M + Q, O)."""
+    """cell, the inner cell's, score, the score's, and w (M + H, O)."""
 
     cell: Any
     score: Any
@@ -37,14 +37,14 @@ class LuongAttention(Attention):
     """A cell that reads a memory with its new state, and whose output is made of both.
 
     s_t = cell(s_{t-1}, [x_t; y_{t-1}])     input feeding; without it cell(s_{t-1}, x_t)
-    α_t = softmax_s score(h_t, m_s)         over the valid steps s of the memory; h_t is what the cell emits of s_t
+    α_t = softmax_s score(q_t, m_s)         over the valid steps s of the memory; q_t is what the cell emits of s_t
     c_t = Σ_s α_{t,s} m_s                   context vector
-    y_t = tanh([c_t; h_t] w)
+    y_t = tanh([c_t; h_t] w)                h_t is the cell's output, for most cells q_t
 
     ======  ================  ==================================================
     cell    the inner cell's  for I + O features with input feeding, else for I
-    score   the score's       for queries h of Q features
-    w       (M + Q, O)        of the output, Glorot uniform
+    score   the score's       for queries q of Q features
+    w       (M + H, O)        for outputs h of H features, Glorot uniform
     ======  ================  ==================================================
 
     The memory comes in through `context=` of `unroll`, layers and modules: an array (S, *B, M), a `rnnjax.Source` with
@@ -81,11 +81,12 @@ class LuongAttention(Attention):
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LuongAttentionParams:
         key_cell, key_score, key_w = jax.random.split(key, 3)
-        query_size = self.query_size
+        inner_size = in_size + self.size * self.input_feeding
+        joined_size = self.memory_size + self.cell.out_size(inner_size)
         return LuongAttentionParams(
-            cell=self.cell.init(key_cell, in_size + self.size * self.input_feeding, dtype),
-            score=self.score.init(key_score, query_size, self.memory_size, dtype),
-            w=initializers.glorot_uniform(key_w, (self.memory_size + query_size, self.size), dtype),
+            cell=self.cell.init(key_cell, inner_size, dtype),
+            score=self.score.init(key_score, self.query_size, self.memory_size, dtype),
+            w=initializers.glorot_uniform(key_w, (joined_size, self.size), dtype),
         )
 
     def out_size(self, in_size: int) -> int:
@@ -102,7 +103,7 @@ class LuongAttention(Attention):
         fed = state.output if self.input_feeding else state.output[..., :0]
         inner = self.advance(params, state.cell, z, fed, noise)
         attention = self.attend(params, inner, state.attention)
-        context, hidden = attention.context, self.cell.emit(inner)
+        context, hidden = attention.context, self.output(params, inner, z, fed)
         joined = jnp.concatenate([context.astype(hidden.dtype), hidden], axis=-1)
         return LuongAttentionState(inner, attention, jnp.tanh(dot(joined, params.params.w)))
 

@@ -6,15 +6,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 
 from ... import initializers
-from ..._cell import Wrapper, affine
-from ..._errors import check_size
+from ..._cell import Wrapper, affine, with_elapsed
+from ..._errors import check_size, known
 from ..._struct import struct
 from ..._types import Array, DTypeLike, Key, Params, State, Xs
-from .cell import Attention, Prepared
+from .cell import Attention, Prepared, joined
 from .memory import Memory, Source, as_source, spread
 
 
@@ -33,7 +31,7 @@ class PointerGenerator(Wrapper):
     """An attention cell whose outputs are log probabilities of words, which it generates or copies from the source.
 
     P_gen  = softmax(o_t w + b)                  o_t the output of the attention cell
-    p_t    = σ([c_t; h_t; x_t] w_p + b_p)        probability of generating
+    p_t    = σ([c_t; q_t; x_t] w_p + b_p)        probability of generating; q_t the query of the state after the step
     P_t(k) = p_t P_gen(k) + (1 − p_t) Σ_{s: id_s = k} α_{t,s}
     y_t    = log P_t                             (V + X)
 
@@ -41,7 +39,7 @@ class PointerGenerator(Wrapper):
     cell    the cell's       as the attention cell draws them
     w       (O, V)           weights of the vocabulary, Glorot uniform
     b       (V)              bias, zero
-    w_p     (M + Q + I, 1)   weights of context, hidden state and input, Glorot uniform
+    w_p     (M + Q + I, 1)   weights of context, query and input, Glorot uniform
     b_p     (1)              bias, zero
     ======  ===============  ===================================================
 
@@ -49,8 +47,8 @@ class PointerGenerator(Wrapper):
     from 0 to V − 1 are the vocabulary, and those from V to V + X − 1 words outside of it, which every row numbers in
     its own way: they have the probability of their copies alone, and where the row's source has none log 0 = −∞. A
     word of the source has at least the smallest normal number as its copies' sum, so that −∞ is not reached by
-    rounding. A row whose memory has no valid step generates only. Ids at steps that are not valid are never read; a
-    traced id outside of 0 … V + X − 1 is not copied, and its weight is lost.
+    rounding. A row whose memory has no valid step generates only. Ids at steps that are not valid are never read. A
+    concrete one outside of 0 … V + X − 1 raises ValueError; a traced one is not copied, and its weight is lost.
 
     State, and all else, is the attention cell's. With `rnnjax.CoverageScore` the score sees the coverage, and
     `state.attention.overlap` of the last state is each row's sum of coverage losses over all steps. The embedding below
@@ -119,15 +117,25 @@ class PointerGenerator(Wrapper):
             )
         return super().prepare(params, key=key, context=memory)
 
+    def check_context(self, context: Any) -> None:
+        if isinstance(context, Source):
+            self._check_ids(context)
+
     def _check_ids(self, source: Source) -> None:
-        ids, valid = source.ids, source.valid
-        if ids is None or isinstance(ids, Tracer) or isinstance(valid, Tracer):
+        ids = known(source.ids)
+        if ids is None:
             return
-        read = np.asarray(ids) if valid is None else np.asarray(ids)[np.asarray(valid)]
-        if read.size and (read.min() < 0 or read.max() >= self.vocabulary + self.extra):
+        with jax.ensure_compile_time_eval():  # what is known is so within `jit` too
+            valid = source.valid
+        if valid is not None:
+            valid = known(valid)
+            if valid is None:
+                return
+            ids = ids[valid]
+        if ids.size and (ids.min() < 0 or ids.max() >= self.vocabulary + self.extra):
             raise ValueError(
                 f"`ids` of the memory must lie in 0…V + X − 1 = {self.vocabulary + self.extra - 1}; got values from "
-                f"{read.min()} to {read.max()}"
+                f"{ids.min()} to {ids.max()}"
             )
 
     def emit(self, state: State) -> tuple[Any, Array, Array, Array]:
@@ -139,7 +147,8 @@ class PointerGenerator(Wrapper):
         prepared: Prepared = params.cell
         memory = prepared.memory
         logits = affine(self.cell.readout(prepared, inner, x), params.w, params.b)
-        read = jnp.concatenate([part.astype(logits.dtype) for part in (context, hidden, x)], axis=-1)
+        given = context, joined(hidden), with_elapsed(x)[0]
+        read = jnp.concatenate([part.astype(logits.dtype) for part in given], axis=-1)
         gate = affine(read, params.w_p, params.b_p)
         return _mixture(logits, gate, alignment.astype(logits.dtype), memory.ids, memory.mask, self.extra)
 
