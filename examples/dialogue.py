@@ -82,8 +82,7 @@ class Reader(NamedTuple):
         x = jnp.concatenate([known, spelt], axis=-1)  # (T, B, E) and (T, B, F) -> (T, B, E + F)
         encoded, _ = self.encoder(params.encoder, x, lengths=lengths, key=key)
         intents, _ = self.intents(params.intents, encoded, lengths=lengths)
-        tags, _ = self.tags(params.tags, encoded)
-        return intents, tags.swapaxes(0, 1)
+        return intents, self.tags(params.tags, encoded)[0].swapaxes(0, 1)
 
 
 def joint_loss(outputs: Any, targets: Any, *, mask: Any = None, lengths: Any = None) -> Any:
@@ -127,8 +126,7 @@ class Responder(NamedTuple):
         ids = jnp.stack([turns["before"], turns["users"]], 2).transpose(3, 1, 2, 0)  # (B, K, 2, S) -> (S, K, 2, B)
         lengths = (ids != PAD).sum(0)
         encoded, _ = self.encoder(params.encoder, ids, lengths=lengths, key=key)
-        heard, _ = rj.Max()((), encoded, lengths=lengths)
-        heard = heard.reshape(-1, *heard.shape[2:])  # (K, 2, B, H) -> (2K, B, H)
+        heard = rj.Max()((), encoded, lengths=lengths)[0].reshape(-1, *encoded.shape[-2:])  # (K, 2, B, H) -> (2K, B, H)
         hidden, state = self.conversation(params.conversation, heard, state, reset=reset)
         values, mask = (jnp.concatenate([part[:, :, 0], part[:, :, 1]]) for part in (encoded, ids != PAD))  # (2S, K, B)
         hidden, memory = hidden[1::2], rj.Source(values, mask=mask)  # behind what users say, (K, B, H)
@@ -191,14 +189,10 @@ def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **opti
     return rj.training.fit(model, batches, **options)
 
 
-def understand(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]], Callable[[str], str]]:
-    """Figures on the test requests, the history of the training, and a function that reads a request."""
-    queries, test = rj.data.split(rj.data.house_queries(3000), (0.8, 0.2), by=lambda query: query.words)
-    if args.data:
-        readings = [rj.data.read_snips(args.data, part) for part in ("train", "validate")]
-        print(*(reading.report() for reading in readings), sep="\n")
-        queries, test = (reading.items for reading in readings)
-    queries, test = (part[:: args.every] for part in (queries, test))
+def understand(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]], Callable, Callable]:
+    """Figures on the test requests, the history, a function that reads a request, and one that complains of words."""
+    house = rj.data.split(rj.data.house_queries(3000), (0.8, 0.2), by=lambda query: query.words)
+    queries, test = ([*part][:: args.every] for part in args.readings or house)
     own, validation = rj.data.split(queries, (0.95, 0.05), seed=args.seed)
     known = Vocabulary.words([[word.lower() for word in query.words] for query in own], min_count=2)
     lexicon = Lexicon(known, sorted({q.intent for q in queries}), sorted({tag for q in queries for tag in q.tags}))
@@ -212,20 +206,18 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, li
         ((intent, tags),) = read(lexicon, fitted.model, [said])
         return " | ".join([intent, *(f"{s.kind}: {' '.join(said[s.begin : s.end])}" for s in rj.data.spans(tags))])
 
-    print(f"{np.mean([w.lower() not in known for query in test for w in query.words]):.1%} of the words are unknown")
     for query in test[:: len(test) // 4 + 1]:
         print(f"> {' '.join(query.words)}\n  {reply(' '.join(query.words))}")
-    hits = [query.intent == intent for query, (intent, _) in zip(test, found, strict=True)]
-    return {"intent": float(np.mean(hits)), "slot_f1": scores.f1}, fitted.history, reply
+    hits = float(np.mean([query.intent == intent for query, (intent, _) in zip(test, found, strict=True)]))
+    figures = {"intent": hits, "slot_f1": scores.f1}
+    return figures, fitted.history, reply, lambda one: known.complaint([word.lower() for word in one.words])
 
 
-def respond(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]], Callable[[str], str]]:
-    """The same of conversations: its function goes on with one, and the empty text begins another."""
+def respond(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]], Callable, Callable]:
+    """The same of conversations: the first function goes on with one, and the empty text begins another."""
     from sacrebleu import corpus_bleu
 
-    reading = rj.data.read_camrest(args.data) if args.data else None
-    print(reading.report() if reading else "conversations with a house")
-    dialogues = reading.items if reading else rj.data.house_dialogues(1500)
+    dialogues = args.readings[0].items if args.readings else rj.data.house_dialogues(1500)
     own, validation, test = rj.data.split(dialogues[:: args.every], (0.6, 0.2, 0.2), seed=args.seed)
     vocabulary = Vocabulary.words([plain(text) for d in own for turn in d.turns for text in turn[:2]], min_count=2)
     data, held, asked = (numbered(vocabulary, part) for part in (own, validation, test))
@@ -239,7 +231,6 @@ def respond(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[
     answers = [vocabulary.decode(row) for rows, n in zip(tokens, asked[2], strict=True) for row in rows[:n]]
     turns = [turn for dialogue in test for turn in dialogue.turns]
     frequency, nearest = baselines(own, data[1], [set(plain(turn.user)) for turn in turns], asked[1])
-    print(f"{np.mean([w not in vocabulary for t in turns for w in plain(t.user)]):.1%} of users' words are unknown")
     true = [[" ".join(plain(turn.system)) for turn in turns]]
     bleu, copied = (corpus_bleu(a, true, tokenize="none", force=True).score for a in (answers, nearest))
     print(f"perplexity {whole:.2f}; {forgetful:.2f} without the turns before; {frequency:.2f} by frequency of words")
@@ -257,10 +248,10 @@ def respond(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[
         rows = [np.array(ids, np.int32)[:LONGEST] for ids in (before, vocabulary.encode(plain(text)))]
         before, user = pad(rows, length=LONGEST)[0][:, None, None]  # (2, S) -> (B, K, S) = (1, 1, S) each
         tokens, state = answer({"before": before, "users": user}, state, np.array([[said is None]]))
-        said = vocabulary.decode(tokens[0, 0])
-        return said
+        return (said := vocabulary.decode(tokens[0, 0]))
 
-    return {"perplexity": whole, "bleu": bleu}, fitted.history, reply
+    figures = {"perplexity": whole, "bleu": bleu}
+    return figures, fitted.history, reply, lambda one: vocabulary.complaint(plain(" ".join(t.user for t in one.turns)))
 
 
 def main() -> None:
@@ -279,10 +270,19 @@ def main() -> None:
         raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
     for folder in (args.out.parent, Path(args.write or "").parent):
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
-    both = {"understand": (understand, "snips", 32, 14), "respond": (respond, "camrest", 16, 30)}
-    task, name, args.batch, epochs = both[args.task]
+    snips, camrest = [partial(rj.data.read_snips, part=part) for part in ("train", "validate")], [rj.data.read_camrest]
+    both = {"understand": (understand, snips, "snips", 32, 14), "respond": (respond, camrest, "camrest", 16, 30)}
+    task, readers, name, args.batch, epochs = both[args.task]
     args.epochs, args.every = (1, 20) if args.smoke else (args.epochs or epochs, 1)
-    found, history, reply = task(args)
+    try:
+        args.readings = [read(args.data) for read in readers if args.data]
+    except (OSError, ValueError) as error:  # no such file, or nothing that can be used
+        raise SystemExit(str(error)) from error
+    print(args.task, *(reading.report() for reading in args.readings), sep="\n")
+    found, history, reply, complaint = task(args)
+    for reading in args.readings[-1:]:
+        said = [f"{at}: {complaint(one)}" for at, one in zip(reading.places, reading, strict=True) if complaint(one)]
+        print(f"{len(said)} of {len(reading)} have words that are unknown", *said[:5], sep="\n  ")
     figures = {f"{name if args.data else 'house'}_{key}": round(value, 4) for key, value in found.items()}
     print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
     if args.write:

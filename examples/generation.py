@@ -10,10 +10,10 @@ same `--checkpoints` finds the trained network there. Axes: V symbols of the voc
 are read side by side, L symbols of a stream.
 """
 
-from __future__ import annotations
-
 import argparse
+import json
 import re
+import sys
 from collections.abc import Iterable
 from functools import partial
 from importlib.util import find_spec
@@ -44,9 +44,13 @@ class Text(NamedTuple):
         codes = self.vocabulary.encode(symbols_of(written, self.vocabulary.unit))
         return codes[codes != self.vocabulary.unknown]
 
+    def complaint(self, written: str) -> str | None:
+        """What is unknown in a text, or None."""
+        return self.vocabulary.complaint(symbols_of(written, self.vocabulary.unit))
+
     def complain(self, written: str) -> None:
         """Says so where something is left out."""
-        if complaint := self.vocabulary.complaint(symbols_of(written, self.vocabulary.unit)):
+        if complaint := self.complaint(written):
             print(f"left out of {written!r}: {complaint}")
 
     def decode(self, codes: np.ndarray) -> str:
@@ -59,27 +63,27 @@ def symbols_of(text: str, unit: str) -> list[str]:
     return list(text) if unit == "character" else rj.data.words(re.sub(r"\n\s*\n", f" {PARAGRAPH} ", text))
 
 
-def read(path: str | None = None, unit: str = "character", size: int | None = None, most: int | None = None) -> Text:
+def read(
+    path: str | None = None,
+    unit: str = "character",
+    size: int | None = None,
+    most: int | None = None,
+    encoding: str = "utf-8",
+) -> Text:
     """The text of a file or of the `.txt` files of a folder, by default Python's documentation, up to `most` of it.
-
-    Characters that come up less than ten times are unknown, and words that come up once or are not among the `size`
-    most frequent ones.
-    """
-    if path is None:
-        documents = rj.data.python_documentation()
-    else:
-        reading = rj.data.read_documents(path)
-        print(reading.report())
-        documents = reading.items
+    Unknown are characters that come up less than ten times, and words that come up once or are not among the `size`
+    most frequent ones."""
+    documents = rj.data.python_documentation() if path is None else rj.data.read_documents(path, encoding=encoding)
+    if isinstance(documents, rj.data.Reading):
+        print(documents.report())
     text = "\n".join(document.text for document in documents)[:most]
     if len(text) < LEAST:
         raise SystemExit(f"{path} has {len(text):,} characters: at least {LEAST:,} are needed to learn from")
     symbols = symbols_of(text, unit)
     known = symbols[: training(len(symbols))]  # what comes up in the validation part alone is unknown
-    if unit == "character":
-        vocabulary = rj.data.Vocabulary.characters([known], min_count=10, specials=["unknown"])
-    else:
-        vocabulary = rj.data.Vocabulary.words([known], min_count=2, max_size=size, specials=["unknown"])
+    learn = rj.data.Vocabulary.characters if unit == "character" else rj.data.Vocabulary.words
+    limits = {"min_count": 10} if unit == "character" else {"min_count": 2, "max_size": size}
+    vocabulary = learn([known], specials=["unknown"], **limits)
     return Text(vocabulary, vocabulary.encode(symbols), len(text))
 
 
@@ -110,19 +114,10 @@ def train(text: Text, args: argparse.Namespace, **options: Any) -> rj.training.F
     """Trains on windows of the streams, in which the state is carried on."""
     data, validation = split(text.codes, args.rows)
     updates = args.epochs * -(-data[0].shape[1] // args.window)
-    return rj.training.fit(
-        build(len(text.vocabulary), args.hidden, args.layers, args.dropout),
-        data,
-        validation=validation,
-        optimizer=recipe(args.learning_rate, updates),
-        metrics=["perplexity", "accuracy"],
-        truncate=tbptt(args.window),
-        epochs=args.epochs,
-        seed=args.seed,
-        restore_best=True,
-        checkpoint_dir=args.checkpoints,
-        **options,
-    )
+    options |= {"metrics": ["perplexity", "accuracy"], "truncate": tbptt(args.window), "restore_best": True}
+    options |= {"epochs": args.epochs, "seed": args.seed, "checkpoint_dir": args.checkpoints}
+    options |= {"validation": validation, "optimizer": recipe(args.learning_rate, updates)}
+    return rj.training.fit(build(len(text.vocabulary), args.hidden, args.layers, args.dropout), data, **options)
 
 
 def judge(fitted: rj.training.Fitted, text: Text) -> dict[str, float]:
@@ -160,9 +155,7 @@ def read_on(params: Any, model: rj.Stack, state: Any, codes: jax.Array, length: 
 
 
 @partial(jax.jit, static_argnames=("how", "unknown"))
-def continuation(
-    params: Any, model: rj.Stack, place: Place, key: jax.Array, how: How, unknown: int
-) -> tuple[jax.Array, jax.Array]:
+def continuation(params: Any, model: rj.Stack, place: Place, key: jax.Array, how: How, unknown: int) -> Any:
     """The codes (L,) that follow, and how many they are: fewer where nothing is left that may be written."""
     step, options = rj.decoding.next_token(model, params), {"bans": (unknown,), "no_repeat": how.no_repeat}
     if how.beams is not None:
@@ -197,8 +190,7 @@ class Writer:
 
     def _behind(self, state: Any, codes: np.ndarray) -> Place:
         """The place behind codes (L,), which follow on a state."""
-        # filled up to few lengths, so that little is compiled
-        seen, length = rj.data.pad([codes[:-1].astype(np.int32)], multiple=64)  # (1, L)
+        seen, length = rj.data.pad([codes[:-1].astype(np.int32)], multiple=64)  # (1, L), of few lengths to compile for
         return Place(read_on(self.params, self.model, state, seen.T, length), jnp.asarray(codes[-1:]))
 
 
@@ -230,16 +222,10 @@ def typed() -> Iterable[str]:
             return
 
 
-def draw(path: Path, history: dict[str, list[float]]) -> None:
-    """Saves the curves of training and validation."""
-    axes = rj.diagnostics.plots.learning_curve(history)
-    axes.set_ylabel("nats a symbol")
-    axes.figure.savefig(path, dpi=120)
-
-
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", help="a text file in UTF-8, or a folder or zip file of .txt files")
+    parser.add_argument("--data", "--text", metavar="FILE", help="a text, or a folder or zip file of .txt files")
+    parser.add_argument("--encoding", default="utf-8", help="of the text (%(default)s)")
     parser.add_argument("--unit", choices=("character", "word"), default="character")
     numbers = {"vocabulary": (8000, "largest number of words"), "hidden": (128, "units of a layer")}
     numbers |= {"layers": (1, "of LSTM"), "dropout": (0.0, "its rate"), "epochs": (8, "passes over the text")}
@@ -250,6 +236,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--smoke", action="store_true", help="a small part of the text: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder; a run that was interrupted goes on from there")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for the picture")
+    parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     parser.add_argument("--start", default="The ", help="what the samples begin with")
     parser.add_argument("--interactive", action="store_true", help="goes on from what is typed")
     whats = {"length": "symbols to write", "temperature": "below 1 the likely symbols become likelier"}
@@ -266,12 +253,21 @@ def main() -> None:
     args = arguments().parse_args()
     if find_spec("matplotlib") is None:
         raise SystemExit("this example needs matplotlib: pip install 'rnnjax[examples]'")
-    args.out.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
+    for folder in (args.out, Path(args.write or "").parent):
+        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     if args.smoke:
         args.hidden, args.epochs, args.length = 32, 1, 40
-    text = read(args.data, args.unit, args.vocabulary, 60_000 if args.smoke else None)
+    try:
+        text = read(args.data, args.unit, args.vocabulary, 60_000 if args.smoke else None, args.encoding)
+    except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
+        raise SystemExit(str(error)) from error
     size, unknown = len(text.vocabulary), np.mean(text.codes == text.vocabulary.unknown)
     print(f"{len(text.codes):,} {args.unit}s, {unknown:.1%} of them unknown, {size:,} symbols: {np.log(size):.2f} nats")
+    if args.data:
+        lines = rj.data.read_lines(args.data, encoding=args.encoding)
+        said = ((place, text.complaint(line)) for place, line in zip(lines.places, lines, strict=True))
+        for place, complaint in [one for one in said if one[1]][:5]:
+            print(f"{place}: {complaint}")
     text.complain(args.start)
     if not len(text.encode(args.start)):
         args.start = text.decode(text.codes[:1])
@@ -279,21 +275,25 @@ def main() -> None:
     fitted = train(text, args)
     found = judge(fitted, text)
     print(f"validation: {found['nats']:.3f} nats a {args.unit}")
-    for name in ("perplexity", "bits_per_character"):
-        print(f"figure: {args.unit}_model_{name} {found[name]:.4g}")
-    writer = Writer(fitted, text, args.seed)
-    how = How(**{name: getattr(args, name) for name in How._fields})
-    if args.interactive:
-        converse(writer, how, typed())
-    else:
-        for temperature in (0.3, 0.7, 1.0):
-            shown = how._replace(temperature=temperature, beams=None)
-            print(f"\n--- temperature {temperature}\n{writer.write(args.start, shown)}")
-        beams = how._replace(beams=how.beams or 4, no_repeat=how.no_repeat or (12 if args.unit == "character" else 3))
-        print(f"\n--- {beams.beams} beams, no {beams.no_repeat} {args.unit}s twice\n{writer.write(args.start, beams)}")
-    picture = args.out / "generation.png"
-    draw(picture, fitted.history)
-    print(f"\nsaved {picture}")
+    figures = {f"{args.unit}_model_{name}": found[name] for name in ("perplexity", "bits_per_character")}
+    writer, how = Writer(fitted, text, args.seed), How(**{name: getattr(args, name) for name in How._fields})
+    try:
+        if args.write:
+            record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
+            record["command"] = " ".join(Path(word).name for word in sys.argv)
+            Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
+        if args.interactive:
+            converse(writer, how, typed())
+        else:
+            runs = {f"temperature {t}": how._replace(temperature=t, beams=None) for t in (0.3, 0.7, 1.0)}
+            beams, twice = how.beams or 4, how.no_repeat or (12 if args.unit == "character" else 3)
+            runs[f"{beams} beams, no {twice} {args.unit}s twice"] = how._replace(beams=beams, no_repeat=twice)
+            for title, one in runs.items():
+                print(f"\n--- {title}\n{writer.write(args.start, one)}")
+        rj.diagnostics.plots.learning_curve(fitted.history).figure.savefig(args.out / "generation.png", dpi=120)
+        print(f"\nsaved {args.out / 'generation.png'}")
+    finally:  # whatever becomes of file, samples and picture
+        print("\n".join(f"figure: {name} {value:.4g}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import argparse
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -161,6 +162,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the split, the initial weights and the order of scans")
     parser.add_argument("--figure", default="quickstart.png", help="where to save the figure")
     args = parser.parse_args()
+    Path(args.figure).parent.mkdir(parents=True, exist_ok=True)  # before the training, or it could be lost
 
     data, results = load_data(args.seed), {}
     for cell in (rj.Elman, rj.GRU, rj.LSTM):

@@ -11,6 +11,8 @@ logistic regression on the words that a sentence has, in any order, stands besid
 import argparse
 import html
 import json
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,10 +40,11 @@ p {{ margin: .5em 0 }} small {{ color: #666; margin-right: .5em }} span {{ paddi
 
 
 class Sentences(NamedTuple):
-    """Words of each sentence, as they are written, and its class 0 or 1, (B)."""
+    """Words of each sentence, as they are written, its class 0 or 1, (B), and its file and line."""
 
     words: list[list[str]]
     labels: np.ndarray
+    places: Sequence[Any] = ()
 
 
 class Data(NamedTuple):
@@ -66,11 +69,11 @@ def load(path: str | None, seed: int, every: int = 1) -> Data:
     if len(labels) != 2:
         raise SystemExit(f"{path} must have sentences of two labels; it has {', '.join(labels)}")
     first, second = labels
-    parts = []
-    for part in rj.data.split(items, (0.8, 0.1, 0.1), by=lambda item: item.text.lower(), seed=seed):
-        part = [item for item in part[::every] if words(item.text)]
-        positive = np.array([item.label == second for item in part], np.int32)
-        parts.append(Sentences([words(item.text) for item in part], positive))
+    parts, placed = [], [*zip(items, reading.places, strict=True)]
+    for part in rj.data.split(placed, (0.8, 0.1, 0.1), by=lambda pair: pair[0].text.lower(), seed=seed):
+        part = [(item, place) for item, place in part[::every] if words(item.text)]
+        positive = np.array([item.label == second for item, _ in part], np.int32)
+        parts.append(Sentences([words(item.text) for item, _ in part], positive, [place for _, place in part]))
     train, validation, test = parts
     return Data(train, validation, test, (first, second))
 
@@ -100,8 +103,8 @@ def build(vocabulary: Vocabulary, hidden: int) -> rj.Stack:
     )
 
 
-def train(vocabulary: Vocabulary, data: Data, args: argparse.Namespace, hidden: int = 128) -> Any:
-    """Parameters of the epoch with the best validation, and network."""
+def train(vocabulary: Vocabulary, data: Data, args: argparse.Namespace, hidden: int = 128) -> rj.training.Fitted:
+    """The training, with the parameters of the epoch that was best on the validation part."""
     return rj.training.fit(
         build(vocabulary, hidden),
         rj.training.buckets(numbered(vocabulary, data.train), 32, count=3, seed=args.seed),
@@ -113,7 +116,7 @@ def train(vocabulary: Vocabulary, data: Data, args: argparse.Namespace, hidden: 
         seed=args.seed,
         restore_best=True,
         checkpoint_dir=args.checkpoints,
-    ).model
+    )
 
 
 @jax.jit
@@ -173,37 +176,46 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the split, the initial weights and the order")
     parser.add_argument("--checkpoints", help="a folder; a run that finds its own there goes on from them")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
-    parser.add_argument("--out", type=Path, default=Path(), help="the folder for sentiment.html")
+    parser.add_argument("--out", type=Path, default=Path(), help="the folder for sentiment.html and sentiment.png")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     args = parser.parse_args()
+    if find_spec("matplotlib") is None:
+        raise SystemExit("this example needs matplotlib: pip install 'rnnjax[examples]'")
     for folder in (args.out, Path(args.write or "").parent):
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     args.epochs = 1 if args.smoke else args.epochs
-    data = load(args.data, args.seed, 20 if args.smoke else 1)
+    try:
+        data = load(args.data, args.seed, 20 if args.smoke else 1)
+    except (OSError, ValueError) as error:  # no such file, or nothing that can be used
+        raise SystemExit(str(error)) from error
     vocabulary = Vocabulary.words(lowered(data.train), min_count=2)
-    params, model = train(vocabulary, data, args)
+    rows = zip(data.test.places, map(vocabulary.complaint, lowered(data.test)), strict=False)
+    unknown = [f"{place}: {complaint}" for place, complaint in rows if complaint]
+    print(f"{len(unknown)} of {len(data.test.words)} test sentences have unknown words", *unknown[:5], sep="\n  ")
+    fitted = train(vocabulary, data, args)
+    params, model = fitted.model
     ids, labels, lengths = numbered(vocabulary, data.test)
     chances, weights = map(np.asarray, judge(model, params, ids, lengths))
     accuracy, baseline = float((chances.argmax(-1) == labels).mean()), bag_of_words(data)
     question = " or ".join(data.names)
-    print(f"{len(labels)} sentences, {question}: accuracy {accuracy:.1%}, bag of words {baseline:.1%}")
-
     name = "docstrings" if args.data is None else "polarity"
     figures = {f"{name}_accuracy": round(accuracy, 4), f"{name}_bag_of_words": round(baseline, 4)}
-    print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
-    if args.write:
-        machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-        report = {"machine": machine, "epochs": args.epochs, "seed": args.seed, "figures": figures}
-        Path(args.write).write_text(json.dumps(report, indent=1) + "\n")
-
-    for row, label, chance, weight in zip(data.test.words[:6], labels, chances, weights, strict=False):
-        heaviest = ", ".join(row[i] for i in np.argsort(-weight[: len(row)])[:3])
-        print(
-            f"{' '.join(row)}\n  {data.names[chance.argmax()]} {chance.max():.0%} ({data.names[label]}) by {heaviest}"
-        )
-    file = args.out / "sentiment.html"
-    file.write_text(page(f"{question}?", data.test, data.names, chances, weights), encoding="utf-8")
-    print(f"saved {file}")
+    try:
+        if args.write:
+            machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+            report = {"machine": machine, "epochs": args.epochs, "seed": args.seed, "figures": figures}
+            Path(args.write).write_text(json.dumps(report, indent=1) + "\n")
+        for row, label, chance, weight in zip(data.test.words[:6], labels, chances, weights, strict=False):
+            heaviest = ", ".join(row[i] for i in np.argsort(-weight[: len(row)])[:3])
+            print(" ".join(row))
+            print(f"  {data.names[chance.argmax()]} {chance.max():.0%} ({data.names[label]}) by {heaviest}")
+        rj.diagnostics.plots.learning_curve(fitted.history).figure.savefig(args.out / "sentiment.png", dpi=150)
+        shown = page(f"{question}?", data.test, data.names, chances, weights)
+        (args.out / "sentiment.html").write_text(shown, encoding="utf-8")
+        print(f"saved sentiment.png and sentiment.html in {args.out}")
+    finally:  # whatever becomes of file, picture and page
+        print(f"{len(labels)} sentences, {question}: accuracy {accuracy:.1%}, bag of words {baseline:.1%}")
+        print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
 
 
 if __name__ == "__main__":

@@ -33,16 +33,15 @@ TONES = rj.data.LogMel(rj.data.MelSpectrogram(RATE, STFT, n_mels=16, fmin=400, f
 
 class Task(NamedTuple):
     """What is to be learned, from things that have `samples`, float32 (N,), and `text`. figure: the error of the first
-    test, of characters if it has "cer" in its name, else of words. training: the utterances of an epoch. augment:
-    whether they are varied further, as those with noise already are not. front: what is heard of them."""
+    test, of characters if it has "cer" in its name, else of words. training: the utterances of an epoch."""
 
     figure: str
     vocabulary: rj.data.Vocabulary
     training: Callable[[int], Sequence[Any]]
     validation: Sequence[Any]
     tests: dict[str, Sequence[Any]]
-    augment: bool = True
-    front: Any = SPEECH
+    augment: bool = True  # whether they are varied further, as those with noise already are not
+    front: Any = SPEECH  # what is heard of them
 
 
 class Recogniser(NamedTuple):
@@ -70,10 +69,15 @@ def morse(args: argparse.Namespace) -> Task:
     return Task("morse_cer_5db", symbols, training, validation, tests, augment=False, front=TONES)
 
 
+def too_short(one: Any) -> str | None:
+    """What is wrong with a recording of fewer steps, at the highest speed, than its labels need; a clip has one."""
+    return rj.data.ctc_complaint(STFT.frames(int(len(one.samples) / max(SPEEDS))) // STACK, getattr(one, "text", "1"))
+
+
 def digits(args: argparse.Namespace) -> Task:
     """Strings of spoken digits, spliced of clips of one speaker: new ones in every epoch, of the same clips. The test
     is made of the clips of index 0 to 4, validation of 5 and 6; or the test is a speaker who is held out."""
-    reading, seed, out = rj.data.read_fsdd(args.data, RATE), 10_000 * args.seed, args.hold_out
+    reading, seed, out = rj.data.read_fsdd(args.data, RATE).check(too_short), 10_000 * args.seed, args.hold_out
     print(reading.report())
     test = [clip for clip in reading if (clip.test if out is None else clip.speaker == out)]
     if not test:
@@ -88,10 +92,9 @@ def digits(args: argparse.Namespace) -> Task:
 
 
 def recordings(args: argparse.Namespace) -> Task:
-    """Recordings with transcripts. Those of a tenth of the texts each are for validation and for the test, whoever
-    speaks. Left out is what is too short at the highest speed, and what has a character that training has not."""
-    reading, complaint, fastest = rj.data.read_transcribed(args.data, RATE), rj.data.ctc_complaint, max(SPEEDS)
-    reading = reading.check(lambda one: complaint(STFT.frames(int(len(one.samples) / fastest)) // STACK, [*one.text]))
+    """Recordings with transcripts. Those of a tenth of the texts each are for validation and the test, whoever speaks.
+    Left out is what is too short at the highest speed, and what has a character that training has not."""
+    reading = rj.data.read_transcribed(args.data, RATE, encoding=args.encoding).check(too_short)
     train, *others = rj.data.split(reading.items, (0.8, 0.1, 0.1), by=lambda one: one.text, seed=args.seed)
     symbols = rj.data.Vocabulary.characters([one.text for one in train], specials=("pad",))
     print(reading.check(lambda one: symbols.complaint(one.text)).report())
@@ -151,17 +154,11 @@ def train(task: Task, args: argparse.Namespace) -> Recogniser:
     """Trains, and keeps the parameters of the epoch that was best on the validation part."""
     updates = args.epochs * -(-len(task.training(0)) // BATCH)
     schedule = optax.warmup_cosine_decay_schedule(0.0, args.learning_rate, updates // 20, updates)
-    fitted = rj.training.fit(
-        build(len(task.vocabulary), args.hidden, args.layers, args.streaming),
-        lambda epoch: batches(task, task.training(epoch), epoch, args.seed),
-        loss="ctc",
-        optimizer=rj.training.optimizer(schedule, clip_norm=1.0),
-        validation=list(batches(task, task.validation)),
-        restore_best=True,
-        epochs=args.epochs,
-        seed=args.seed,
-        checkpoint_dir=args.checkpoints,
-    )
+    model = build(len(task.vocabulary), args.hidden, args.layers, args.streaming)
+    options: dict[str, Any] = {"loss": "ctc", "restore_best": True, "epochs": args.epochs, "seed": args.seed}
+    options |= {"optimizer": rj.training.optimizer(schedule, clip_norm=1.0), "checkpoint_dir": args.checkpoints}
+    options["validation"] = list(batches(task, task.validation))
+    fitted = rj.training.fit(model, lambda epoch: batches(task, task.training(epoch), epoch, args.seed), **options)
     return Recogniser(fitted.params, fitted.model[1], task.front, task.vocabulary)
 
 
@@ -184,8 +181,7 @@ def decode(log_probs: jax.Array, frames: jax.Array, beams: int | None) -> tuple[
 
 def transcribe(recogniser: Recogniser, utterances: Sequence[Any], beams: int | None = 8) -> list[str]:
     """What is heard in each utterance."""
-    *network, vocabulary = recogniser
-    texts = [""] * len(utterances)
+    (*network, vocabulary), texts = recogniser, [""] * len(utterances)
     for rows, audio, samples in batched(utterances):
         log_probs, frames, _ = listen(*network, audio, samples)
         for row, labels, length in zip(rows, *map(np.asarray, decode(log_probs, frames, beams)), strict=True):
@@ -243,6 +239,7 @@ def draw(path: Path, recogniser: Recogniser, utterance: Any) -> None:
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a folder of spoken digits, or a table of wav files and transcripts")
+    parser.add_argument("--encoding", default="utf-8", help="of the table (%(default)s)")
     parser.add_argument("--hold-out", metavar="SPEAKER", help="of the digits: who is kept for the test")
     parser.add_argument("--streaming", action="store_true", help="layers that read forwards only")
     parser.add_argument("--smoke", action="store_true", help="a tiny run that shows that all of it runs")
@@ -268,7 +265,10 @@ def main() -> None:
     if args.smoke:
         args.epochs, args.count, args.tests, args.hidden = 1, 64, 8, 8
     began = time.perf_counter()
-    task = morse(args) if args.data is None else digits(args) if Path(args.data).is_dir() else recordings(args)
+    try:
+        task = morse(args) if args.data is None else digits(args) if Path(args.data).is_dir() else recordings(args)
+    except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
+        raise SystemExit(str(error)) from error
     recogniser = train(task, args)
     minutes, picture, errors = (time.perf_counter() - began) / 60, args.out / "speech.png", {}
     for name, utterances in task.tests.items():
@@ -277,23 +277,23 @@ def main() -> None:
             heard = transcribe(recogniser, utterances, beams)
             found = errors[f"{name}, {how}"] = {"cer": jiwer.cer(said, heard), "wer": jiwer.wer(said, heard)}
             print(f"{name}, {how}: errors in characters {found['cer']:.2%}, in words {found['wer']:.2%}")
-    figure = task.figure + "_streaming" * args.streaming
+    figure, first = task.figure + "_streaming" * args.streaming, next(iter(task.tests.values()))[:5]
     value = next(iter(errors.values()))["cer" if "cer" in figure else "wer"]
-    print(f"trained for {minutes:.1f} minutes\nfigure: {figure} {value:.4f}")
-    if args.write:
-        record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": {figure: value}}
-        record |= {"command": " ".join(Path(word).name for word in sys.argv), "minutes": minutes, "errors": errors}
-        Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
-    first = next(iter(task.tests.values()))[:5]
-    for utterance, text in zip(first, transcribe(recogniser, first), strict=True):
-        print(f"   said {utterance.text}\n  heard {text}")
-    if args.streaming:
-        live, sound = Stream(recogniser), first[0].samples
-        for second in range(-(-len(sound) // RATE)):
-            text = live.feed(sound[second * RATE :][:RATE], end=(second + 1) * RATE >= len(sound))
-            print(f"  after {second + 1} s: {text}")
-    draw(picture, recogniser, first[0])
-    print(f"saved {picture}")
+    try:
+        if args.write:
+            record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": {figure: value}}
+            record |= {"command": " ".join(Path(word).name for word in sys.argv), "minutes": minutes, "errors": errors}
+            Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
+        for utterance, text in zip(first, transcribe(recogniser, first), strict=True):
+            print(f"   said {utterance.text}\n  heard {text}")
+        if args.streaming:
+            live, sound = Stream(recogniser), first[0].samples
+            for at in range(0, len(sound), RATE):
+                print(f"  after {at // RATE + 1} s: {live.feed(sound[at:][:RATE], end=at + RATE >= len(sound))}")
+        draw(picture, recogniser, first[0])
+        print(f"saved {picture}")
+    finally:  # whatever becomes of file and picture
+        print(f"trained for {minutes:.1f} minutes\nfigure: {figure} {value:.4f}")
 
 
 if __name__ == "__main__":

@@ -4,11 +4,10 @@
 
 By default the texts are the docstrings of installed packages without their first lines, and the summaries are those
 lines. Whole packages are held out: one to choose the network's state by, two for the test. `--data` reads JSON lines,
-of a text or its sentences, and a summary or several, the best first. ROUGE is given beside that of first sentences.
+of a text or its sentences, and a summary or several, the best first; files named train, dev and test are its parts.
+ROUGE is given beside that of first sentences.
 Axes: B texts, S words of a text, U of a summary, V of the vocabulary, X more that a text has of its own, K beams.
 """
-
-from __future__ import annotations
 
 import argparse
 import json
@@ -28,15 +27,17 @@ import rnnjax as rj
 
 TRAIN = ("jax", "numpy", "scipy", "sklearn", "matplotlib", "python", "pip")
 VALIDATION, TEST = ("nltk",), ("flax", "optax")
+GIVEN = ("train",), ("dev", "validation"), ("test",)  # names of files that are the parts
 COVERAGE = 0.5  # nats that it costs in training to read again what was read before
 LONGEST = 24  # words of a summary, the end among them; one in twenty is longer and is cut
 
 
 class Pair(NamedTuple):
-    """A text and the line that sums it up."""
+    """A text and the line that sums it up, and where they are."""
 
     text: str
     summary: str
+    place: str = ""
 
 
 class Coded(NamedTuple):
@@ -61,7 +62,7 @@ class Network(NamedTuple):
     decoder: rj.Stack  # (U, B, E) -> (U, B, V + X)
 
     @classmethod
-    def of(cls, vocabulary: Any, args: argparse.Namespace) -> Network:
+    def of(cls, vocabulary: Any, args: argparse.Namespace) -> "Network":
         size, hidden, drop = len(vocabulary), args.hidden, rj.Dropout(args.dropout)
         cell = rj.LuongAttention(rj.GRU(2 * hidden), rj.CoverageScore(hidden), memory_size=2 * hidden, size=hidden)
         pointer = rj.PointerGenerator(cell, size, args.own_words if args.unit == "word" else 0)
@@ -103,17 +104,10 @@ class Network(NamedTuple):
             log_p, carry = self.decoder(params.decoder, self.embed(params, words[None]), carry, context=memory)
             return log_p[0], carry  # (B, K, V + X)
 
-        found = rj.decoding.beam_search(
-            *(step, carry, start, LONGEST, beams),
-            end=special.end,
-            length_penalty=rj.decoding.GNMT(alpha),
-            penalty=lambda carry: -beta * carry[-1].attention.overlap,
-            min_length=3,
-            bans=(special.pad, special.start, special.unknown),
-            no_repeat=3,
-            pad=special.pad,
-        )
-        return found.tokens[:, 0]
+        options: dict[str, Any] = {"end": special.end, "pad": special.pad, "min_length": 3, "no_repeat": 3}
+        options |= {"bans": (special.pad, special.start, special.unknown), "length_penalty": rj.decoding.GNMT(alpha)}
+        options["penalty"] = lambda carry: -beta * carry[-1].attention.overlap
+        return rj.decoding.beam_search(step, carry, start, LONGEST, beams, **options).tokens[:, 0]
 
     def look(self, params: Params, inputs: dict, *, lengths: jax.Array) -> dict:
         """How each word of summaries (B, U) came about: the share of its probability that is copying, (B, U), and its
@@ -134,13 +128,18 @@ def load(args: argparse.Namespace) -> list[list[Pair]]:
     if args.data is None:
         groups = (("optax",), ("absl",), ("flax",)) if args.smoke else (TRAIN, VALIDATION, TEST)
         reading = rj.data.docstring_pairs([package for group in groups for package in group])
-        print(reading.report())
-        return [[Pair(item.body, item.summary) for item in reading if item.package in group] for group in groups]
-    reading = rj.data.read_json_lines(args.data, args.fields)
+        found, names = [one[:2] for one in reading], [one.package for one in reading]
+    else:
+        groups, reading = GIVEN, rj.data.read_json_lines(args.data, args.fields, encoding=args.encoding)
+        listed = [[part if isinstance(part, list) else [part] for part in item] for item in reading]
+        found = [(" ".join(map(str, sentences)), str(summaries[0])) for sentences, summaries in listed]
+        names = [Path(place.path).name.lower().split(".")[0] for place in reading.places]
     print(reading.report())
-    listed = [[part if isinstance(part, list) else [part] for part in item] for item in reading]
-    pairs = [Pair(" ".join(map(str, sentences)), str(summaries[0])) for sentences, summaries in listed]
-    parts = rj.data.split(pairs, (0.8, 0.1, 0.1), by=lambda pair: pair.text, seed=args.seed)
+    pairs = [Pair(*texts, str(place)) for texts, place in zip(found, reading.places, strict=True)]
+    parts = [[pair for pair, name in zip(pairs, names, strict=True) if name in group] for group in groups]
+    if not all(parts):
+        print("dealt at random: there are no files for each of train, dev or validation, and test")
+        parts = rj.data.split(pairs, (0.8, 0.1, 0.1), by=lambda pair: pair.text, seed=args.seed)
     if not all(parts):
         raise SystemExit(f"{args.data} has {len(pairs)} pairs: too few for training, validation and test")
     return parts
@@ -148,7 +147,7 @@ def load(args: argparse.Namespace) -> list[list[Pair]]:
 
 def make_vocabulary(pairs: Sequence[Pair], args: argparse.Namespace) -> Any:
     """The most frequent words, or pieces of words, of texts and summaries."""
-    texts = [text.lower() for pair in pairs for text in pair]
+    texts = [text.lower() for pair in pairs for text in pair[:2]]
     if args.unit == "piece":
         return rj.data.BytePairs.train(texts, args.vocabulary)
     return rj.data.Vocabulary.words(map(rj.data.words, texts), max_size=args.vocabulary)
@@ -159,7 +158,7 @@ def code(pairs: Sequence[Pair], vocabulary: Any, args: argparse.Namespace) -> Co
     are these words in its summary; pieces can spell everything."""
     sources, targets, names = [], [], []
     for pair in pairs:
-        text, summary = ((rj.data.words if args.unit == "word" else str)(part.lower()) for part in pair)
+        text, summary = ((rj.data.words if args.unit == "word" else str)(part.lower()) for part in pair[:2])
         unknown = [] if args.unit == "piece" else [word for word in text[: args.words] if word not in vocabulary]
         own = list(dict.fromkeys(unknown))[: args.own_words]
         number = {word: len(vocabulary) + i for i, word in enumerate(own)}
@@ -192,20 +191,12 @@ def train(network: Network, data: Coded, validation: Coded, args: argparse.Names
     count = 1 if args.smoke else 4  # programs, each for texts of about one length
     updates = args.epochs * -(-len(data.own) // args.batch)
     schedule = optax.cosine_decay_schedule(1.0, updates, alpha=0.05)
-    return rj.training.fit(
-        (jax.jit(network.init)(jax.random.key(args.seed)), network.apply),
-        rj.data.pair_buckets(data.pairs, args.batch, count=count),
-        validation=rj.data.pair_buckets(validation.pairs, args.batch, count=count, seed=None),
-        loss=loss,
-        metrics=[("nats", nats)],
-        optimizer=rj.training.optimizer(args.learning_rate, clip_norm=1.0, schedule=schedule),
-        epochs=args.epochs,
-        seed=args.seed,
-        monitor="val_nats",
-        mode="min",
-        restore_best=True,
-        checkpoint_dir=args.checkpoints,
-    )
+    options: dict[str, Any] = {"loss": loss, "metrics": [("nats", nats)], "epochs": args.epochs, "seed": args.seed}
+    options |= {"monitor": "val_nats", "mode": "min", "restore_best": True, "checkpoint_dir": args.checkpoints}
+    options["optimizer"] = rj.training.optimizer(args.learning_rate, clip_norm=1.0, schedule=schedule)
+    options["validation"] = rj.data.pair_buckets(validation.pairs, args.batch, count=count, seed=None)
+    model = jax.jit(network.init)(jax.random.key(args.seed)), network.apply
+    return rj.training.fit(model, rj.data.pair_buckets(data.pairs, args.batch, count=count), **options)
 
 
 def rouge(summaries: Sequence[str], references: Sequence[str]) -> dict[str, float]:
@@ -242,6 +233,7 @@ def show(looked: dict, pairs: list[Pair], summaries: list[list[str]], text: list
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a .jsonl file, or a folder or zip file of them")
+    parser.add_argument("--encoding", default="utf-8", help="of the files (%(default)s)")
     parser.add_argument("--fields", nargs=2, default=("source", "target"), help="names of the text and its summary")
     parser.add_argument("--unit", choices=("word", "piece"), default="word", help="of the vocabulary: pieces are BPE")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
@@ -266,12 +258,18 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     if args.smoke:
         args.hidden, args.epochs, args.vocabulary, args.words = 16, 1, 1000, 20
-    parts = [part[: 64 if args.smoke else None] for part in load(args)]
+    try:
+        parts = [part[: 64 if args.smoke else None] for part in load(args)]
+    except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
+        raise SystemExit(str(error)) from error
     vocabulary = make_vocabulary(parts[0], args)
     data, validation, test = (code(part, vocabulary, args) for part in parts)
     unknown = np.mean(test.pairs.targets[test.pairs.targets != vocabulary.pad] == vocabulary.unknown)
     sizes = " + ".join(str(len(part)) for part in parts)
     print(f"{sizes} pairs, vocabulary of {len(vocabulary):,} {args.unit}s, of test summaries {unknown:.1%} unknown")
+    rows = zip(parts[2], test.pairs.targets.tolist(), strict=True)
+    for pair, row in [(pair, row) for pair, row in rows if vocabulary.unknown in row][:5]:
+        print(f"{pair.place}: unknown: {rj.data.words(pair.summary.lower())[row.index(vocabulary.unknown)]!r}")
     references = [pair.summary for pair in parts[2]]
     first = rouge([lead(pair.text) for pair in parts[2]], references)
     network = Network.of(vocabulary, args)
@@ -281,19 +279,21 @@ def main() -> None:
     ids = rj.training.predict((params, search), sources, lengths=lengths, batch_size=args.batch)  # (N, U)
     spelled, joint = [spell(*row, vocabulary) for row in zip(ids, test.own, strict=True)], " " * (args.unit == "word")
     own, some = rouge([joint.join(words) for words in spelled], references), slice(0, None, -(-len(ids) // 8))
-    print("\n".join(f"{name}: {own[name]:.3f}, lead-1 {first[name]:.3f}" for name in own))
     figures = {"summaries_rouge_l": own["rougeL"], "summaries_rouge_l_over_lead1": own["rougeL"] - first["rougeL"]}
-    print("\n".join(f"figure: {name} {value:.4f}" for name, value in figures.items()))
-    if args.write:
-        options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
-        options["data"] = args.data and Path(args.data).name  # no folder of this machine
-        found = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
-        Path(args.write).write_text(json.dumps(found | {"options": options}, indent=1) + "\n")
-    heads = np.pad(ids[some, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.start)  # each behind those before it
-    inputs = {"source": sources[some], "target": heads, "word": ids[some]}
-    looked = rj.training.predict((params, network.look), inputs, lengths=lengths[some])
-    text = spell(sources[0, : lengths[0]], test.own[0], vocabulary)
-    show(looked, parts[2][some], spelled[some], text, args.out / "summarisation.png")
+    try:
+        if args.write:
+            options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
+            options["data"] = args.data and Path(args.data).name  # no folder of this machine
+            found = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
+            Path(args.write).write_text(json.dumps(found | {"options": options}, indent=1) + "\n")
+        heads = np.pad(ids[some, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.start)  # the words before
+        inputs = {"source": sources[some], "target": heads, "word": ids[some]}
+        looked = rj.training.predict((params, network.look), inputs, lengths=lengths[some])
+        text = spell(sources[0, : lengths[0]], test.own[0], vocabulary)
+        show(looked, parts[2][some], spelled[some], text, args.out / "summarisation.png")
+    finally:  # whatever becomes of file and picture
+        print("", *(f"{name}: {own[name]:.3f}, lead-1 {first[name]:.3f}" for name in own), sep="\n")
+        print("\n".join(f"figure: {name} {value:.4f}" for name, value in figures.items()))
 
 
 if __name__ == "__main__":

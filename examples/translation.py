@@ -67,12 +67,15 @@ def dates(count: int, seed: int, split_seed: int = 0) -> Task:
     return Task(train, validation, test, *map(rj.data.Vocabulary.characters, zip(*train, strict=True)))
 
 
-def sentences(path: str, columns: tuple[int, int], most_words: int, vocabulary: str, size: int, seed: int) -> Task:
+def sentences(
+    path: str, columns: tuple[int, int], most_words: int, vocabulary: str, size: int, seed: int, encoding: str = "utf-8"
+) -> Task:
     """Pairs of a file, lower-cased, of at most so many words. Parts are dealt by distinct sentences of column 0, and
     training keeps no pair one side of which is in another part."""
-    reading = rj.data.read_pairs(path, columns=columns)
+    reading = rj.data.read_pairs(path, columns=columns, encoding=encoding)
     print(f"{path}: {reading.report()}")
     pairs = [(source.lower(), target.lower()) for source, target in reading]
+    places = dict(zip(pairs, reading.places, strict=True))
     pairs = [pair for pair in pairs if max(len(text.split()) for text in pair) <= most_words]
     first = columns.index(min(columns))
     train, validation, test = rj.data.split(pairs, (0.94, 0.03, 0.03), by=lambda pair: pair[first], seed=seed)
@@ -84,7 +87,11 @@ def sentences(path: str, columns: tuple[int, int], most_words: int, vocabulary: 
     if vocabulary == "bpe":
         return Task(train, validation, test, *(rj.data.BytePairs.train(side, size) for side in texts))
     learn = partial(rj.data.Vocabulary.words, min_count=2, max_size=size)
-    return Task(train, validation, test, *(learn(map(rj.data.words, side)) for side in texts))
+    task = Task(train, validation, test, *(learn(map(rj.data.words, side)) for side in texts))
+    said = ((places[pair], task.source.complaint(rj.data.words(pair[0]))) for pair in test)
+    for place, complaint in [one for one in said if one[1]][:5]:
+        print(f"{place}: in the test {complaint}")
+    return task
 
 
 def spelled(vocabulary: Any, text: str) -> str:
@@ -166,9 +173,8 @@ def train(task: Task, recipe: Recipe, seed: int, **options: Any) -> rj.training.
 def search(model, params, sources, lengths, length, beams):
     """The most probable translations that are found, (S, B) -> (B, L); with one beam greedily."""
     step = rj.decoding.next_token(model.decoder, params["decoder"], model.encode(params, sources, lengths))
-    starts = jnp.full(sources.shape[1:], START)
+    starts, rules = jnp.full(sources.shape[1:], START), {"end": END, "bans": (PAD, START, UNKNOWN)}
     carry = step.initial_state(starts.shape)
-    rules = {"end": END, "bans": (PAD, START, UNKNOWN)}
     if beams == 1:
         return rj.decoding.greedy(step, carry, starts, length, **rules).tokens
     found = rj.decoding.beam_search(step, carry, starts, length, beams, length_penalty=rj.decoding.GNMT(0.6), **rules)
@@ -221,23 +227,18 @@ def named(data: str, columns: Sequence[int]) -> str:
     return "_".join([parts[1 - column] for column in columns] if pair else [*parts, *map(str, columns)])
 
 
-def spread(items: Sequence[Any], count: int) -> list[Any]:
-    """So many of the items, from the first to the last."""
-    return [items[i] for i in np.linspace(0, len(items) - 1, min(count, len(items))).astype(int)]
-
-
 def write(figures: dict[str, float], recipe: Recipe, args: argparse.Namespace) -> None:
     """Saves the figures with what they came from."""
-    machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
+    data = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
     options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
     options["data"] = args.data and Path(args.data).name  # no folder of this machine
-    data = {"machine": machine, "figures": figures, "recipe": recipe._asdict(), "options": options}
-    Path(args.write).write_text(json.dumps(data, indent=1) + "\n")
+    Path(args.write).write_text(json.dumps(data | {"recipe": recipe._asdict(), "options": options}, indent=1) + "\n")
 
 
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a file with tabs between its columns, or a zip file of such; default: dates")
+    parser.add_argument("--encoding", default="utf-8", help="of the file (%(default)s)")
     parser.add_argument("--columns", type=int, nargs=2, default=(0, 1), help="of source and target, counted from 0")
     parser.add_argument("--most-words", type=int, default=10, help="pairs with a longer side are left out")
     parser.add_argument("--vocabulary", choices=("word", "bpe"), default="bpe", help="what sentences are split into")
@@ -259,10 +260,11 @@ def main() -> None:
     for folder in (args.out, Path(args.write or "").parent):
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     began, recipe = time.perf_counter(), SENTENCES if args.data else DATES
-    if args.data:
-        task = sentences(args.data, tuple(args.columns), args.most_words, args.vocabulary, args.size, args.seed)
-    else:
-        task = dates(1000 if args.smoke else 24_000, args.seed)
+    of_file = tuple(args.columns), args.most_words, args.vocabulary, args.size, args.seed, args.encoding
+    try:
+        task = sentences(args.data, *of_file) if args.data else dates(1000 if args.smoke else 24_000, args.seed)
+    except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
+        raise SystemExit(str(error)) from error
     if args.smoke:
         task = task._replace(train=task.train[:1000], validation=task.validation[:99], test=task.test[:99])
     recipe = (SMOKE if args.smoke else recipe)._replace(epochs=args.epochs or recipe.epochs)
@@ -275,22 +277,23 @@ def main() -> None:
     sources, references = map(list, zip(*task.test, strict=True))
     hypotheses = translate(fitted, task, sources, args.beams)
     expected = [spelled(task.target, text) for text in references]
-    for source, hypothesis, target in spread([*zip(sources, hypotheses, expected, strict=True)], 8):
-        print(f"  {source}  →  {hypothesis}" + ("" if hypothesis == target else f"  (expected: {target})"))
     name = named(args.data, args.columns) if args.data else "dates"
     figures = {f"{name}_bleu": bleu(hypotheses, references)} if args.data else {}
     spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time()}
     figures |= {f"{name}_exact": exact(hypotheses, expected), **spent}
-    print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
-    print(f"figure: {next(iter(figures))} {next(iter(figures.values())):.4f}")
-    if args.write:
-        write(figures, recipe, args)
-    # what the picture's font has: letters that are neither joined nor written from right to left
-    pairs = [pair for pair in zip(sources, hypotheses, strict=True) if max("".join(pair)) < "\u0590"]
-    if pairs:
-        pairs = spread(sorted(pairs, key=lambda pair: len(pair[0])), 5)[1:4] or pairs
-        draw(args.out / "translation.png", fitted, task, pairs)
-        print(f"saved {args.out / 'translation.png'}")
+    try:
+        if args.write:
+            write(figures, recipe, args)
+        for source, hypothesis, target in [*zip(sources, hypotheses, expected, strict=True)][:: len(sources) // 8 + 1]:
+            print(f"  {source}  →  {hypothesis}" + ("" if hypothesis == target else f"  (expected: {target})"))
+        # what the picture's font has: letters that are neither joined nor written from right to left
+        if pairs := [pair for pair in zip(sources, hypotheses, strict=True) if max("".join(pair)) < "\u0590"]:
+            pairs, some = sorted(pairs, key=lambda pair: len(pair[0])), len(pairs) // 4
+            draw(args.out / "translation.png", fitted, task, pairs[some :: some + 1])
+            print(f"saved {args.out / 'translation.png'}")
+    finally:  # whatever becomes of file and picture
+        print(", ".join(f"{name} {value:.4g}" for name, value in figures.items()))
+        print(f"figure: {next(iter(figures))} {next(iter(figures.values())):.4f}")
 
 
 if __name__ == "__main__":

@@ -66,7 +66,7 @@ def test_ten_epochs_reach_the_accuracy(quickstart, cell, bound):
 @pytest.mark.slow
 def test_the_script_prints_a_table_and_saves_a_figure(quickstart, monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib", reason="the figure needs matplotlib, of the extra `examples`")
-    path = tmp_path / "quickstart.png"
+    path = tmp_path / "new" / "quickstart.png"
     monkeypatch.setattr(sys, "argv", ["quickstart.py", "--epochs", "1", "--figure", str(path)])
     quickstart.main()
     assert {"Elman", "GRU", "LSTM"} <= set(capsys.readouterr().out.split())

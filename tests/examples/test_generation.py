@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import jax
 import jax.numpy as jnp
@@ -261,7 +262,8 @@ def test_checkpoints_hold_a_trained_network(generation, file, monkeypatch, capsy
     monkeypatch.setattr(rj.training, "fit", watched)
     generation.main()
     first = capsys.readouterr().out
-    generation.main()
+    with pytest.warns(UserWarning, match="had ended, after 2 epochs"):
+        generation.main()
     second = capsys.readouterr().out
     (trained, epochs), (found, none) = fits
     assert (epochs, none) == (2, 0)
@@ -276,7 +278,7 @@ def test_a_start_that_the_text_does_not_have_is_replaced(generation, tmp_path, m
     monkeypatch.setattr(sys, "argv", ["generation.py", "--data", str(path), "--length", "3", "--out", str(tmp_path)])
     monkeypatch.setattr(generation, "train", lambda text, args: recurrent)
     monkeypatch.setattr(generation, "judge", lambda *_: {"nats": 1.0, "perplexity": 1.0, "bits_per_character": 1.0})
-    monkeypatch.setattr(generation, "draw", lambda *_: None)
+    monkeypatch.setattr(rj.diagnostics.plots, "learning_curve", MagicMock())
     generation.main()
     out = capsys.readouterr().out
     assert "the text has nothing of `--start`: samples begin with 'k'" in out

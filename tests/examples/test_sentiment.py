@@ -52,6 +52,8 @@ def test_no_text_is_in_two_parts(sentiment, folder, capsys):
     assert [len(part.words) for part in data[:3]] == pytest.approx([176, 22, 22], abs=5)
     assert sum(map(len, parts)) == len(set().union(*parts)) == 210
     for part in data[:3]:
+        for row, place in zip(part.words, part.places, strict=True):
+            assert Path(place.path).read_text().splitlines()[place.line - 1] == " ".join(row)
         for row, label in zip(part.words, part.labels, strict=True):
             if row[0] != "Same":
                 assert label == bool({"good", "fine"} & set(row))
@@ -134,6 +136,7 @@ def test_the_page_shows_words_by_weight(sentiment):
 
 @pytest.mark.slow
 def test_the_example_learns_and_draws(sentiment, folder, monkeypatch, capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib, of the extra `examples`")
     out = tmp_path / "pages"
     figures = tmp_path / "figures.json"
     arguments = ["--data", str(folder), "--epochs", "8", "--out", str(out), "--write", str(figures)]
@@ -144,6 +147,7 @@ def test_the_example_learns_and_draws(sentiment, folder, monkeypatch, capsys, tm
     assert found.keys() == {"polarity_accuracy", "polarity_bag_of_words"}
     assert found["polarity_accuracy"] > 0.8
     assert '"polarity_accuracy"' in figures.read_text()
+    assert (out / "sentiment.png").read_bytes().startswith(b"\x89PNG")
     read = Reader((out / "sentiment.html").read_text(encoding="utf-8"))
     assert read.styles
     assert any("dull" in row for row in read.words)

@@ -191,7 +191,7 @@ def clips(folder):
     for number, (speaker, index) in enumerate((s, i) for s in ("ann", "bob", "eve") for i in range(10)):
         for digit in range(10):
             value = (1 + 10 * number + digit) / 1000
-            rj.data.write_wav(folder / f"{digit}_{speaker}_{index}.wav", np.full(300, value), 8000)
+            rj.data.write_wav(folder / f"{digit}_{speaker}_{index}.wav", np.full(900, value), 8000)
             values[round(value * 1000)] = (digit, speaker, index)
     return values
 
@@ -212,9 +212,13 @@ def heard_in(utterances, values):
 def test_digits_of_training_validation_and_test_do_not_meet(speech, tmp_path, capsys):
     values = clips(tmp_path)
     (tmp_path / "noise.wav").write_bytes(b"nothing")
+    rj.data.write_wav(tmp_path / "3_ann_7.wav", np.full(500, 0.9), 8000)  # 2 frames at the highest speed, and 3 a step
     args = ["--data", str(tmp_path), "--count", "60", "--tests", "60"]
     task = speech.digits(arguments(speech, *args))
-    assert "noise.wav" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "299 items, 2 problems" in out
+    assert "noise.wav: left out" in out
+    assert "3_ann_7.wav: left out: 0 frames are too few for its 1 labels, which need 1" in out
     sets = [task.training(0) + task.training(1), task.validation, *task.tests.values()]
     indices = [range(7, 10), range(5, 7), range(5)]
     for one, own in zip(sets, indices, strict=True):

@@ -310,7 +310,29 @@ def test_json_lines_are_read_and_split_by_text(summarisation, lines, capsys):
     pairs = [pair for part in parts for pair in part]
     assert len(pairs) == 80
     for i in (7, 8):
-        assert summarisation.Pair(f"The file. It reads item{i} twice.", f"Reads item{i}") in pairs
+        assert (f"The file. It reads item{i} twice.", f"Reads item{i}") in [pair[:2] for pair in pairs]
+
+
+def test_files_that_are_the_parts_are_not_dealt_anew(summarisation, tmp_path, capsys):
+    texts = {name: [f"{name} text {i}" for i in range(n)] for name, n in (("train", 9), ("validation", 3), ("test", 2))}
+    for name, own in texts.items():
+        rows = [json.dumps({"source": text, "target": "the same"}) for text in own]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    args = summarisation.arguments().parse_args(["--data", str(tmp_path), "--seed", "3"])
+    assert [[pair.text for pair in part] for part in summarisation.load(args)] == [*texts.values()]
+    (tmp_path / "validation.jsonl").unlink()
+    assert "dealt" not in capsys.readouterr().out
+    parts = summarisation.load(args)
+    assert "dealt at random" in capsys.readouterr().out
+    assert sorted(len(part) for part in parts) == [1, 1, 9]
+
+
+@pytest.mark.slow
+def test_scitldr_is_read_in_its_parts(summarisation, data_path):
+    folder = data_path("scitldr_a")
+    parts = summarisation.load(summarisation.arguments().parse_args(["--data", str(folder)]))
+    assert [len(part) for part in parts] == [1992, 619, 618]
+    assert {Path(pair.place.rsplit(":", 1)[0]).name for pair in parts[2]} == {"test.jsonl"}
 
 
 def test_too_few_pairs_are_refused(summarisation, tmp_path):

@@ -1,0 +1,157 @@
+"""A file that cannot be read ends an example with a sentence; `--encoding` reads it, and unknown symbols are named."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import re
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import MagicMock
+
+import pytest
+
+import rnnjax as rj
+
+FOLDER = Path(__file__).parents[2] / "examples"
+# what an example needs of the extra `examples`, beside matplotlib
+NEEDED = {
+    "dialogue": "sacrebleu",
+    "generation": "matplotlib",
+    "sentiment": "sklearn",
+    "speech": "jiwer",
+    "summarisation": "rouge_score",
+    "translation": "sacrebleu",
+}
+# a text for each example that takes an encoding, and what is wrong with it once it is read
+TEXTS = {
+    "generation": ("short", "has 5 characters: at least 10,000 are needed"),
+    "speech": ("missing.wav\tsaid", "left out: .*missing.wav"),
+    "summarisation": ('{"source": "a b", "target": "a"}', "has 1 pairs: too few"),
+    "translation": ("one\tuno", "has 1 pairs of at most 10 words: too few"),
+}
+
+
+class Enough(Exception):
+    """Raised where the training would begin."""
+
+
+@pytest.fixture
+def run(monkeypatch, tmp_path):
+    """Runs an example with these flags; what its functions are replaced by comes last."""
+
+    def run(name, *flags, **replaced):
+        for package in ("matplotlib", NEEDED[name]):
+            pytest.importorskip(package, reason=f"the example needs {package}, of the extra `examples`")
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        example = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(example)
+        for function, other in replaced.items():
+            monkeypatch.setattr(example, function, other)
+        monkeypatch.setattr(sys, "argv", [f"{name}.py", "--out", "out/file", *flags])
+        example.main()
+
+    def no_training(*_, **__):
+        raise Enough
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(rj.training, "fit", no_training)
+    return run
+
+
+@pytest.mark.parametrize("name", TEXTS)
+def test_a_file_in_another_encoding_is_read_if_that_is_said(run, name):
+    text, wrong = TEXTS[name]
+    Path("file.txt").write_bytes(text.encode("utf-16"))
+    data = ["--data", "file.txt"]
+    with pytest.raises(SystemExit, match=re.escape('begins as UTF-16 does; pass `encoding="utf-16"`')):
+        run(name, *data)
+    with pytest.raises(SystemExit, match="unknown encoding: nonsense"):
+        run(name, *data, "--encoding", "nonsense")
+    with pytest.raises(SystemExit, match=wrong):
+        run(name, *data, "--encoding", "utf-16")
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_a_missing_file_ends_with_a_sentence(run, name):
+    with pytest.raises(SystemExit, match=r"No such file or directory: '.*nowhere"):
+        run(name, "--data", "nowhere")
+
+
+def test_a_text_is_also_named_by_its_other_flag(run):
+    with pytest.raises(SystemExit, match=r"No such file or directory: '.*nowhere"):
+        run("generation", "--text", "nowhere")
+
+
+def test_unknown_characters_of_a_text_are_named(run, capsys):
+    Path("text.txt").write_text("some words\n\n" * 1000 + "an ξ\n" + "some words\n" * 50, encoding="utf-8")
+    with pytest.raises(Enough):
+        run("generation", "--data", "text.txt")
+    assert "text.txt:2001: character 1, 'a', is not in the vocabulary\n" in capsys.readouterr().out
+    Path("text.txt").write_text("some words\n\n" * 1000 + "new ones\nsome words\n" * 50, encoding="utf-8")
+    with pytest.raises(Enough):
+        run("generation", "--data", "text.txt", "--unit", "word")
+    named = re.findall(r"text.txt:(\d+): word 1, 'new', is not in the vocabulary", capsys.readouterr().out)
+    assert named == [str(line) for line in range(2001, 2011, 2)]  # five of fifty, all in the validation part
+
+
+def test_unknown_words_of_a_translation_are_named(run, capsys):
+    lines = [f"the word{number}\tel {number}" for number in range(200)]
+    Path("pairs.tsv").write_text("\n".join(["no tab", *lines]), encoding="utf-8")
+    with pytest.raises(Enough):
+        run("translation", "--data", "pairs.tsv", "--vocabulary", "word")
+    named = re.findall(
+        r"pairs.tsv:(\d+): in the test word 2, 'word(\d+)', is not in the vocab", capsys.readouterr().out
+    )
+    assert len(named) == 5
+    assert all(int(line) == int(number) + 2 for line, number in named)
+
+
+def test_unknown_words_of_a_summary_are_named(run, capsys):
+    texts = {"train": ["some news"] * 8, "dev": ["some news"], "test": ["some news", "news again"]}
+    Path("news").mkdir()
+    for part, summaries in texts.items():
+        rows = [json.dumps({"source": ["News.", f"It is {part}."], "target": summary}) for summary in summaries]
+        Path("news", f"{part}.jsonl").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(Enough):
+        run("summarisation", "--data", "news")
+    out = capsys.readouterr().out
+    assert "8 + 1 + 2 pairs" in out
+    assert re.findall(r"(\S+): unknown: '(.+)'", out) == [(str(Path("news", "test.jsonl:2")), "again")]
+
+
+def test_unknown_words_of_reviews_are_named(run, capsys):
+    for name in ("neg", "pos"):
+        lines = [f"so {name} n{number}" for number in range(100)]
+        Path(f"rt-polarity.{name}").write_text("\n".join(lines), encoding="utf-8")
+    with pytest.raises(Enough):
+        run("sentiment", "--data", ".")
+    out = capsys.readouterr().out
+    named = re.findall(r"rt-polarity.(?:neg|pos):(\d+): word 3, 'n(\d+)', is not in the vocabulary", out)
+    assert len(named) == 5
+    assert all(int(line) == int(number) + 1 for line, number in named)
+    assert "20 of 20 test sentences have unknown words" in out
+
+
+def test_unknown_words_of_requests_are_named(run, monkeypatch, capsys):
+    Path("snips").mkdir()
+    for part, said in (("train", ["wake me"] * 40), ("validate", ["wake me", "wake him"])):
+        file = Path("snips", f"{part}_Wake{'_full' * (part == 'train')}.json")
+        rows = ",\n".join(json.dumps({"data": [{"text": text}]}) for text in said)
+        file.write_text('{"Wake": [\n' + rows + "]}", encoding="utf-8")
+    monkeypatch.setattr(rj.diagnostics.plots, "learning_curve", MagicMock())
+    fitted = SimpleNamespace(model=None, history={})
+    found = [("Wake", ["O", "O"])] * 2
+    run(
+        "dialogue",
+        "--data",
+        "snips",
+        train=lambda *_, **__: fitted,
+        read=lambda lexicon, model, said: found[: len(said)],
+    )
+    out = capsys.readouterr().out
+    assert "40 items, 0 problems\n2 items, 0 problems\n" in out
+    assert re.search(
+        r"1 of 2 have words that are unknown\n  \S+:3: word 2, 'him', is not in the vocabulary\nfigure", out
+    )
