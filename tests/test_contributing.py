@@ -37,7 +37,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / folder, copy / folder, ignore=shutil.ignore_patterns("__pycache__", "goldens"))
     shutil.copy(ROOT / "pyproject.toml", copy)
     steps = TITLED.findall((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
-    apply_each = (add_file, add_export, add_row, add_transcription, add_reference)
+    apply_each = (add_file, add_exports, add_export, add_row, add_transcription, add_reference)
     for (name, code), apply in zip(steps, apply_each, strict=True):
         apply(copy / name, code)
     return copy
@@ -48,8 +48,12 @@ def add_file(path: Path, code: str) -> None:
     path.write_text(code, encoding="utf-8")
 
 
+def add_exports(path: Path, lines: str) -> None:
+    insert_after(r"^from \.active_units import .*\n", path, lines)
+
+
 def add_export(path: Path, line: str) -> None:
-    insert_after(r"^from \.cells import .*\n(?!from \.cells)", path, line)
+    insert_after(r"^from \.cells import ActiveUnits .*\n", path, line)
 
 
 def add_row(path: Path, row: str) -> None:
@@ -64,12 +68,11 @@ def add_reference(path: Path, line: str) -> None:
     insert_after(r"^REFERENCES: .* = \{\n", path, line)
 
 
-def insert_after(pattern: str, path: Path, line: str) -> None:
-    assert line.count("\n") == 1
+def insert_after(pattern: str, path: Path, lines: str) -> None:
     text = path.read_text(encoding="utf-8")
     found = list(re.finditer(pattern, text, re.MULTILINE))
     assert len(found) == 1
-    path.write_text(text[: found[0].end()] + line + text[found[0].end() :], encoding="utf-8")
+    path.write_text(text[: found[0].end()] + lines + text[found[0].end() :], encoding="utf-8")
 
 
 def run(copy: Path, *arguments: str) -> str:
@@ -109,6 +112,7 @@ def test_equation_of_the_new_cell(copy: Path) -> None:
 
 
 def test_new_code_is_formatted(copy: Path) -> None:
-    changed = ("rnnjax/cells/antisymmetric.py", "rnnjax/__init__.py", "tests/references.py", "tests/test_equations.py")
+    package = ("rnnjax/cells/antisymmetric.py", "rnnjax/cells/__init__.py", "rnnjax/__init__.py")
+    changed = (*package, "tests/references.py", "tests/test_equations.py")
     run(copy, "ruff", "format", "--check", *changed)
     run(copy, "ruff", "check", *changed)

@@ -8,6 +8,7 @@ import runpy
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -75,6 +76,45 @@ def test_precision_table_has_every_dtype() -> None:
 def test_readme_tables_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(ROOT / "tools" / "readme.py"))["main"]
     assert main(["--check"]) == 0, capsys.readouterr().out
+
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "ProjectionLSTM": {"proj_size": 3},
+    "ConvLSTM": {"spatial_shape": (5, 4), "kernel_size": (3, 2)},
+    "CfC": {"backbone_size": 7},
+    "SLSTM": {"heads": 2},
+    "MLSTM": {"heads": 2},
+    "GLA": {"heads": 2, "key_size": 3, "rank": 4},
+    "DeltaNet": {"heads": 2, "key_size": 3},
+    "GatedDeltaNet": {"heads": 2, "key_size": 3},
+}
+"""Those of cells whose parameters depend on more than I and H, as `LETTERS` says."""
+LETTERS = {"I": 6, "H": 8, "P": 3, "K": 6, "M": 7, "N": 2, "R": 4}
+
+
+def choosing_rows() -> list[tuple[str, ...]]:
+    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
+    lines = [line for line in text.splitlines() if line.startswith("| `")]
+    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+
+
+@pytest.mark.parametrize("row", [row for row in choosing_rows() if len(row) == 5], ids=lambda row: row[0].strip("`"))
+def test_costs_in_the_table_of_cells(row: tuple[str, ...]) -> None:
+    name, _, numbers, over_time, _ = row
+    name = name.strip("`")
+    cell = getattr(rj, name)(LETTERS["H"], **OPTIONS.get(name, {}))
+    in_size = LETTERS["H"] if name in ("SRU", "RGLRU") else LETTERS["I"]
+    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), in_size))
+    letters = LETTERS | {"D": 4 if name == "SLSTM" else 3}
+    assert eval(numbers.replace("·", "*"), letters) == sum(leaf.size for leaf in jax.tree.leaves(params))
+    assert over_time == ("at once" if cell.capability in ("associative", "chunked") else "one by one")
+
+
+def test_every_cell_has_a_row_that_says_why() -> None:
+    tool = runpy.run_path(str(ROOT / "tools" / "readme.py"))
+    named = [name for row in choosing_rows() for name in re.findall(r"`(\w+)`", row[0])]
+    assert sorted(named) == sorted(cls.__name__ for cls in tool["exported"]())
+    assert not [row[0] for row in choosing_rows() if not re.search(r"measured|papers?: ", row[-1])]
 
 
 def test_readme_links_every_page() -> None:

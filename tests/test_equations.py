@@ -32,7 +32,7 @@ def _phi_and_leak(cell: Any) -> dict[str, Any]:
 
 
 def _eps(cell: Any) -> dict[str, Any]:
-    return {"eps": cell.eps}
+    return {"eps": cell.epsilon}
 
 
 def _leaves(*names: str) -> Options:
@@ -121,6 +121,15 @@ def test_every_cell_has_a_transcription() -> None:
     """But wrappers and cells that read a memory, which have tests of their own."""
     cells = {type(row.cell) for row in CELLS if row.memory_size is None and not isinstance(row.cell, rj.Wrapper)}
     assert set(REFERENCES) == cells
+
+
+def test_parameters_and_states_have_public_names() -> None:
+    """Users make their own: `rnnjax.cells.LSTMState(h, c)`."""
+    for row in CELLS:
+        if type(row.cell) in REFERENCES:
+            params, _, state = _problem(row.cell, row.event_shape)
+            for tree in (params, state):
+                assert vars(rj.cells)[type(tree).__name__] is type(tree)
 
 
 @pytest.mark.parametrize(("descriptor", "implementation"), CASES)
@@ -220,8 +229,8 @@ def test_ind_rnn_constrains_its_recurrent_weights() -> None:
         (lambda: rj.PeepholeLSTM(4, max_time=2.5), TypeError, "`max_time` must be a positive integer"),
         (lambda: rj.ProjectionLSTM(4, proj_size=0), ValueError, "`proj_size` must be at least 1"),
         (lambda: rj.CoupledLSTM(4, activation="tanhh"), ValueError, "unknown activation"),
-        (lambda: rj.LayerNormLSTM(4, eps=0), ValueError, "`eps` must be above 0"),
-        (lambda: rj.LayerNormGRU(4, eps="small"), TypeError, "`eps` must be a positive number"),
+        (lambda: rj.LayerNormLSTM(4, epsilon=0), ValueError, "`epsilon` must be above 0"),
+        (lambda: rj.LayerNormGRU(4, epsilon="small"), TypeError, "`epsilon` must be a positive number"),
         (lambda: rj.IndRNN(4, max_time=0), ValueError, "`max_time` must be at least 1"),
         (lambda: rj.ConvLSTM(4, 5), TypeError, "`spatial_shape` must be a tuple of 1 to 3 sizes"),
         (lambda: rj.ConvLSTM(4, (1, 2, 3, 4)), TypeError, "`spatial_shape` must be a tuple of 1 to 3 sizes"),

@@ -50,12 +50,12 @@ CORE = {
     "fused_vs_nnx_gradient_least": "the same, least row",
     "fused_vs_nnx_forward": "`fused`: speed over nnx's, forward pass, geometric mean of the rows",
     "fused_vs_nnx_forward_least": "the same, least row",
-    "quickstart_elman_accuracy": "% of digits right, mean of 20 seeds, Elman network of the quickstart, constant rate",
-    "quickstart_keras_accuracy": "the same network in Keras",
-    "quickstart_difference_standard_error": "standard error of the difference of the two",
-    "quickstart_elman_accuracy_falling_rate": "the same with the quickstart's falling rate, mean of 5 seeds",
-    "quickstart_keras_accuracy_falling_rate": "the same network in Keras",
-    "quickstart_seconds_vs_keras": "time to train it, compilation included, over Keras's; less is better",
+    "quickstart_elman_accuracy": "% of digits right, quickstart's Elman network, constant rate, mean of 20 seeds",
+    "quickstart_elman_accuracy_falling_rate": "% of digits right, that network, falling rate, mean of 5 seeds",
+    "quickstart_keras_accuracy": "% of digits right, that network in Keras, constant rate, mean of 20 seeds",
+    "quickstart_keras_accuracy_falling_rate": "% of digits right, that network in Keras, falling rate, mean of 5 seeds",
+    "quickstart_difference_standard_error": "standard error of ours minus Keras's at a constant rate, in %",
+    "quickstart_seconds_vs_keras": "time to train that network, compilation included, over Keras's; less is better",
 }
 # each has a table in Markdown and figures in JSON, under the name of the file
 FIGURES = {"figures": ("core", CORE), "speed": ("speed", SPEED)}

@@ -35,10 +35,11 @@ class CoupledLSTMState(NamedTuple):
 class CoupledLSTM(GatedCell):
     """Long short-term memory with coupled input and forget gate (CIFG): it writes as much as it forgets.
 
-    f, o = σ(x_t w + h_{t-1} u + b)       forget and output gate
-    g    = φ(x_t w + h_{t-1} u + b)       candidate
-    c_t  = f ⊙ c_{t-1} + (1 − f) ⊙ g
-    h_t  = o ⊙ φ(c_t)
+    f   = σ(x_t w_f + h_{t-1} u_f + b_f)       forget gate
+    g   = φ(x_t w_g + h_{t-1} u_g + b_g)       candidate
+    o   = σ(x_t w_o + h_{t-1} u_o + b_o)       output gate
+    c_t = f ⊙ c_{t-1} + (1 − f) ⊙ g
+    h_t = o ⊙ φ(c_t)
 
     ======  =======  =============================================================
     w       (I, 3H)  input weights, Glorot uniform per gate
@@ -46,14 +47,14 @@ class CoupledLSTM(GatedCell):
     b       (3H)     bias, zero, with `forget_bias` for the forget gate
     ======  =======  =============================================================
 
-    Gates lie on the last axis in the order f, g, o. There are no peepholes. State: `CoupledLSTMState(h, c)`, zero at
-    first. The output is h.
+    w, u and b hold a part for each gate on the last axis, in the order f, g, o. There are no peepholes. State:
+    `CoupledLSTMState(h, c)`, zero at first. The output is h.
 
     Args:
         hidden_size: H.
         activation: φ of candidate and cell state.
         gate_activation: σ of the two gates, with values in [0, 1].
-        forget_bias: added to the forget gate's bias at initialisation, not in the forward pass.
+        forget_bias: one number or (H), added to the forget gate's bias at initialisation, not in the forward pass.
         max_time: longest dependency in time steps; given, forget biases are drawn by chrono initialisation.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
@@ -71,7 +72,7 @@ class CoupledLSTM(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(default=1.0)
+    forget_bias: float | Array = node(default=1.0)
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 

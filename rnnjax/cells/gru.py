@@ -35,9 +35,10 @@ class GRUState(NamedTuple):
 class GRU(GatedCell):
     """Gated recurrent unit, reset after the product: the one of PyTorch, cuDNN and Keras.
 
-    r, z = σ(x_t w + h_{t-1} u + b)                          reset and update gate
-    n    = φ(x_t w_n + b + r ⊙ (h_{t-1} u_n + b_n))          candidate
-    h_t  = (1 − z) ⊙ n + z ⊙ h_{t-1}
+    r   = σ(x_t w_r + h_{t-1} u_r + b_r)                     reset gate
+    z   = σ(x_t w_z + h_{t-1} u_z + b_z)                     update gate
+    n   = φ(x_t w_n + b_x + r ⊙ (h_{t-1} u_n + b_n))         candidate
+    h_t = (1 − z) ⊙ n + z ⊙ h_{t-1}
 
     ======  =======  ==============================================
     w       (I, 3H)  input weights, Glorot uniform per gate
@@ -46,15 +47,17 @@ class GRU(GatedCell):
     b_n     (H)      bias of the candidate's recurrent part, zero
     ======  =======  ==============================================
 
-    Gates lie on the last axis in the order r, z, n, as in PyTorch; Keras stores z, r, h. `b_n` is what lets weights of
-    PyTorch, Keras (`reset_after=True`) and cuDNN fit exactly; `ResetBeforeGRU` is the cell of the paper. State:
-    `GRUState(h)`, zero at first. The output is h.
+    w, u and b hold a part for each gate on the last axis, in the order r, z, n, as in PyTorch; Keras stores z, r, h.
+    The parts of b are b_r, b_z and b_x, which belongs to the candidate; `b_n` is an array of its own. It is what lets
+    weights of PyTorch, Keras (`reset_after=True`) and cuDNN fit exactly; `ResetBeforeGRU` is the cell of the paper.
+    State: `GRUState(h)`, zero at first. The output is h.
 
     Args:
         hidden_size: H.
         activation: φ of the candidate.
         gate_activation: σ of the two gates.
-        update_bias: the update gate's bias at initialisation; above zero, units keep their values for longer.
+        update_bias: the update gate's bias at initialisation, one number or (H); above zero, units keep their values
+            for longer.
         max_time: longest dependency in time steps; given, the update gate's biases are drawn by chrono initialisation
             (Tallec & Ollivier 2018, arXiv:1804.11188).
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
@@ -74,7 +77,7 @@ class GRU(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    update_bias: float = node(default=0.0)
+    update_bias: float | Array = node(default=0.0)
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 

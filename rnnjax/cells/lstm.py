@@ -35,10 +35,12 @@ class LSTMState(NamedTuple):
 class LSTM(GatedCell):
     """Long short-term memory: a cell state that gates add to and scale, so that gradients survive many steps.
 
-    i, f, o = σ(x_t w + h_{t-1} u + b)       input, forget and output gate
-    g       = φ(x_t w + h_{t-1} u + b)       candidate
-    c_t     = f ⊙ c_{t-1} + i ⊙ g
-    h_t     = o ⊙ φ(c_t)
+    i   = σ(x_t w_i + h_{t-1} u_i + b_i)       input gate
+    f   = σ(x_t w_f + h_{t-1} u_f + b_f)       forget gate
+    g   = φ(x_t w_g + h_{t-1} u_g + b_g)       candidate
+    o   = σ(x_t w_o + h_{t-1} u_o + b_o)       output gate
+    c_t = f ⊙ c_{t-1} + i ⊙ g
+    h_t = o ⊙ φ(c_t)
 
     ======  =======  =============================================================
     w       (I, 4H)  input weights, Glorot uniform per gate
@@ -46,14 +48,15 @@ class LSTM(GatedCell):
     b       (4H)     bias, zero, with `forget_bias` for the forget gate
     ======  =======  =============================================================
 
-    Gates lie on the last axis in the order i, f, g, o. PyTorch's order is the same, its matrices are transposed and its
-    two biases add up to b. State: `LSTMState(h, c)`, zero at first. The output is h.
+    w, u and b hold a part for each gate on the last axis, in the order i, f, g, o. PyTorch's order is the same, its
+    matrices are transposed and its two biases add up to b. State: `LSTMState(h, c)`, zero at first. The output is h.
 
     Args:
         hidden_size: H.
         activation: φ of candidate and cell state.
         gate_activation: σ of the three gates.
-        forget_bias: the forget gate's bias at initialisation (Jozefowicz et al. 2015); the forward pass adds nothing.
+        forget_bias: the forget gate's bias at initialisation, one number or (H) (Jozefowicz et al. 2015); the forward
+            pass adds nothing.
         max_time: longest dependency in time steps; given, forget and input biases are drawn by chrono initialisation.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
@@ -73,7 +76,7 @@ class LSTM(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(default=1.0)
+    forget_bias: float | Array = node(default=1.0)
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 

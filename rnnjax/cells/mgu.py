@@ -35,8 +35,8 @@ class MGUState(NamedTuple):
 class MGU(GatedCell):
     """Minimal gated unit: a gated recurrent unit whose one gate both resets and updates.
 
-    f   = σ(x_t w + h_{t-1} u + b)                          forget gate
-    n   = φ(x_t w_n + b + f ⊙ (h_{t-1} u_n + b_n))          candidate
+    f   = σ(x_t w_f + h_{t-1} u_f + b_f)                     forget gate
+    n   = φ(x_t w_n + b_x + f ⊙ (h_{t-1} u_n + b_n))         candidate
     h_t = (1 − f) ⊙ h_{t-1} + f ⊙ n
 
     ======  =======  ==============================================
@@ -47,8 +47,9 @@ class MGU(GatedCell):
     ======  =======  ==============================================
 
     Here the gate acts after the recurrent product, as in `GRU`, so that a step has one product; in the paper it acts
-    before, (f ⊙ h_{t-1}) u_n, and there is no b_n. f = 1 forgets, as in the paper. Gates lie on the last axis in the
-    order f, n. State: `MGUState(h)`, zero at first. The output is h.
+    before, (f ⊙ h_{t-1}) u_n, and there is no b_n. f = 1 forgets, as in the paper; in Flax it keeps. w, u and b hold a
+    part for each gate on the last axis, in the order f, n. The parts of b are b_f and b_x, which belongs to the
+    candidate; `b_n` is an array of its own. State: `MGUState(h)`, zero at first. The output is h.
 
     Args:
         hidden_size: H.

@@ -35,11 +35,12 @@ class PeepholeLSTMState(NamedTuple):
 class PeepholeLSTM(GatedCell):
     """Long short-term memory with peepholes: each gate also reads its own unit's cell state, for precise timing.
 
-    i, f = σ(x_t w + h_{t-1} u + b + p ⊙ c_{t-1})       input and forget gate
-    g    = φ(x_t w + h_{t-1} u + b)                     candidate
-    c_t  = f ⊙ c_{t-1} + i ⊙ g
-    o    = σ(x_t w_o + h_{t-1} u_o + b_o + p_o ⊙ c_t)   output gate, which sees the new cell state
-    h_t  = o ⊙ φ(c_t)
+    i   = σ(x_t w_i + h_{t-1} u_i + b_i + p_i ⊙ c_{t-1})   input gate
+    f   = σ(x_t w_f + h_{t-1} u_f + b_f + p_f ⊙ c_{t-1})   forget gate
+    g   = φ(x_t w_g + h_{t-1} u_g + b_g)                   candidate
+    c_t = f ⊙ c_{t-1} + i ⊙ g
+    o   = σ(x_t w_o + h_{t-1} u_o + b_o + p_o ⊙ c_t)       output gate, which sees the new cell state
+    h_t = o ⊙ φ(c_t)
 
     ======  =======  =============================================================
     w       (I, 4H)  input weights, Glorot uniform per gate
@@ -48,14 +49,14 @@ class PeepholeLSTM(GatedCell):
     p       (3H)     peepholes, zero
     ======  =======  =============================================================
 
-    Gates lie on the last axis in the order i, f, g, o, peepholes in the order i, f, o; ONNX stores i, o, f, c and
-    i, o, f. State: `PeepholeLSTMState(h, c)`, zero at first. The output is h.
+    w, u and b hold a part for each gate on the last axis, in the order i, f, g, o, and p in the order i, f, o; ONNX
+    stores i, o, f, c and i, o, f. State: `PeepholeLSTMState(h, c)`, zero at first. The output is h.
 
     Args:
         hidden_size: H.
         activation: φ of candidate and cell state.
         gate_activation: σ of the three gates.
-        forget_bias: added to the forget gate's bias at initialisation, not in the forward pass.
+        forget_bias: one number or (H), added to the forget gate's bias at initialisation, not in the forward pass.
         max_time: longest dependency in time steps; given, forget and input biases are drawn by chrono initialisation.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
@@ -73,7 +74,7 @@ class PeepholeLSTM(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(default=1.0)
+    forget_bias: float | Array = node(default=1.0)
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 

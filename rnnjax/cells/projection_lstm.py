@@ -36,10 +36,12 @@ class ProjectionLSTMState(NamedTuple):
 class ProjectionLSTM(Cell):
     """Long short-term memory whose output is projected to fewer features: a large memory with small recurrent weights.
 
-    i, f, o = σ(x_t w + h_{t-1} u + b)       input, forget and output gate
-    g       = φ(x_t w + h_{t-1} u + b)       candidate
-    c_t     = f ⊙ c_{t-1} + i ⊙ g
-    h_t     = (o ⊙ φ(c_t)) w_p
+    i   = σ(x_t w_i + h_{t-1} u_i + b_i)       input gate
+    f   = σ(x_t w_f + h_{t-1} u_f + b_f)       forget gate
+    g   = φ(x_t w_g + h_{t-1} u_g + b_g)       candidate
+    o   = σ(x_t w_o + h_{t-1} u_o + b_o)       output gate
+    c_t = f ⊙ c_{t-1} + i ⊙ g
+    h_t = (o ⊙ φ(c_t)) w_p
 
     ======  =======  =============================================================
     w       (I, 4H)  input weights, Glorot uniform per gate
@@ -48,15 +50,16 @@ class ProjectionLSTM(Cell):
     w_p     (H, P)   projection, Glorot uniform
     ======  =======  =============================================================
 
-    Gates lie on the last axis in the order i, f, g, o; this is PyTorch's `proj_size`, with w_p the transpose of its
-    `weight_hr`. State: `ProjectionLSTMState(h, c)`, zero at first. The output is h, of P features.
+    w, u and b hold a part for each gate on the last axis, in the order i, f, g, o, and w_p is an array of its own. This
+    is PyTorch's `proj_size`, with w_p the transpose of its `weight_hr`. State: `ProjectionLSTMState(h, c)`, zero at
+    first. The output is h, of P features.
 
     Args:
         hidden_size: H.
         proj_size: P.
         activation: φ of candidate and cell state.
         gate_activation: σ of the three gates.
-        forget_bias: added to the forget gate's bias at initialisation, not in the forward pass.
+        forget_bias: one number or (H), added to the forget gate's bias at initialisation, not in the forward pass.
         max_time: longest dependency in time steps; given, forget and input biases are drawn by chrono initialisation.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
@@ -76,7 +79,7 @@ class ProjectionLSTM(Cell):
     proj_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(default=1.0)
+    forget_bias: float | Array = node(default=1.0)
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 
