@@ -78,7 +78,7 @@ class Cell(abc.ABC):
     `project` and `step`; the other methods have the defaults that most cells want.
 
     The weight matrices that `project` and `step` receive are in the compute dtype, vectors and states in at least
-    float32; `dot` respects both.
+    float32; `rnnjax.cells.dot` respects both.
     """
 
     hidden_size: int
@@ -95,6 +95,8 @@ class Cell(abc.ABC):
     more than what they were before it: with zeros in its last units such a cell is a smaller one."""
     scaled: bool = False
     """Whether one array of the state says in which units others are, so that none can be held or changed alone."""
+    contextual: bool = False
+    """Whether its state has a size that the `context` of a call sets, such as that of an attention's memory."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -127,6 +129,9 @@ class Cell(abc.ABC):
     def prepare(self, params: Params, *, key: Key | None = None, context: Any = None) -> Params:
         """What happens to the parameters once per unroll: discretisation, weight-drop, a memory's projection."""
         return params
+
+    def check_context(self, context: Any) -> None:  # noqa: B027, most cells have nothing to check
+        """Raises for a `context` that does not fit, where that is known before anything runs."""
 
     def noise(self, key: Key, steps: int, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Noise:
         """All random draws of one call, leaves (T or 1, *B, …), or None. They are drawn before any chunking, and are
@@ -381,6 +386,10 @@ class Wrapper(Cell):
     def scaled(self) -> bool:  # type: ignore[override]
         return self.cell.scaled
 
+    @property
+    def contextual(self) -> bool:  # type: ignore[override]
+        return self.cell.contextual
+
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         return self.cell.init(key, in_size, dtype)
 
@@ -392,6 +401,9 @@ class Wrapper(Cell):
 
     def prepare(self, params: Params, *, key: Key | None = None, context: Any = None) -> Params:
         return self.rewrap(params, self.cell.prepare(self.unwrap(params), key=key, context=context))
+
+    def check_context(self, context: Any) -> None:
+        self.cell.check_context(context)
 
     def noise(self, key: Key, steps: int, batch_shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> Noise:
         inner_key, own_key = split_key(key)
@@ -476,7 +488,7 @@ def dot(x: Array, w: Array) -> Array:
 
 
 def affine(x: Array, w: Array, b: Array | None) -> Array:
-    """x w + b."""
+    """x (…, I) times w (I, O) plus b (O), as `dot`; None is no bias."""
     return dot(x, w) if b is None else add_bias(dot(x, w), b)
 
 

@@ -6,7 +6,8 @@
     H   hidden features                 N   models under `vmap`
     O   output features
 
-Time is always axis 0 in the functional form: one input is (*B, I), a sequence of them (T, *B, I).
+Time is always axis 0 in the functional form: one input is (*B, I), a sequence of them (T, *B, I). Single rooms use more
+letters, and some of these otherwise: CONTRIBUTING.md has the table.
 """
 
 from __future__ import annotations
@@ -33,6 +34,13 @@ Bias: TypeAlias = jax.Array | tuple[jax.Array | None, ...] | None  # (G·H), or 
 def featured(xs: Xs) -> Any:
     """The leaf of inputs that has features, not only times: the first of those with the most axes."""
     return max(jax.tree.leaves(xs), key=lambda leaf: leaf.ndim)
+
+
+def in_sizes(xs: Xs) -> tuple[int, ...]:
+    """What the `in_size` of such inputs may be: the features of a leaf that has any, or of all together; 0 for none."""
+    axes = featured(xs).ndim
+    sizes = [leaf.shape[-1] for leaf in jax.tree.leaves(xs) if leaf.ndim == axes and leaf.shape[-1] != 0]
+    return tuple(dict.fromkeys([*sizes, sum(sizes)]))
 
 
 def at_least_float32(dtype: DTypeLike) -> np.dtype:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from functools import lru_cache, partial
+from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +15,8 @@ import numpy as np
 
 from ._errors import check_size
 from ._types import Array, DTypeLike, Key, at_least_float32
+
+RecurrentInit: TypeAlias = Literal["orthogonal", "identity"]
 
 
 def glorot_uniform(key: Key, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32, *, gates: int = 1) -> Array:
@@ -46,8 +49,10 @@ def identity(size: int, gates: int = 1, dtype: DTypeLike = jnp.float32, scale: f
     return jnp.tile(scale * jnp.eye(size, dtype=dtype), (1, gates))
 
 
-def recurrent(kind: str, key: Key, size: int, gates: int, dtype: DTypeLike) -> Array:
-    """The recurrent initialiser of a cell by its name, "orthogonal" or "identity"."""
+def recurrent(kind: RecurrentInit, key: Key, size: int, gates: int, dtype: DTypeLike) -> Array:
+    """The recurrent initialiser of a cell by its name, "orthogonal" or "identity"; ValueError for another."""
+    if kind not in get_args(RecurrentInit):
+        raise ValueError(f"`kind` must be one of {', '.join(map(repr, get_args(RecurrentInit)))}; got {kind!r}")
     return identity(size, gates, dtype) if kind == "identity" else orthogonal(key, size, gates, dtype)
 
 

@@ -47,6 +47,14 @@ def test_identity_is_in_every_gate() -> None:
     np.testing.assert_array_equal(rj.Elman(SIZE, recurrent_init="identity").init(KEY, 3).u, np.eye(SIZE))
 
 
+def test_recurrent_weights_have_a_known_name() -> None:
+    np.testing.assert_array_equal(
+        initializers.recurrent("identity", KEY, SIZE, 2, jnp.float32), np.tile(np.eye(SIZE), 2)
+    )
+    with pytest.raises(ValueError, match="`kind` must be one of 'orthogonal', 'identity'; got 'identiy'"):
+        initializers.recurrent("identiy", KEY, SIZE, 1, jnp.float32)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(("shape", "gates", "fans"), [((40, 120), 3, 40 + 40), ((3, 3, 10, 80), 4, 9 * (10 + 20))])
 def test_glorot_is_uniform_within_the_limit_of_one_gate(shape: tuple[int, ...], gates: int, fans: int) -> None:
     draws = np.asarray(initializers.glorot_uniform(KEY, shape, jnp.float64, gates=gates))

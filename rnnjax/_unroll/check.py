@@ -12,7 +12,7 @@ import numpy as np
 
 from .._cell import Cell
 from .._errors import check_flag, check_key, describe, is_array, known
-from .._types import Params, State, Xs, featured
+from .._types import Params, State, Xs, featured, in_sizes
 from . import table
 from .place import explicit_spec
 
@@ -45,6 +45,7 @@ def arguments(
     steps, batch_shape = sizes(cell, xs)
     check_placement(xs, 1 + len(batch_shape))
     parameters(cell, params, xs)
+    cell.check_context(context)
     if not is_array(xs):
         check_structure(cell, params, xs, context)
     if state is not None:
@@ -130,7 +131,7 @@ def sizes(cell: Cell, xs: Xs) -> tuple[int, tuple[int, ...]]:
 
 def parameters(cell: Cell, params: Params, xs: Xs) -> None:
     """Parameters have the structure and the shapes that `cell.init` gives for these inputs."""
-    in_size = featured(xs).shape[-1]
+    in_size = _in_size(cell, params, xs)
     if in_size == 0:
         raise ValueError(f"`xs` must have at least one feature, on its last axis; got shape {_shapes(xs)}")
     expected = _expected_parameters(*_signature(cell), in_size)
@@ -155,6 +156,23 @@ def parameters(cell: Cell, params: Params, xs: Xs) -> None:
             )
         if not jnp.issubdtype(have.dtype, jnp.floating):
             raise TypeError(f"`params{path}` must be floating point; got {describe(have)}: {_CAST}")
+
+
+def _in_size(cell: Cell, params: Params, xs: Xs) -> int:
+    """Of the sizes that inputs may have the one that parameters were made for, or else the first."""
+    first, *others = in_sizes(xs)
+    for size in (first, *others) if others else ():
+        try:
+            expected = _expected_parameters(*_signature(cell), size)
+        except ValueError:  # some cells take inputs of one size only
+            continue
+        if expected is None or _leaf_shapes(expected) == _leaf_shapes(params):
+            return size
+    return first
+
+
+def _leaf_shapes(tree: Any) -> list[Any]:
+    return [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(tree)]
 
 
 def _signature(tree: Any) -> tuple[Any, tuple[Any, ...]]:
@@ -242,7 +260,7 @@ def check_lengths(
     if values is None or values.size == 0:
         return
     low, high = int(values.min()), int(values.max())
-    if low < 0 or high > steps:
+    if low < 0 or (isinstance(steps, int) and high > steps):  # a symbol is of any length
         raise ValueError(
             f"`lengths` must lie in 0…T = {steps}; got values from {low} to {high}: pad `{of}` to the longest row, or "
             "cut them with `jnp.clip`"

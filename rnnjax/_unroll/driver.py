@@ -56,10 +56,12 @@ def unroll(
             row reverses its own valid part.
         key: for cells that draw noise; None is evaluation, without any.
         context: handed to `cell.prepare`, such as an attention memory.
-        remat: what the backward pass stores. None stores every gate; "state" only outputs and a few states; an integer
-            the state every so many steps; "sqrt" every √T steps. Of a symbolic T these two store every gate.
-        implementation: None takes the fastest that can run the call; a name, or a `rnnjax.Newton`, runs that one or
-            raises with the reason. `explain` prints the choice.
+        remat: what the backward pass stores. None stores what makes it fastest, mostly every gate; "state" only
+            outputs and a few states; an integer the state every so many steps; "sqrt" every √T steps. Of a symbolic T
+            these two are None.
+        implementation: None takes the first that can run the call and is expected to be fast, which benchmarks on a
+            CPU have shown; a name, or a `rnnjax.Newton`, runs that one or raises with the reason. `explain` prints the
+            choice.
 
     Returns:
         ys (T, *B, O) in the compute dtype, zero at masked steps, and the state after the last step, in at least

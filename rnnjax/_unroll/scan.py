@@ -31,7 +31,8 @@ def prefer(call: Call) -> str | None:
 
 def run(call: Call) -> tuple[Any, State]:
     """Emitted values (T, *B, …) and the last state."""
-    if call.remat is None or call.remat == "state":
+    # of a number of steps that is a symbol, as `jax.export` has it, there are no chunks
+    if call.remat is None or call.remat == "state" or not isinstance(call.steps, int):
         state, emitted = _run_chunk(call, call.state, call.flow)
         return emitted, state
     length = max(1, math.isqrt(call.steps)) if call.remat == "sqrt" else call.remat

@@ -52,7 +52,7 @@ def forget_bias(
     gates: int,
     forget: int,
     inputs: int | None,
-    bias: float,
+    bias: float | Array,
     max_time: int | None,
     dtype: DTypeLike,
 ) -> Array:
@@ -105,13 +105,13 @@ def times(x: Array, gain: Array) -> Array:
     return x * jnp.broadcast_to(gain.astype(x.dtype), x.shape)
 
 
-def standardize(gates: Gates, eps: float) -> Gates:
+def standardize(gates: Gates, epsilon: float) -> Gates:
     """(z − μ) / √(σ² + ε), mean and variance over the features of all these gates together."""
     size = sum(gate.shape[-1] for gate in gates)
     mean = sum(gate.sum(-1, keepdims=True) for gate in gates) / size
     centred = tuple(gate - mean for gate in gates)
     variance = sum((gate * gate).sum(-1, keepdims=True) for gate in centred) / size
-    return tuple(gate * lax.rsqrt(variance + eps) for gate in centred)
+    return tuple(gate * lax.rsqrt(variance + epsilon) for gate in centred)
 
 
 def drop_scale(key: Key, name: str, rate: Any, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
@@ -138,4 +138,13 @@ def check_as_many_features(cell: Any, in_size: int) -> None:
         raise ValueError(
             f"`in_size` must be `hidden_size` = {cell.hidden_size} for {type(cell).__name__}, whose inputs enter "
             f"unit by unit; got {in_size}: put a `Dense({cell.hidden_size})` in front"
+        )
+
+
+def check_own_state(wrapper: Any) -> None:
+    """Raises TypeError for a wrapper around a cell whose state depends on the `context` of a call."""
+    if wrapper.cell.contextual:
+        raise TypeError(
+            f"`cell` must be one whose state does not depend on the `context` of a call; got {wrapper.cell!r}: put "
+            f"`{type(wrapper).__name__}` inside, around the recurrent cell"
         )

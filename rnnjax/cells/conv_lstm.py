@@ -59,7 +59,7 @@ class ConvLSTM(Cell):
         kernel_size: one size for all spatial axes, or one for each.
         activation: φ of candidate and cell state.
         gate_activation: σ of the three gates.
-        forget_bias: added to the forget gate's bias at initialisation, not in the forward pass.
+        forget_bias: one number or (H), added to the forget gate's bias at initialisation, not in the forward pass.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
     References:
@@ -79,7 +79,7 @@ class ConvLSTM(Cell):
     kernel_size: int | tuple[int, ...] = 3
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(default=1.0)
+    forget_bias: float | Array = node(default=1.0)
     compute_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:

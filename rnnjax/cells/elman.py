@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from .._cell import GatedCell, Kernel
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation, derivative_from_output
+from ..initializers import RecurrentInit
 from ._common import choice, settle
 
 
@@ -65,14 +66,14 @@ class Elman(GatedCell):
 
     hidden_size: int
     activation: Activation = "tanh"
-    recurrent_init: str = "orthogonal"
+    recurrent_init: RecurrentInit = "orthogonal"
     compute_dtype: DTypeLike | None = None
 
     unitwise = True
 
     def __post_init__(self) -> None:
         settle(self, "activation")
-        choice("recurrent_init", self.recurrent_init, ("orthogonal", "identity"))
+        choice("recurrent_init", self.recurrent_init, get_args(RecurrentInit))
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> ElmanParams:
         size = self.hidden_size

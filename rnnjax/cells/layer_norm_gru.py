@@ -58,10 +58,11 @@ class LayerNormGRU(GatedCell):
         hidden_size: H.
         activation: φ of the candidate.
         gate_activation: σ of the two gates.
-        update_bias: the update gate's bias at initialisation; above zero, units keep their values for longer.
+        update_bias: the update gate's bias at initialisation, one number or (H); above zero, units keep their values
+            for longer.
         max_time: longest dependency in time steps; given, the update gate's biases are drawn by chrono initialisation
             (Tallec & Ollivier 2018, arXiv:1804.11188).
-        eps: ε, added to the variance.
+        epsilon: ε, added to the variance.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
     References:
@@ -78,16 +79,16 @@ class LayerNormGRU(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    update_bias: float = node(default=0.0)
+    update_bias: float | Array = node(default=0.0)
     max_time: int | None = None
-    eps: float = 1e-5
+    epsilon: float = 1e-5
     compute_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         settle(self, "activation", "gate_activation")
         settle_number(self, "update_bias")
         check_max_time(self.max_time)
-        check_positive_number("eps", self.eps)
+        check_positive_number("epsilon", self.epsilon)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LayerNormGRUParams:
         size = self.hidden_size
@@ -124,5 +125,5 @@ class LayerNormGRU(GatedCell):
         return LayerNormGRUState((1 - z) * n + z * state.h)
 
     def _normalize(self, gates: Gates, gain: Array) -> Gates:
-        normal = (*standardize(gates[:2], self.eps), *standardize(gates[2:], self.eps))
+        normal = (*standardize(gates[:2], self.epsilon), *standardize(gates[2:], self.epsilon))
         return tuple(times(a, own) for a, own in zip(normal, split_gates(gain, 3), strict=True))

@@ -62,9 +62,9 @@ class LayerNormLSTM(GatedCell):
         hidden_size: H.
         activation: φ of candidate and cell state.
         gate_activation: σ of the three gates.
-        forget_bias: added to the forget gate's bias at initialisation, not in the forward pass.
+        forget_bias: one number or (H), added to the forget gate's bias at initialisation, not in the forward pass.
         max_time: longest dependency in time steps; given, forget and input biases are drawn by chrono initialisation.
-        eps: ε, added to the variance.
+        epsilon: ε, added to the variance.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
 
     References:
@@ -81,16 +81,16 @@ class LayerNormLSTM(GatedCell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    forget_bias: float = node(default=1.0)
+    forget_bias: float | Array = node(default=1.0)
     max_time: int | None = None
-    eps: float = 1e-5
+    epsilon: float = 1e-5
     compute_dtype: DTypeLike | None = None
 
     def __post_init__(self) -> None:
         settle(self, "activation", "gate_activation")
         settle_number(self, "forget_bias")
         check_max_time(self.max_time)
-        check_positive_number("eps", self.eps)
+        check_positive_number("epsilon", self.epsilon)
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> LayerNormLSTMParams:
         size = self.hidden_size
@@ -112,7 +112,7 @@ class LayerNormLSTM(GatedCell):
         return LayerNormLSTMState(h=zeros, c=zeros)
 
     def project(self, params: LayerNormLSTMParams, x: Array, noise: Noise = None) -> Gates:
-        normal = standardize(project_gates(x, params.w, None, 4), self.eps)
+        normal = standardize(project_gates(x, params.w, None, 4), self.epsilon)
         gains, biases = split_gates(params.gain_x, 4), split_gates(params.b, 4)
         return tuple(add_bias(times(a, gain), b) for a, gain, b in zip(normal, gains, biases, strict=True))
 
@@ -124,11 +124,11 @@ class LayerNormLSTM(GatedCell):
     ) -> LayerNormLSTMState:
         gate, phi = activation(self.gate_activation), activation(self.activation)
         gains = split_gates(params.gain_h, 4)
-        ah = tuple(times(a, gain) for a, gain in zip(standardize(gh, self.eps), gains, strict=True))
+        ah = tuple(times(a, gain) for a, gain in zip(standardize(gh, self.epsilon), gains, strict=True))
         i = gate(gx[0] + ah[0])
         f = gate(gx[1] + ah[1])
         g = phi(gx[2] + ah[2])
         o = gate(gx[3] + ah[3])
         c = f * state.c + i * g
-        (normal_c,) = standardize((c,), self.eps)
+        (normal_c,) = standardize((c,), self.epsilon)
         return LayerNormLSTMState(h=o * phi(add_bias(times(normal_c, params.gain_c), params.b_c)), c=c)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from .._errors import check_unit_interval
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation
+from ..initializers import RecurrentInit
 from ._common import across, choice, settle, settle_number
 
 
@@ -67,14 +68,14 @@ class LeakyElman(GatedCell):
     hidden_size: int
     leak: float | Array = node(default=0.5)
     activation: Activation = "tanh"
-    recurrent_init: str = "orthogonal"
+    recurrent_init: RecurrentInit = "orthogonal"
     compute_dtype: DTypeLike | None = None
 
     unitwise = True
 
     def __post_init__(self) -> None:
         settle(self, "activation")
-        choice("recurrent_init", self.recurrent_init, ("orthogonal", "identity"))
+        choice("recurrent_init", self.recurrent_init, get_args(RecurrentInit))
         check_unit_interval("leak", self.leak)
         settle_number(self, "leak")
 

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from .._cell import Wrapper
 from .._struct import struct
 from .._types import DTypeLike, Key, Params, State
+from ._common import check_own_state
 
 
 class LearnedInitialStateParams(NamedTuple):
@@ -34,7 +35,10 @@ class LearnedInitialState(Wrapper):
     implementations are the inner cell's.
 
     Args:
-        cell: the inner cell.
+        cell: the inner cell; not an attention cell, which takes a `LearnedInitialState` inside.
+
+    Raises:
+        TypeError: for such a cell.
 
     References:
         Forcada, Carrasco 1995, Learning the initial state of a second-order recurrent neural network during regular-
@@ -47,6 +51,10 @@ class LearnedInitialState(Wrapper):
     >>> ys.shape, state.c.shape, params.state.c.shape
     ((5, 7, 3), (7, 3), (3,))
     """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_own_state(self)
 
     def unwrap(self, params: LearnedInitialStateParams) -> Params:
         return params.cell

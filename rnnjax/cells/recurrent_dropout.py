@@ -18,13 +18,17 @@ class RecurrentDropout(Wrapper):
     h̃_{t-1} = m ⊙ h_{t-1},    m = 0 with probability rate, else 1 / (1 − rate)
 
     The recurrent product reads h̃ in the place of h; all gates share m, and the state itself is not dropped. Without a
-    key nothing is. Only gated cells have one recurrent product to put this before. Parameters, state, output and
-    implementations are the inner cell's.
+    key nothing is. Only gated cells name what they feed back, so that others such as `ConvLSTM`, `ResetBeforeGRU`,
+    `ProjectionLSTM` and `IndRNN` are refused. Parameters, state, output and implementations are the inner cell's.
 
     Args:
         cell: the inner cell, gated.
         rate: probability in [0, 1) of dropping a unit, one number or (H), a leaf.
         per_step: a mask of its own for each time step, which forgets more than the one that stays.
+
+    Raises:
+        TypeError: for a cell that is not gated, and a rate that is no number.
+        ValueError: for a rate outside [0, 1).
 
     References:
         Gal, Ghahramani 2016, A theoretically grounded application of dropout in recurrent neural networks,
@@ -45,8 +49,8 @@ class RecurrentDropout(Wrapper):
         super().__post_init__()
         if self.capability != "gated":
             raise TypeError(
-                f"`cell` must be a gated cell for RecurrentDropout; got {self.cell!r}, whose step is more than one "
-                "recurrent product and an update: there is no single place where its output is fed back"
+                f"`cell` must be a gated cell for RecurrentDropout, one whose `hidden` is what it feeds back; got "
+                f"{self.cell!r}: use `WeightDrop`, which drops recurrent weights, or `Zoneout`"
             )
         check_rate("rate", self.rate)
         settle_number(self, "rate")

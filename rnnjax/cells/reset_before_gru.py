@@ -51,7 +51,8 @@ class ResetBeforeGRU(Cell):
         hidden_size: H.
         activation: φ of the candidate.
         gate_activation: σ of the two gates.
-        update_bias: the update gate's bias at initialisation; above zero, units keep their values for longer.
+        update_bias: the update gate's bias at initialisation, one number or (H); above zero, units keep their values
+            for longer.
         max_time: longest dependency in time steps; given, the update gate's biases are drawn by chrono initialisation
             (Tallec & Ollivier 2018, arXiv:1804.11188).
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.
@@ -70,7 +71,7 @@ class ResetBeforeGRU(Cell):
     hidden_size: int
     activation: Activation = "tanh"
     gate_activation: Activation = "sigmoid"
-    update_bias: float = node(default=0.0)
+    update_bias: float | Array = node(default=0.0)
     max_time: int | None = None
     compute_dtype: DTypeLike | None = None
 

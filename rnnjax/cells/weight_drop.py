@@ -24,7 +24,7 @@ class WeightDrop(Wrapper):
 
     ũ is formed once for each call of `unroll`, before the first step, so the loop is as fast as without. Without a key
     u is itself. Parameters, state, output and implementations are the inner cell's, which must have weights u
-    that multiply its state.
+    that multiply its state; of LEM u_h has a mask, too.
 
     Args:
         cell: the inner cell.
@@ -50,22 +50,24 @@ class WeightDrop(Wrapper):
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
         params = super().init(key, in_size, dtype)
-        return _with_recurrent(self.cell, params, lambda u: u)
+        return _with_recurrent(self.cell, params, lambda place, u: u)
 
     def prepare(self, params: Params, *, key: Key | None = None, context: Any = None) -> Params:
         own_key, inner_key = split_key(key)
         if own_key is not None:
-            params = _with_recurrent(self.cell, params, lambda u: u * self._scale(own_key, u))
+            params = _with_recurrent(self.cell, params, lambda place, u: u * self._scale(own_key, place, u))
         return super().prepare(params, key=inner_key, context=context)
 
-    def _scale(self, key: Key, u: Array) -> Array:
+    def _scale(self, key: Key, place: int, u: Array) -> Array:
+        key = jax.random.fold_in(key, place) if place else key
         return jax.lax.stop_gradient(drop_scale(key, "rate", self.rate, u.shape, u.dtype))
 
 
-def _with_recurrent(cell: Cell, params: Params, change: Callable[[Array], Array]) -> Params:
-    """The parameters with `change` applied to the recurrent weights of the innermost cell."""
+def _with_recurrent(cell: Cell, params: Params, change: Callable[[int, Array], Array]) -> Params:
+    """The parameters of the innermost cell with its recurrent weights changed, each by `change(its number, it)`."""
     if isinstance(cell, Wrapper):
         return cell.rewrap(params, _with_recurrent(cell.cell, cell.unwrap(params), change))
-    if not hasattr(params, "u") or isinstance(cell, LTC):  # LTC's are conductances, open where they are zero
+    names = [name for name in ("u", "u_h") if hasattr(params, name)]
+    if not names or isinstance(cell, LTC):  # LTC's are conductances, open where they are zero
         raise TypeError(f"`cell` must have recurrent weights `u` that multiply its state for WeightDrop; got {cell!r}")
-    return params._replace(u=change(params.u))
+    return params._replace(**{name: change(place, getattr(params, name)) for place, name in enumerate(names)})

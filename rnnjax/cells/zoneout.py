@@ -11,7 +11,7 @@ from .._cell import Wrapper
 from .._errors import check_unit_interval
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise, Params, State
-from ._common import abstract_state, across, settle_number
+from ._common import abstract_state, across, check_own_state, settle_number
 
 
 @struct
@@ -26,7 +26,8 @@ class Zoneout(Wrapper):
     state and output are the inner cell's, and implementations where it is not one whose steps compose.
 
     Args:
-        cell: the inner cell; not `SLSTM` or `MLSTM`, in whose states one array says in which units others are.
+        cell: the inner cell; not `SLSTM` or `MLSTM`, in whose states one array says in which units others are, nor an
+            attention cell, which takes a `Zoneout` inside: `BahdanauAttention(Zoneout(GRU(24)), …)`.
         rate: probability in [0, 1] that a unit of h keeps its value, one number or (H).
         cell_rate: the same for every other field of the state, such as c; None takes `rate`.
 
@@ -50,6 +51,7 @@ class Zoneout(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_own_state(self)
         if self.cell.scaled:
             raise TypeError(
                 f"`cell` must be one whose state can be held array by array; in {self.cell!r} one array says in which "

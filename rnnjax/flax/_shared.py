@@ -5,7 +5,7 @@ from __future__ import annotations
 import numbers
 import warnings
 from collections.abc import Callable, Mapping
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
 import jax
@@ -14,9 +14,12 @@ import numpy as np
 
 from .._cell import Cell
 from .._errors import check_flag, check_rate, check_size, describe, floating
-from .._types import Array, DTypeLike, Key, Params, State, Xs, featured
+from .._types import Array, DTypeLike, Key, Params, State, Xs, featured, in_sizes
+from .._unroll import Newton, check
 from .._unroll.call import Remat
 from ..layers import RNN, Bidirectional, Dropout, First, Last, Layer, Stack
+
+_LAYOUT = "Modules are batch-major unless `time_major=True`"
 
 
 def stack(
@@ -25,7 +28,7 @@ def stack(
     bidirectional: bool,
     dropout: float | Array,
     remat: Remat = None,
-    implementation: str | None = None,
+    implementation: str | Newton | None = None,
 ) -> Stack:
     """A cell in layers on top of each other, with dropout between them."""
     check_size("num_layers", num_layers)
@@ -172,24 +175,18 @@ def check_weights(layer: Layer, in_features: Any, weights: Any) -> None:
             )
 
 
-def draws_noise(layer: Layer, x: Xs, context: Any = None, time_major: bool = True) -> bool:
+def draws_noise(layer: Layer, in_features: Any, x: Xs, context: Any = None, time_major: bool = True) -> bool:
     """Whether a layer reads its key on such inputs. Nothing is run; inputs that do not fit raise as in the layer."""
-    return _draws_noise(*_signature(layer), *_signature((x, context)), time_major)
+    return _draws_noise(*_signature(layer), in_features, *_signature((x, context)), time_major)
 
 
 @lru_cache(maxsize=256)
 def _draws_noise(
-    structure: Any, leaves: tuple[Any, ...], args: Any, arg_leaves: tuple[Any, ...], time_major: bool
+    structure: Any, leaves: tuple[Any, ...], in_features: Any, args: Any, arg_leaves: tuple[Any, ...], time_major: bool
 ) -> bool:
     layer, (x, context) = _abstract(structure, leaves), _abstract(args, arg_leaves)
-    params = _expected(structure, leaves, in_features_of(layer, x))
+    params, outputs = _expected(structure, leaves, in_features), partial(_outputs, time_major)
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
-
-    def outputs(layer: Layer, params: Params, x: Xs, context: Any, key: Key | None = None) -> Any:
-        axis = time_axis(layer, x, time_major)
-        xs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), x)
-        return layer(params, xs, key=key, context=context)
-
     jax.eval_shape(outputs, layer, params, x, context)
     try:
         # JAX refuses `out_axes=None` where outputs differ from key to key
@@ -200,11 +197,19 @@ def _draws_noise(
     return False
 
 
+def _outputs(time_major: bool, layer: Layer, params: Params, x: Xs, context: Any, key: Key | None = None) -> Any:
+    axis = time_axis(layer, x, time_major)
+    xs = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, axis, 0), x)
+    with jax.numpy_dtype_promotion("standard"):  # parameters are float32 here, whatever the module has
+        return layer(params, xs, key=key, context=context)
+
+
 def may_draw_noise(layer: Layer, in_features: Any) -> bool:
     """Whether some call might read the key: `draws_noise` on one step, or True if the layer reads no such array."""
     event = (*(1,) * (layer.event_ndim - 1), in_features) if layer.event_ndim else ()
     try:
-        return draws_noise(layer, jax.ShapeDtypeStruct((1, *event), jnp.float32 if layer.event_ndim else jnp.int32))
+        x = jax.ShapeDtypeStruct((1, *event), jnp.float32 if layer.event_ndim else jnp.int32)
+        return draws_noise(layer, in_features, x)
     except Exception:
         return True
 
@@ -224,16 +229,42 @@ def time_axis(layer: Layer, x: Xs, time_major: bool) -> int:
     return 0 if time_major else featured(x).ndim - 1 - layer.event_ndim
 
 
-def in_features_of(layer: Layer, x: Xs) -> Any:
-    """Features of the inputs, None for integer ids."""
-    return featured(x).shape[-1] if layer.event_ndim else None
+def in_features_of(layer: Layer, x: Xs, context: Any, time_major: bool) -> Any:
+    """Features of the inputs, None for integer ids. Of several inputs those of one of them, or of all together: the
+    first with which the layer takes them."""
+    if not layer.event_ndim:
+        return None
+    first, *others = in_sizes(x)
+    if not others:
+        return first
+    return _in_features_of(*_signature(layer), (first, *others), *_signature((x, context)), time_major)
+
+
+@lru_cache(maxsize=256)
+def _in_features_of(
+    structure: Any,
+    leaves: tuple[Any, ...],
+    sizes: tuple[int, ...],
+    args: Any,
+    arg_leaves: tuple[Any, ...],
+    time_major: bool,
+) -> int:
+    layer, inputs = _abstract(structure, leaves), _abstract(args, arg_leaves)
+    for size in sizes:
+        try:
+            jax.eval_shape(partial(_outputs, time_major), layer, _expected(structure, leaves, size), *inputs)
+        except Exception:
+            continue
+        return size
+    return sizes[0]
 
 
 def check_inputs(layer: Layer, inputs: Inputs, time_major: bool) -> None:
     """Raises on inputs that do not fit, in terms of the caller's layout."""
     order = "(T, *B)" if time_major else "(*B, T)"
     lead = _leading_axes(layer, inputs.x, order)
-    _check_lengths(inputs.lengths, lead[1:] if time_major else lead[:-1])
+    steps, batch_shape = (lead[0], lead[1:]) if time_major else (lead[-1], lead[:-1])
+    check.check_lengths(inputs.lengths, steps, batch_shape, "x", _LAYOUT)
     for name, flags in (("mask", inputs.mask), ("reset", inputs.reset)):
         _check_flags(name, flags, order, lead)
 
@@ -260,18 +291,6 @@ def _leading_axes(layer: Layer, x: Xs, order: str) -> tuple[int, ...]:
     return lead
 
 
-def _check_lengths(lengths: Any, batch_shape: tuple[int, ...]) -> None:
-    if lengths is None:
-        return
-    if not hasattr(lengths, "dtype") or not jnp.issubdtype(lengths.dtype, jnp.integer):
-        mend = "" if hasattr(lengths, "dtype") else ": convert it with `jnp.asarray`"
-        raise TypeError(f"`lengths` must be an integer array (*B) = {batch_shape}; got {describe(lengths)}{mend}")
-    if tuple(lengths.shape) != batch_shape:
-        raise ValueError(
-            f"`lengths` must be (*B) = {batch_shape}, one number for each row; got shape {tuple(lengths.shape)}"
-        )
-
-
 def _check_flags(name: str, flags: Any, order: str, lead: tuple[int, ...]) -> None:
     if flags is None:
         return
@@ -279,20 +298,15 @@ def _check_flags(name: str, flags: Any, order: str, lead: tuple[int, ...]) -> No
         mend = f"compare with zero, `{name} != 0`" if hasattr(flags, "dtype") else "convert it with `jnp.asarray`"
         raise TypeError(f"`{name}` must be a boolean array {order} = {lead}; got {describe(flags)}: {mend}")
     if tuple(flags.shape) != lead:
-        raise ValueError(
-            f"`{name}` must be {order} = {lead} to match `x`; got {tuple(flags.shape)}. Modules are batch-major unless "
-            "`time_major=True`"
-        )
+        raise ValueError(f"`{name}` must be {order} = {lead} to match `x`; got {tuple(flags.shape)}. {_LAYOUT}")
 
 
 def check_features(layer: Layer, in_features: Any, x: Xs) -> None:
     """Raises ValueError unless inputs have the features that the parameters were made for."""
-    got = in_features_of(layer, x)
-    if got != in_features and layer.event_ndim:
-        raise ValueError(
-            f"`x` must have in_features = {in_features} on its last axis; got {got}, in shape "
-            f"{tuple(featured(x).shape)}"
-        )
+    sizes = in_sizes(x) if layer.event_ndim else (in_features,)
+    if in_features not in sizes:
+        got, shapes = " or ".join(map(str, sizes)), ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(x))
+        raise ValueError(f"`x` must have in_features = {in_features} on its last axis; got {got}, in shape {shapes}")
 
 
 def run(

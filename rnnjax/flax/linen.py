@@ -13,8 +13,10 @@ from .. import cells, layers
 from .._cell import Cell
 from .._errors import check_flag
 from .._types import Array, DTypeLike, Key, Params, State, Xs
+from .._unroll import Newton
 from .._unroll.call import Remat
 from ..activations import Activation
+from ..initializers import RecurrentInit
 from ..layers.rnn import as_layer
 from . import _shared
 
@@ -80,7 +82,7 @@ class Recurrent(nn.Module, kw_only=True):
         return _shared.place(_shared.named(params), self.sharding, _box)
 
     def initial_state(
-        self, batch_shape: tuple[int, ...] = (), in_features: int | None = None, dtype: DTypeLike = jnp.float32
+        self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32, *, in_features: int | None = None
     ) -> State:
         """The state before the first step: `module.apply(variables, (16,), method="initial_state")`.
 
@@ -142,13 +144,13 @@ class Recurrent(nn.Module, kw_only=True):
         """
         layer, inputs = self.functional, _shared.Inputs(x, lengths, mask, reset, context)
         _shared.check_inputs(layer, inputs, self.time_major)
-        in_features = _shared.in_features_of(layer, x)
+        in_features = _shared.in_features_of(layer, x, context, self.time_major)
         return _shared.run(
             layer,
             self._params(layer, in_features),
             inputs,
             state,
-            key=self._key(layer, inputs, deterministic),
+            key=self._key(layer, in_features, inputs, deterministic),
             time_major=self.time_major,
             return_sequences=self.return_sequences,
         )
@@ -164,9 +166,11 @@ class Recurrent(nn.Module, kw_only=True):
         return _shared.unnamed(_shared.structure(layer, in_features), self.param("weights", init))
 
     @nn.nowrap
-    def _key(self, layer: layers.Layer, inputs: _shared.Inputs, deterministic: bool | None) -> Key | None:
+    def _key(
+        self, layer: layers.Layer, in_features: Any, inputs: _shared.Inputs, deterministic: bool | None
+    ) -> Key | None:
         deterministic = self.deterministic if deterministic is None else deterministic
-        if deterministic or not _shared.draws_noise(layer, inputs.x, inputs.context, self.time_major):
+        if deterministic or not _shared.draws_noise(layer, in_features, inputs.x, inputs.context, self.time_major):
             return None
         if deterministic is None:
             raise ValueError(
@@ -212,7 +216,7 @@ class RNN(Recurrent):
         reverse: run from the last step to the first; outputs stay in the order of the inputs.
         return_sequences: False gives the last valid output (*B, O) only, backwards in time the first one.
         remat: what the backward pass stores, as for `rnnjax.unroll`.
-        implementation: None, or the name of the one to run, as for `rnnjax.unroll`.
+        implementation: None, the name of the one to run or a `rnnjax.Newton`, as for `rnnjax.unroll`.
 
     The other arguments are those of `Recurrent`.
 
@@ -230,7 +234,7 @@ class RNN(Recurrent):
     reverse: bool = False
     return_sequences: bool = True
     remat: Remat = None
-    implementation: str | None = None
+    implementation: str | Newton | None = None
 
     @property
     def functional(self) -> layers.Layer:
@@ -256,7 +260,7 @@ class Stacked(Recurrent, kw_only=True):
     return_sequences: bool = True
     compute_dtype: DTypeLike | None = None
     remat: Remat = None
-    implementation: str | None = None
+    implementation: str | Newton | None = None
 
     @nn.nowrap
     def _stack(self, cell: Cell, num_layers: int) -> layers.Layer:
@@ -362,7 +366,7 @@ class Elman(Stacked):
     hidden_size: int
     num_layers: int = 1
     activation: Activation = "tanh"
-    recurrent_init: str = "orthogonal"
+    recurrent_init: RecurrentInit = "orthogonal"
 
     @property
     def functional(self) -> layers.Layer:

@@ -15,8 +15,10 @@ from .. import cells, layers
 from .._cell import Cell
 from .._errors import check_flag
 from .._types import Array, DTypeLike, Params, State, Xs
+from .._unroll import Newton
 from .._unroll.call import Remat
 from ..activations import Activation
+from ..initializers import RecurrentInit
 from ..layers.rnn import as_layer
 from . import _shared
 
@@ -180,7 +182,7 @@ class Recurrent(nnx.Module):
     ) -> jax.Array | None:
         deterministic = self.deterministic if deterministic is None else deterministic
         check_flag("deterministic", deterministic)
-        if deterministic or not _shared.draws_noise(layer, inputs.x, inputs.context, self.time_major):
+        if deterministic or not _shared.draws_noise(layer, self.in_features, inputs.x, inputs.context, self.time_major):
             return None
         source = self.rngs if rngs is None else rngs
         if source is None:
@@ -278,7 +280,7 @@ class RNN(Recurrent):
         in_features: features of its inputs.
         reverse: run from the last step to the first; outputs stay in the order of the inputs.
         remat: what the backward pass stores, as for `rnnjax.unroll`.
-        implementation: None, or the name of the one to run, as for `rnnjax.unroll`.
+        implementation: None, the name of the one to run or a `rnnjax.Newton`, as for `rnnjax.unroll`.
 
     The other arguments are those of `Recurrent`.
 
@@ -301,7 +303,7 @@ class RNN(Recurrent):
         return_sequences: bool = True,
         time_major: bool = False,
         remat: Remat = None,
-        implementation: str | None = None,
+        implementation: str | Newton | None = None,
         deterministic: bool = False,
         param_dtype: DTypeLike = jnp.float32,
         sharding: Mapping[str, Any] | None = None,
@@ -363,7 +365,7 @@ class LSTM(Recurrent):
         max_time: int | None = None,
         compute_dtype: DTypeLike | None = None,
         remat: Remat = None,
-        implementation: str | None = None,
+        implementation: str | Newton | None = None,
         deterministic: bool = False,
         param_dtype: DTypeLike = jnp.float32,
         sharding: Mapping[str, Any] | None = None,
@@ -423,7 +425,7 @@ class GRU(Recurrent):
         max_time: int | None = None,
         compute_dtype: DTypeLike | None = None,
         remat: Remat = None,
-        implementation: str | None = None,
+        implementation: str | Newton | None = None,
         deterministic: bool = False,
         param_dtype: DTypeLike = jnp.float32,
         sharding: Mapping[str, Any] | None = None,
@@ -478,10 +480,10 @@ class Elman(Recurrent):
         return_sequences: bool = True,
         time_major: bool = False,
         activation: Activation = "tanh",
-        recurrent_init: str = "orthogonal",
+        recurrent_init: RecurrentInit = "orthogonal",
         compute_dtype: DTypeLike | None = None,
         remat: Remat = None,
-        implementation: str | None = None,
+        implementation: str | Newton | None = None,
         deterministic: bool = False,
         param_dtype: DTypeLike = jnp.float32,
         sharding: Mapping[str, Any] | None = None,

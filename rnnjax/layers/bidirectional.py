@@ -13,7 +13,8 @@ from .._errors import check_key
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from ._layer import Layer, begin, fold
-from .rnn import RNN, as_layer
+from .rnn import as_layer
+from .stack import Stack
 
 _MERGES = ("concat", "sum", "mean", "product", None)
 
@@ -80,11 +81,11 @@ class Bidirectional(Layer):
         set_field(self, "backward", as_layer("backward", self.backward))
         if self.forward.keeps_time != self.backward.keeps_time:
             raise ValueError(f"only one of {self.forward!r} and {self.backward!r} drops the time axis")
-        pair = (self.forward, self.backward)
-        if all(isinstance(layer, RNN) for layer in pair) and self.forward.reverse != self.backward.reverse:
+        ways = [_directions(layer) for layer in (self.forward, self.backward)]
+        if ways in ([{True}, {False}], [{False}, {True}]):
             raise ValueError(
-                "`backward` must be given as it runs forward, and is reversed here; with `reverse=True` in one of the "
-                "two both would run in the same direction"
+                "`backward` must be given as it runs forward, and is reversed here; one of the two runs backwards, "
+                f"so that both would run in the same direction; got {self.forward!r} and {self.backward!r}"
             )
 
     @property
@@ -180,8 +181,8 @@ class Bidirectional(Layer):
             )
 
     def _check_inputs(self, xs: Xs) -> None:
-        ranks = [jnp.ndim(leaf) for leaf in jax.tree.leaves(xs)]
-        if ranks and min(ranks) < max(ranks):
+        axes = [jnp.ndim(leaf) for leaf in jax.tree.leaves(xs)]
+        if self.event_ndim and any(ndim <= max(axes) - self.event_ndim for ndim in axes):
             raise ValueError(
                 "`xs` with elapsed times (T, *B) cannot be read in both directions: backwards, the time since the last "
                 "step is that of the step behind. Call two layers, the second one `RNN(cell, reverse=True)` on "
@@ -199,3 +200,11 @@ class Bidirectional(Layer):
     def parts(self, in_size: Any) -> tuple[tuple[str, Layer, Any], ...]:
         forward, backward = self._pair()
         return ("forward", forward, in_size), ("backward", backward, in_size)
+
+
+def _directions(layer: Layer) -> set[bool]:
+    """True and False as the layer, or one of a stack, runs forwards or backwards; neither of one that runs in both."""
+    if isinstance(layer, Stack):
+        return set().union(*map(_directions, layer.layers))
+    forwards, backwards = layer.causal, layer.reversed().causal
+    return set() if forwards == backwards else {forwards}

@@ -138,7 +138,7 @@ class Block(Composed):
 
     core: Any = node()
     conv: int | None = None
-    dropout: float = node(default=0.0)
+    dropout: float | Array = node(default=0.0)
     reverse: bool = False
     gate: Literal["full", "half"] = "full"
 

@@ -169,7 +169,7 @@ class CausalConv(Layer):
             places = jnp.stack([count + k for k in range(past)])
 
         def pick(leaf: Array) -> Array:
-            return leaf[len(leaf) - past :] if places is None else _take(leaf, places)
+            return leaf[leaf.shape[0] - past :] if places is None else _take(leaf, places)
 
         new = pick(both)
         if of is None:
@@ -178,7 +178,7 @@ class CausalConv(Layer):
 
     def _at(self, k: int, both: Array) -> slice:
         """Where the inputs k steps before lie, behind those of the past."""
-        return slice(self.width - 1 - k, len(both) - k)
+        return slice(self.width - 1 - k, both.shape[0] - k)
 
 
 def _behind(past: Array, x: Array, sequence: Array | None) -> tuple[Array, Array | None]:

@@ -39,7 +39,7 @@ class Dropout(Stateless):
     [0.0, 2.0]
     """
 
-    rate: float = node()
+    rate: float | Array = node()
     event_ndim: int = 1
 
     needs_time = False
@@ -78,7 +78,7 @@ class VariationalDropout(Stateless):
     True
     """
 
-    rate: float = node()
+    rate: float | Array = node()
     event_ndim: int = 1
 
     def __post_init__(self) -> None:

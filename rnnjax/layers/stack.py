@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from .._errors import check_key
 from .._struct import node, set_field, struct
@@ -141,9 +142,10 @@ class Stack(Layer):
 def _climb(layers: Sequence[Layer], params: Sequence[Params], xs: Any, states: Any) -> tuple[Any, list[State]]:
     """What the lowest layers make of a single step in a compiled program where they are one native call, and their
     states; xs and none where they are not."""
-    if not (isinstance(xs, jax.core.Tracer) and xs.ndim > 1 and xs.shape[0] == 1):
+    if not (isinstance(xs, Tracer) and xs.ndim > 1 and xs.shape[0] == 1):
         return xs, []
-    cells = [layer.cell for layer in takewhile(_plain, layers)]
+    plain: Any = takewhile(_plain, layers)
+    cells = [layer.cell for layer in plain]
     return climb(cells, params[: len(cells)], xs, states[: len(cells)]) or (xs, [])
 
 

@@ -170,7 +170,7 @@ def test_shown_and_compared() -> None:
 
 
 def test_a_state_for_inputs_of_some_features() -> None:
-    state = RESIDUAL.apply(start(RESIDUAL), (B,), F, method="initial_state")
+    state = RESIDUAL.apply(start(RESIDUAL), (B,), in_features=F, method="initial_state")
     assert jax.tree.map(jnp.shape, state) == rj.GRU(F).initial_state(None, (B,))._replace(h=(B, F))
 
 

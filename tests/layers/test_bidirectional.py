@@ -141,6 +141,46 @@ def test_a_start_of_a_causal_layer_is_its_state(close, draw):
     close(layer(params, xs, rj.Start(start)), layer(params, xs, start))
 
 
+BACKWARDS = rj.RNN(rj.GRU(2), reverse=True)
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward"),
+    [
+        (rj.GRU(2), BACKWARDS),
+        (BACKWARDS, rj.GRU(2)),
+        (rj.Block(rj.LRU(4)), rj.Block(rj.LRU(4), reverse=True)),
+        (rj.Block(rj.LRU(4)), rj.Block(rj.RNN(rj.LRU(4), reverse=True))),
+        (rj.SLSTMBlock(), rj.SLSTMBlock(reverse=True)),
+        (rj.CausalConv(2), rj.CausalConv(2, reverse=True)),
+        (rj.GRU(2), rj.Stack([rj.Dense(3), BACKWARDS, BACKWARDS])),
+        (rj.Stack([rj.GRU(2), rj.Last()]), rj.Stack([rj.Stack([rj.Residual(BACKWARDS)]), rj.First()])),
+        (rj.Stack([rj.Bidirectional(rj.GRU(2)), rj.GRU(2)]), rj.Gate(BACKWARDS, rj.Dense(2))),
+    ],
+    ids=lambda layer: repr(layer),
+)
+def test_a_half_that_runs_backwards_as_given_is_refused(forward, backward):
+    with pytest.raises(
+        ValueError, match=r"one of the two runs backwards, so that both would run in the same direction"
+    ):
+        rj.Bidirectional(forward, backward)
+
+
+@pytest.mark.parametrize(
+    ("forward", "backward"),
+    [
+        (BACKWARDS, BACKWARDS),
+        (rj.Dense(2), BACKWARDS),
+        (rj.Bidirectional(rj.GRU(2)), BACKWARDS),
+        (rj.GRU(2), rj.Stack([rj.GRU(2), BACKWARDS])),
+    ],
+    ids=lambda layer: repr(layer),
+)
+def test_other_halves_are_not(forward, backward):
+    layer = rj.Bidirectional(forward, backward)
+    assert layer.reversed().reversed() == layer
+
+
 def test_refuses_what_does_not_fit(draw):
     with pytest.raises(ValueError, match=r"`merge` must be one of 'concat', 'sum', 'mean', 'product', None; got 'max'"):
         rj.Bidirectional(rj.GRU(2), merge="max")
@@ -150,8 +190,6 @@ def test_refuses_what_does_not_fit(draw):
         rj.Bidirectional(rj.GRU(2), "gru")
     with pytest.raises(ValueError, match=r"only one of Last\(\) and RNN.* drops the time axis"):
         rj.Bidirectional(rj.Last(), rj.GRU(2))
-    with pytest.raises(ValueError, match=r"both would run in the same direction"):
-        rj.Bidirectional(rj.GRU(2), rj.RNN(rj.GRU(2), reverse=True))
     unequal = rj.Bidirectional(rj.GRU(2), rj.GRU(3), merge="sum")
     with pytest.raises(ValueError, match=r"`merge='sum'` needs outputs of equal sizes; got 2 forward and 3 backward"):
         unequal.init(KEY, 4)

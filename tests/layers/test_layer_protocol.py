@@ -6,44 +6,40 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from descriptors import LAYERS, SLOW_LAYERS
 
 import rnnjax as rj
 
 KEY = jax.random.key(23)
 F64 = jnp.float64
-LAYERS = {
-    "rnn": rj.RNN(rj.LSTM(4)),
-    "rnn_reverse": rj.RNN(rj.GRU(3), reverse=True),
-    "dense": rj.Dense(3, activation="sigmoid"),
-    "dropout": rj.Dropout(0.5),
-    "variational": rj.VariationalDropout(0.5),
-    "residual": rj.Residual(rj.Elman(4)),
-    "bidirectional": rj.Bidirectional(rj.GRU(2), rj.LSTM(3)),
-    "first": rj.First(),
-    "last": rj.Last(),
-    "mean": rj.Mean(),
-    "max": rj.Max(),
-    "stack": rj.Stack([rj.GRU(3), rj.Bidirectional(rj.Elman(2), merge="product"), rj.RNN(rj.Elman(2), reverse=True)]),
-    "encoder": rj.Stack([rj.GRU(3), rj.Last(), rj.Dense(2)]),
-    "embedding": rj.Embedding(9, 3),
-}
-each = pytest.mark.parametrize("name", LAYERS)
+T, B, I = 5, 4, 3  # noqa: E741
+each = pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW_LAYERS else []) for name in LAYERS]
+)
+
+
+def features(name):
+    return I if LAYERS[name].event_ndim else None
 
 
 def inputs(name):
-    if name == "embedding":
-        return np.random.default_rng(0).integers(0, 9, (5, 3))
-    return np.random.default_rng(0).standard_normal((5, 3, 4))
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((T, B, I)) if LAYERS[name].event_ndim else rng.integers(0, 9, (T, B))
 
 
 def parameters(name):
-    return LAYERS[name].init(KEY, None if name == "embedding" else 4, F64)
+    return LAYERS[name].init(KEY, features(name), F64)
+
+
+def test_every_layer_has_a_row():
+    public = {name for name, item in vars(rj).items() if isinstance(item, type) and issubclass(item, rj.Layer)}
+    assert public - {"Layer", "Stateless", "Pooling"} == {type(layer).__name__ for layer in LAYERS.values()}
 
 
 @each
 def test_reversed_is_flip_layer_flip(close, name):
     layer, xs, params = LAYERS[name], inputs(name), parameters(name)
-    mask = np.random.default_rng(1).random((5, 3)) < 0.7
+    mask = np.random.default_rng(1).random((T, B)) < 0.7
     mask[:, 1] = False
     ys, state = layer.reversed()(params, xs, mask=mask)
     wanted, wanted_state = layer(params, xs[::-1], mask=mask[::-1])
@@ -55,7 +51,7 @@ def test_reversed_is_flip_layer_flip(close, name):
 @each
 def test_causal_layers_stream_and_others_refuse(close, name):
     layer, xs, params = LAYERS[name], inputs(name), parameters(name)
-    state = layer.initial_state(params, (3,), F64)
+    state = layer.initial_state(params, (B,), F64)
     if not layer.causal:
         with pytest.raises(ValueError, match=r"is not causal: it reads the whole sequence at once and cannot continue"):
             layer(params, xs, state)
@@ -68,29 +64,23 @@ def test_causal_layers_stream_and_others_refuse(close, name):
 
 
 def test_which_layers_are_causal():
-    assert {name for name, layer in LAYERS.items() if layer.causal} == {
-        "rnn",
-        "dense",
-        "dropout",
-        "variational",
-        "residual",
-        "embedding",
-    }
     drops_time = {name for name, layer in LAYERS.items() if not layer.keeps_time}
-    assert drops_time == {"first", "last", "mean", "max", "encoder"}
+    assert drops_time == {"first", "last", "mean", "max", "attention_pooling", "pooled"}
+    backwards = {"reverse", "reverse_conv", "bidirectional", "stack"}
+    assert {name for name, layer in LAYERS.items() if not layer.causal} == drops_time | backwards
 
 
 @each
 def test_masked_steps_are_zero_and_never_matter(close, name):
     layer, xs, params = LAYERS[name], inputs(name), parameters(name)
-    lengths = np.array([5, 0, 3])
-    valid = np.arange(5)[:, None] < lengths
+    lengths = np.array([5, 0, 3, 1])
+    valid = np.arange(T)[:, None] < lengths
     ys, state = layer(params, xs, lengths=lengths, key=KEY)
-    spoilt = np.where(valid, xs, -7) if name == "embedding" else np.where(valid[..., None], xs, np.nan)
+    spoilt = np.where(valid[..., None], xs, np.nan) if layer.event_ndim else np.where(valid, xs, -7)
     close(layer(params, spoilt, lengths=lengths, key=KEY), (ys, state))
     if layer.keeps_time:
         assert not np.any(np.asarray(ys)[~valid])
-    assert np.asarray(ys).shape[-1] == layer.out_size(None if name == "embedding" else 4)
+    assert np.asarray(ys).shape[-1] == layer.out_size(features(name))
 
 
 @each
@@ -105,14 +95,14 @@ def test_hashes_and_compares_by_value(name):
 @each
 def test_checks_the_flags(name):
     layer, xs, params = LAYERS[name], inputs(name), parameters(name)
-    with pytest.raises(ValueError, match=r"`mask` must be \(T, \*B\) = \(5, 3\)"):
-        layer(params, xs, mask=np.ones((3, 5), bool))
+    with pytest.raises(ValueError, match=r"`mask` must be \(T, \*B\) = \(5, 4\)"):
+        layer(params, xs, mask=np.ones((4, 5), bool))
     with pytest.raises(TypeError, match=r"`reset` must be a boolean array"):
-        layer(params, xs, reset=np.ones((5, 3), int))
+        layer(params, xs, reset=np.ones((5, 4), int))
     with pytest.raises(TypeError, match=r"`lengths` must be an integer array"):
-        layer(params, xs, lengths=np.ones(3))
+        layer(params, xs, lengths=np.ones(4))
     with pytest.raises(ValueError, match=r"`lengths` must lie in 0…T = 5; got values from -1 to 2"):
-        layer(params, xs, lengths=np.array([1, -1, 2]))
+        layer(params, xs, lengths=np.array([1, -1, 2, 0]))
 
 
 @rj.struct

@@ -99,6 +99,18 @@ def test_the_gradient_of_a_step_of_layers() -> None:
     )
 
 
+@pytest.mark.parametrize("marks", ["lengths", "mask", "reset"])
+def test_a_marked_step_of_layers(marks: str) -> None:
+    model = rj.Stack([rj.LSTM(3), rj.GRU(4)])
+    params = model.init(jax.random.key(0), 2, jnp.float64)
+    x = jax.random.normal(jax.random.key(1), (1, 2, 2), jnp.float64)
+    state = jax.tree.map(lambda a: a + 0.3, model.initial_state(params, (2,), jnp.float64))
+    row = jnp.array([1, 0])
+    marked = {marks: row if marks == "lengths" else row[None] == 1}
+    got, wanted = (jax.jit(partial(m, **marked))(params, x, state) for m in (model, _by_scan(model)))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), got, wanted)
+
+
 def test_a_step_of_layers_elsewhere() -> None:
     model = rj.Stack([rj.LSTM(3), rj.GRU(4)])
     params = model.init(jax.random.key(0), 2, jnp.float32)
