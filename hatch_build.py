@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
@@ -53,7 +54,7 @@ class KernelsHook(BuildHookInterface):  # pyright: ignore[reportGeneralTypeIssue
             self.app.display_warning(f"rnnjax is built without its kernels for the CPU: {details}")
             return
         build_data["pure_python"] = False
-        build_data["tag"] = f"py3-none-{_platform().replace('-', '_').replace('.', '_')}"
+        build_data["tag"] = f"py3-none-{_platform()}"
         build_data["force_include"][str(root / LIBRARY)] = str(LIBRARY)
 
 
@@ -118,8 +119,10 @@ def build(root: Path, extra: tuple[str, ...] = ()) -> None:
 
 
 def _platform() -> str:
-    """The platform as wheels name it; macOS names two architectures where Python has both, and the kernels have one."""
-    return sysconfig.get_platform().replace("universal2", platform.machine())
+    """The platform as a wheel's tag has it. macOS names two architectures where Python has both, and the kernels have
+    one; with arm64 alone it begins at 11.0."""
+    name = sysconfig.get_platform().replace("universal2", platform.machine())
+    return re.sub(r"^macosx-10\.\d+-arm64$", "macosx-11.0-arm64", name).replace("-", "_").replace(".", "_")
 
 
 def _x86() -> bool:

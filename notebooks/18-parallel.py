@@ -201,9 +201,9 @@ solved, _ = rj.unroll(cell, params, xs, implementation="newton")
 print(f"{LONG:,} steps of a GRU in {int(report.iterations)} iterations, off by {np.abs(solved - looped).max():.0e}")
 
 # %% [markdown]
-# Each iteration about squares the error. Their number does not depend on the length. On what does it depend? Elman's
-# network with its recurrent matrix multiplied by a gain, up to and beyond chaos; beside it the largest Lyapunov
-# exponent, the rate at which two nearby states drift apart:
+# Each iteration about squares the error. On what does their number depend? Elman's network with its recurrent matrix
+# multiplied by a gain, up to and beyond chaos; beside it the largest Lyapunov exponent, the rate at which two nearby
+# states drift apart:
 
 # %%
 cell = rj.Elman(16)

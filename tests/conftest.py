@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
 import jaxlib.version
+import numpy as np
 import pytest
 
 # programs, not tests; what they import comes with the extra `peers`
@@ -32,10 +34,25 @@ if jaxlib.version.__version_info__ < (0, 11):  # later ones end at the flag
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="run the tests marked slow as well")
     parser.addoption("--optimized", action="store_true", help="let XLA optimize as it does for users; takes longer")
-    parser.addoption("--sample", type=int, default=1, metavar="K", help="run one in K of each test's cases")
+    parser.addoption(
+        "--sample",
+        type=_share,
+        action="append",
+        default=[],
+        metavar="[PATH=]K",
+        help="run one in K of the cases of each test, everywhere or in one folder, file or test; may be given again",
+    )
     parser.addoption(
         "--turn", type=int, default=0, metavar="N", help="which of the K shares --sample takes, N modulo K"
     )
+
+
+def _share(text: str) -> tuple[str, int]:
+    """Where, "" for everywhere, and the K."""
+    path, _, shares = text.rpartition("=")
+    if int(shares) < 1:
+        raise ValueError(shares)
+    return path.rstrip("/"), int(shares)
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -50,24 +67,46 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for item in items:
             if "slow" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="slow: runs with --all"))
-    if config.getoption("--sample") > 1:
+    if config.getoption("--sample"):
         _sample(config, items)
 
 
 def _sample(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leaves out cases by the names of their parameters, so that the laws of a cell stay together; no test whole."""
-    shares, turn = config.getoption("--sample"), config.getoption("--turn")
-    seen: set[str] = set()
-    kept: list[pytest.Item] = []
-    rest: list[pytest.Item] = []
+    """Leaves out cases by the names of their parameters, so that the laws of a cell stay together; no test whole: where
+    it is no case's turn, those that come next are taken."""
+    waits: dict[str, dict[str, int]] = defaultdict(dict)
     for item in items:
-        test, _, case = item.nodeid.partition("[")
-        runs = item.get_closest_marker("skip") is None
-        chosen = runs and (test not in seen or (zlib.crc32(case.encode()) - turn) % shares == 0)
-        (kept if chosen else rest).append(item)
-        seen |= {test} if runs else set()
-    config.hook.pytest_deselected(items=rest)
-    items[:] = kept
+        if item.get_closest_marker("skip") is None:
+            test, _, case = item.nodeid.partition("[")
+            waits[test][item.nodeid] = (zlib.crc32(case.encode()) - config.getoption("--turn")) % _shares(config, test)
+    chosen: set[str] = set()
+    for cases in waits.values():
+        first = min(cases.values())
+        chosen |= {case for case, turns in cases.items() if turns == first}
+    config.hook.pytest_deselected(items=[item for item in items if item.nodeid not in chosen])
+    items[:] = [item for item in items if item.nodeid in chosen]
+
+
+def _shares(config: pytest.Config, test: str) -> int:
+    """The K of a test, that of the longest path that holds it."""
+    given = [
+        (len(path), shares)
+        for path, shares in config.getoption("--sample")
+        if path in ("", test) or test.startswith((f"{path}/", f"{path}::"))
+    ]
+    return max(given, default=(0, 1))[1]
+
+
+@pytest.fixture(autouse=True)
+def draws_of_its_own(request: pytest.FixtureRequest) -> Iterator[None]:
+    """What a test draws from its file's RNG does not hang on which tests ran before it."""
+    module = getattr(request.node, "module", None)
+    if not hasattr(module, "RNG"):
+        yield
+        return
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "RNG", np.random.default_rng(zlib.crc32(request.node.name.encode())))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -39,8 +39,9 @@ class Remembering(rj.Wrapper):
 class Descriptor:
     """A cell under test.
 
-    event_shape is the shape of one input, (I,) or (*S, I). live_leaves are the cell's fields that change the outputs,
-    so that their gradients must not vanish. implementations is the row of the committed matrix: exactly these must run.
+    event_shape is the shape of one input, (I,) or (*S, I). live_leaves are the cell's numbers, "cell.rate" one of the
+    cell in a wrapper, that change the outputs without a key, so that their gradients must not vanish. implementations
+    is the row of the committed matrix: exactly these must run.
     memory_size is the features of the memory that a cell with attention reads.
     The laws of a slow row run with --all: another row holds what it shares with it.
     newton says whether Newton's method must run it as well.
@@ -134,7 +135,13 @@ CELLS: tuple[Descriptor, ...] = (
     ),
     Descriptor("delta_net", rj.DeltaNet(4, heads=2, key_size=3), implementations=CHUNKED, slow=True),
     Descriptor("gated_delta_net", rj.GatedDeltaNet(4, heads=2), implementations=CHUNKED, slow=True),
-    Descriptor("learned_initial_gla", rj.LearnedInitialState(rj.GLA(4, rank=2)), implementations=CHUNKED, slow=True),
+    Descriptor(
+        "learned_initial_gla",
+        rj.LearnedInitialState(rj.GLA(4, rank=2)),
+        live_leaves=("cell.temperature",),
+        implementations=CHUNKED,
+        slow=True,
+    ),
     Descriptor("learned_initial_mlstm", rj.LearnedInitialState(rj.MLSTM(2)), implementations=CHUNKED, slow=True),
     Descriptor("learned_initial_state", rj.LearnedInitialState(rj.LSTM(4)), implementations=NATIVE),
     Descriptor("learned_initial_lru", rj.LearnedInitialState(rj.LRU(4)), implementations=ASSOCIATIVE, slow=True),
@@ -173,14 +180,15 @@ CELLS: tuple[Descriptor, ...] = (
     ),
 )
 
-# inputs have 3 features
+# inputs have 3 features, or are ids below 9
 LAYERS: dict[str, rj.Layer] = {
     "rnn": rj.RNN(rj.GRU(4)),
     "reverse": rj.RNN(rj.LSTM(4), reverse=True),
     "bidirectional": rj.Bidirectional(rj.GRU(2), rj.Elman(3)),
     "residual": rj.Residual(rj.Elman(3)),
+    "gate": rj.Gate(rj.Elman(2), rj.Dense(2, activation="sigmoid")),
     "causal_stack": rj.Stack([rj.GRU(4), rj.Residual(rj.Elman(4)), rj.Dense(2)]),
-    "stack": rj.Stack([rj.LSTM(4), rj.Bidirectional(rj.Elman(2)), rj.Dense(2, activation="sigmoid")]),
+    "stack": rj.Stack([rj.LSTM(4), rj.Bidirectional(rj.Elman(2), merge="product"), rj.Dense(2, activation="sigmoid")]),
     "pooled": rj.Stack([rj.Bidirectional(rj.GRU(2)), rj.Mean(), rj.Dense(2)]),
     "causal_conv": rj.CausalConv(3),
     "reverse_conv": rj.CausalConv(2, reverse=True),
@@ -189,6 +197,18 @@ LAYERS: dict[str, rj.Layer] = {
     "min_gru_block": rj.MinGRUBlock(conv=2, hidden=1),
     "mlstm_block": rj.MLSTMBlock(heads=2, conv=2, projection=3),
     "slstm_block": rj.SLSTMBlock(heads=3, conv=2),
+    "dense": rj.Dense(2, activation="sigmoid"),
+    "activate": rj.Activate("sigmoid"),
+    "layer_norm": rj.LayerNorm(),
+    "rms_norm": rj.RMSNorm(),
+    "dropout": rj.Dropout(0.5),
+    "variational_dropout": rj.VariationalDropout(0.5),
+    "embedding": rj.Embedding(9, 2),
+    "first": rj.First(),
+    "last": rj.Last(),
+    "mean": rj.Mean(),
+    "max": rj.Max(),
+    "attention_pooling": rj.AttentionPooling(2),
 }
 SLOW_LAYERS = ("causal_conv", "reverse_conv", "block", "griffin_block", "min_gru_block", "mlstm_block", "slstm_block")
-"""Their laws run with --all."""
+"""Their tests run with --all."""

@@ -96,15 +96,26 @@ def test_a_state_that_is_lost_ends_at_a_reset(form: str) -> None:
     assert not any(leaf[0].any() for leaf in jax.tree.leaves(grads[2]))
 
 
-def test_nothing_stays_nothing_where_products_overflow() -> None:
-    """1.1²⁰⁰⁰ is no float32, and the start that it multiplies is zero."""
-    cell, late = rj.LinearElman(2), 1990
+def grows() -> tuple[rj.Cell, Any, jax.Array]:
+    """1.1⁴⁰⁹⁶ is no float32."""
+    cell = rj.LinearElman(2)
     params = cell.init(jax.random.key(0), 2, jnp.float32)._replace(u=jnp.full(2, 1.1), w=jnp.eye(2))
-    params = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params)
-    xs = jnp.zeros((2000, 2), jnp.float32).at[late].set(1)
-    ys, _ = rj.unroll(cell, params, xs, implementation="associative")
-    times = np.arange(2000)[:, None] - late
-    np.testing.assert_allclose(ys, np.where(times < 0, 0, 1.1**times) * np.ones(2), rtol=1e-5)
+    return cell, jax.tree.map(lambda leaf: leaf.astype(jnp.float32), params), jnp.zeros((4096, 2), jnp.float32)
+
+
+def test_nothing_stays_nothing_where_products_overflow() -> None:
+    (cell, params, xs), late = grows(), 4086
+    ys, _ = rj.unroll(cell, params, xs.at[late].set(1), implementation="associative")
+    times = np.arange(4096)[:, None] - late
+    np.testing.assert_allclose(ys, np.where(times < 0, 0, 1.1 ** np.maximum(times, 0)) * np.ones(2), rtol=1e-5)
+
+
+def test_nothing_stays_nothing_where_products_of_a_derivative_overflow() -> None:
+    (cell, params, xs), early = grows(), 10
+    pull = jax.jit(jax.grad(lambda xs: rj.unroll(cell, params, xs, implementation="associative")[0][early].sum()))
+    found = pull(xs)
+    times = early - np.arange(4096)[:, None]
+    np.testing.assert_allclose(found, np.where(times < 0, 0, 1.1 ** np.maximum(times, 0)) * np.ones(2), rtol=1e-5)
 
 
 @pytest.mark.parametrize("cell", [rj.MinGRU(3), rj.MinLSTM(3), rj.RGLRU(3)], ids=repr)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import pytest
+from packaging import tags
 
 import rnnjax as rj
 from rnnjax._unroll import kernels
@@ -128,3 +131,25 @@ def test_an_unknown_platform_is_a_reason(copy: Path) -> None:
     program = "import sys; sys.platform = 'plan9'; import hatch_build; hatch_build.build(hatch_build.Path())"
     done = subprocess.run([sys.executable, "-c", program], cwd=copy, capture_output=True, text=True)
     assert done.stderr.endswith("Unavailable: the platform plan9 is unknown\n")
+
+
+@pytest.mark.parametrize(
+    ("system", "machine", "accepts"),
+    [
+        ("macosx-10.9-universal2", "arm64", tags.mac_platforms((14, 0), "arm64")),
+        ("macosx-10.9-universal2", "x86_64", tags.mac_platforms((10, 15), "x86_64")),
+        ("macosx-14.0-arm64", "arm64", tags.mac_platforms((14, 0), "arm64")),
+        ("linux-x86_64", "x86_64", ["linux_x86_64"]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_pip_accepts_the_platform(
+    system: str, machine: str, accepts: Iterable[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As python.org's Python for macOS names it, which has both architectures, and Homebrew's, which has one."""
+    monkeypatch.setattr("sysconfig.get_platform", lambda: system)
+    monkeypatch.setattr("platform.machine", lambda: machine)
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    build = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(build)
+    assert build._platform() in list(accepts)

@@ -155,6 +155,45 @@ def test_an_mlstm_that_asks_for_nothing_reads_nothing(gate: float, form: str) ->
     np.testing.assert_array_equal(ys[1:], 0)
 
 
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_a_state_that_is_lost_ends_at_a_reset(cell: Any) -> None:
+    params, xs = draw(cell, 5, 3)
+    # row 0 loses it at once, row 1 behind a masked step, row 2 has none to lose
+    lost = jax.tree.map(lambda leaf: (leaf + 0.3).at[:2].set(jnp.nan), cell.initial_state(params, (3,), xs.dtype))
+    reset = jnp.zeros((5, 3), bool).at[0, 0].set(True).at[1, 1].set(True)
+    mask = jnp.ones((5, 3), bool).at[0, 1].set(False)
+
+    def pulled(form: str, lost: Any, xs: Any) -> Any:
+        def behind(params: Any, xs: Any, state: Any) -> Any:
+            ys, last = rj.unroll(cell, params, xs, state, mask=mask, reset=reset, implementation=form)
+            return (ys**2).sum() + sum(leaf.sum() for leaf in last), (ys, last)
+
+        return jax.jit(jax.value_and_grad(behind, argnums=(0, 1, 2), has_aux=True))(params, xs, lost)
+
+    (_, out), grads = pulled("chunked", lost, xs)
+    fresh = jax.tree.map(jnp.nan_to_num, lost)
+    (_, wanted), wanted_grads = pulled("scan", fresh, xs)
+    close((out, grads), (wanted, wanted_grads), 1e-10)
+    assert not any(leaf[:2].any() for leaf in grads[2])
+
+
+@pytest.mark.parametrize("remat", [None, 4])
+@pytest.mark.parametrize("cell", CELLS, ids=repr)
+def test_what_is_not_finite_stays_in_its_sequence(cell: Any, remat: Any) -> None:
+    params, xs = draw(cell, 10, 2)
+    xs = xs.at[3, 0].set(jnp.inf).at[8, 1].set(jnp.nan)
+    reset = jnp.zeros((10, 2), bool).at[jnp.array([2, 5]), 0].set(True).at[7, 1].set(True)
+    run = partial(rj.unroll, cell, params, xs, reset=reset)
+    (ys, state), (wanted, last) = run(implementation="chunked", remat=remat), run(implementation="scan")
+    finite = np.ones((10, 2), bool)
+    finite[3:5, 0] = finite[8:, 1] = False
+    np.testing.assert_array_equal(jnp.isfinite(ys).all(-1), finite)
+    np.testing.assert_array_equal(jnp.isfinite(wanted).all(-1), finite)
+    close(jnp.where(finite[..., None], ys, 0), jnp.where(finite[..., None], wanted, 0), 1e-10)
+    close(jax.tree.map(lambda leaf: leaf[0], state), jax.tree.map(lambda leaf: leaf[0], last), 1e-10)
+    assert not any(jnp.isfinite(leaf[1]).all() for leaf in state)
+
+
 def test_a_temperature_may_be_an_array() -> None:
     cell = rj.GLA(4, rank=2)
     params, xs = draw(cell, 5, 2)

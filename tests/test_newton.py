@@ -342,7 +342,10 @@ def test_small_corrections_need_not_be_the_last(newton: rj.Newton, gain: int, si
     wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), (params, xs))
     wanted, _ = rj.unroll(cell, *wide, implementation="scan")
     np.testing.assert_allclose(ys, wanted, rtol=0, atol=newton.tolerance or 1e-5)
-    assert rj.newton_report(cell, params, xs, implementation=newton).converged == converges
+    report = rj.newton_report(cell, params, xs, implementation=newton)
+    assert report.converged == converges
+    if converges:
+        assert np.abs(np.asarray(ys) - np.asarray(wanted)).max() < 1.1 * float(report.correction) + 1e-7
 
 
 def test_slow_units_have_gradients() -> None:
@@ -361,3 +364,23 @@ def test_slow_units_have_gradients() -> None:
 
     for got, wanted in zip(gradient(jnp.bfloat16, "newton"), gradient(jnp.float32, "scan"), strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0.1, atol=0.02 * float(abs(wanted).max()))
+
+
+@pytest.mark.parametrize("newton", [rj.Newton(), rj.Newton("diagonal"), rj.Newton(damping=0.1)], ids=repr)
+def test_a_guess_that_is_right_is_enough(newton: rj.Newton) -> None:
+    """With inputs, a state and biases of zero a GRU stays where it is."""
+    params, xs = problem(rj.GRU(3))
+    report = rj.newton_report(rj.GRU(3), params, jnp.zeros_like(xs), implementation=newton)
+    assert report.converged
+    assert (report.iterations, report.residual, report.correction) == (1, 0, 0)
+
+
+def test_states_are_off_by_no_more_than_the_correction() -> None:
+    """Of a whole Jacobian, when iterations have only begun to converge."""
+    cell, newton = rj.Elman(8), rj.Newton(tolerance=0.3)
+    params, xs = problem(cell, steps=1000, gain=0.9)
+    report = rj.newton_report(cell, params, xs, implementation=newton)
+    found, wanted = (rj.unroll(cell, params, xs, implementation=which)[0] for which in (newton, "scan"))
+    off = (np.abs(found - wanted) / np.maximum(1, np.abs(wanted))).max()
+    assert report.converged
+    assert 1e-3 < off < report.correction + 1e-12

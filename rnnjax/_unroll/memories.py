@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .._cell import Marks
 from .._types import Array, State
@@ -19,27 +20,64 @@ from .theta import some
 
 def run(call: Call, length: int, kept: int) -> tuple[Any, State]:
     """Outputs and last state, `length` steps at once; the backward pass keeps the state every `kept` steps, and within
-    such a piece, while it is formed again, every `length`."""
+    such a piece, while it is formed again, every `length`.
 
-    def piece(state: State, flow: Flow) -> tuple[State, Any]:
-        steps = jax.tree.leaves(flow.xs)[0].shape[0]
-        return chunks.in_pieces(partial(_chunk, call), state, flow, steps, length, call.reverse)
+    A chunk multiplies what lies on the other side of a reset by zero, and zero times NaN is NaN. Where there are
+    resets, numbers that are not finite are therefore left out, and what they would reach is NaN without them.
+    """
+    flow, bad = call.flow, None
+    if flow.reset is not None:
+        bad = ~_finite(flow.xs, flow.reset.ndim)
+        flow = flow._replace(xs=where(bad, jax.tree.map(jnp.zeros_like, flow.xs), flow.xs))
 
-    state, ys = chunks.in_pieces(piece, call.state, call.flow, call.steps, max(kept, length), call.reverse)
+    def piece(state: State, along: tuple[Flow, Array | None]) -> tuple[State, Any]:
+        steps = jax.tree.leaves(along[0].xs)[0].shape[0]
+        return chunks.in_pieces(partial(_chunk, call), state, along, steps, length, call.reverse)
+
+    state, ys = chunks.in_pieces(piece, call.state, (flow, bad), call.steps, max(kept, length), call.reverse)
     return ys, state
 
 
-def _chunk(call: Call, state: State, flow: Flow) -> tuple[State, Any]:
+def _chunk(call: Call, state: State, along: tuple[Flow, Array | None]) -> tuple[State, Any]:
     """Last state and outputs of one chunk. Backwards the cell sees it flipped."""
     cell: Any = call.cell
-    params = call.dtypes.cast(call.params)
+    params, flow = call.dtypes.cast(call.params), along[0]
     z = cell.project(params, flow.xs, *some(merge_noise(flow.noise, call.constant_noise)))
-    z, mask, reset = flip((z, flow.mask, flow.reset), call.reverse)
-    new, emitted = cell.chunk(params, state, z, Marks(mask, reset, call.boundary))
+    z, mask, reset, bad = flip((z, flow.mask, flow.reset, along[1]), call.reverse)
+    start, lost = state, None
+    if reset is not None:
+        start, lost = _contained(state, bad, reset, call.boundary)
+    new, emitted = cell.chunk(params, start, z, Marks(mask, reset, call.boundary))
+    if lost is not None:
+        # not where a step is masked: a readout would multiply the cotangent, which is zero there, with NaN
+        emitted = _lose(lost if mask is None else lost & mask, emitted)
+        new = _lose(lost[-1], new)
     ys = cell.readout(params, flip(emitted, call.reverse), flow.xs)
     new = jax.tree.map(lambda a, b: a.astype(b.dtype), new, state)
     new = _moved(call, mask, reset, new, state)
     return new, jax.tree.map(lambda y: y.astype(call.dtypes.compute), ys)
+
+
+def _contained(state: State, bad: Array, reset: Array, boundary: State) -> tuple[State, Array]:
+    """The state, or the boundary in rows with a reset whose state is not finite, and the steps (K, *B) that such a
+    state or a bad input before them in their sequence reaches."""
+    count = jnp.cumsum(reset, 0, dtype=jnp.int32)
+    bad_state = (count[-1] > 0) & ~_finite(state, count.ndim - 1)
+    # the number of the last sequence that was reached so far; the state belongs to number 0
+    before = jnp.where(bad_state, 0, -1).astype(jnp.int32)
+    reached = lax.cummax(jnp.where(bad, count, jnp.broadcast_to(before[None], count.shape)))
+    return where(bad_state, boundary, state), reached == count
+
+
+def _finite(tree: Any, axes: int) -> Array:
+    """Whether all numbers behind the first `axes` axes are finite."""
+    found = [jnp.isfinite(leaf).all(tuple(range(axes, leaf.ndim))) for leaf in jax.tree.leaves(tree)]
+    return reduce(jnp.logical_and, found)
+
+
+def _lose(lost: Array, tree: Any) -> Any:
+    """NaN where lost."""
+    return where(lost, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), tree), tree)
 
 
 def _moved(call: Call, mask: Array | None, reset: Array | None, new: State, old: State) -> State:

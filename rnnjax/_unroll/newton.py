@@ -37,8 +37,9 @@ class NewtonReport(NamedTuple):
     iterations: linear recurrences that were solved.
     residual: the largest |step(s_{t-1}) − s_t| / max(1, |s_t|) when they ended; not a number where they diverged.
     correction: the largest last change, relative to max(1, |s_t|), and what is still to come where changes shrink
-        slowly. States are off by no more, which may be T times the residual: slow units add residuals up. Only for a
-        whole Jacobian without damping it does not matter where every step is met to rounding.
+        slowly, told by how they shrink: what states are off by, at most with a whole Jacobian, and about that with
+        others. It may be T times the residual: slow units add residuals up. Only for a whole Jacobian without damping
+        it does not matter where every step is met to rounding.
     """
 
     converged: Array
@@ -294,7 +295,8 @@ def _refine(
         rest, moved = residual(x), relative(x, change)
         shrinks = jnp.clip(moved / now.moved, 0, 1 - jnp.finfo(x.dtype).eps)
         to_come = jnp.where(now.count > 0, jnp.maximum(1, shrinks / (1 - shrinks)), infinite)
-        error = moved * to_come if rate == "slow" else moved
+        # where every step was met exactly, there was nothing to shrink
+        error = jnp.where(now.residual == 0, 0, moved * to_come) if rate == "slow" else moved
         return _Iterate(x, rest, relative(x, rest), moved, now.moved, error, now.count + 1)
 
     rest = residual(guess)

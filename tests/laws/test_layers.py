@@ -25,9 +25,10 @@ def over(layers: dict[str, rj.Layer]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("layer", rows)
 
 
-each = over(LAYERS)
-keeping_time = over({name: layer for name, layer in LAYERS.items() if layer.keeps_time})
-causal = over({name: layer for name, layer in LAYERS.items() if layer.causal})
+READING_FEATURES = {name: layer for name, layer in LAYERS.items() if layer.event_ndim}
+each = over(READING_FEATURES)
+keeping_time = over({name: layer for name, layer in READING_FEATURES.items() if layer.keeps_time})
+causal = over({name: layer for name, layer in READING_FEATURES.items() if layer.causal})
 
 
 def parameters(layer: rj.Layer) -> Any:

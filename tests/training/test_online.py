@@ -61,6 +61,7 @@ EXACT = [
     (online.RTRL(), rj.LearnedInitialState(rj.LRU(3))),
     (online.SnAp1(), rj.IndRNN(3, activation="tanh")),
     (online.SnAp1(), rj.LRU(3)),
+    (online.EProp(), rj.IndRNN(3, activation="tanh")),
 ]
 
 
@@ -343,6 +344,12 @@ def test_a_clip_of_what_flows_back_is_refused(method: Any) -> None:
     for cell in (rj.GradientClip(rj.GRU(3)), rj.LearnedInitialState(rj.Zoneout(rj.GradientClip(rj.IndRNN(3))))):
         with pytest.raises(ValueError, match=r"must be without `GradientClip`.*: take the cell inside it"):
             online.online_gradient(method, cell, loss)
+
+
+@pytest.mark.parametrize("layer", [rj.Stack([rj.RNN(rj.LRU(3)), rj.RNN(rj.LRU(3))]), rj.Block(rj.LRU(3))], ids=repr)
+def test_a_layer_is_no_cell(layer: Any) -> None:
+    with pytest.raises(TypeError, match=r"must be one cell.*, a layer: take the cell in it, and what follows"):
+        online.online_gradient(online.RTRL(), layer, loss)
 
 
 def test_targets_must_have_as_many_steps() -> None:

@@ -18,6 +18,7 @@ from ..._unroll.call import Dtypes, features
 from ..._unroll.jacobians import Parts, flatten, unflatten
 from ..._unroll.lift import hold, valid_steps, where, zero_where_masked
 from ...cells import GradientClip
+from ...layers import Layer
 from ._row import Method, Row, add, zeros_like
 
 Loss = Callable[..., Array]
@@ -51,7 +52,7 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
 
     Args:
         method: `RTRL()`, `DenseRTRL()`, `SnAp1()`, `UORO()` or `EProp()`.
-        cell: a cell. It runs without noise.
+        cell: one cell, not a layer. It runs without noise.
         loss: a function of the outputs (*B, O) and the targets of one step, which returns their loss, shape (). Where
             there is a head, its parameters are the third argument.
 
@@ -216,6 +217,12 @@ def _keys(key: Key, batch_shape: tuple[int, ...]) -> Key:
 
 
 def _check_cell(cell: Any) -> None:
+    if isinstance(cell, Layer):
+        raise TypeError(
+            f"`cell` must be one cell, because an online gradient is of one; got {cell!r}, a layer: take the cell in "
+            "it, and what follows the cell into `loss` with its parameters as `head`; layers that recur one above "
+            "another are learned by back-propagation, `rnnjax.training.tbptt` over a stream"
+        )
     if not isinstance(cell, Cell):
         raise TypeError(f"`cell` must be a cell; got {cell!r}")
     parts = jax.tree.leaves(cell, is_leaf=lambda part: isinstance(part, GradientClip))

@@ -201,13 +201,14 @@ class SnAp1(_Units):
 @dataclass(frozen=True)
 class EProp(_Units):
     """E-prop: eligibility traces, which remember what a unit's parameters did to its state, times the learning signal
-    ∂L_t/∂s_t of the moment. Nothing passes through recurrent weights, not even a unit's own.
+    ∂L_t/∂s_t of the moment. Nothing passes through a gated cell's recurrent product, not even from a unit to itself.
 
     ε_t = d_t ε_{t-1} + ∂s_t/∂θ, with d_t = ∂s_t/∂s_{t-1} while the recurrent product h_{t-1} u stays as it is
 
-    It is for gated cells, whose recurrent product is known, and for elementwise ones, which have none. In an LSTM d_t
-    is the forget gate, in a leaky Elman network 1 − α. The signal is the true derivative of the moment's loss,
-    symmetric e-prop in the paper; a loss with other weights backwards makes it the random one.
+    It is for gated cells, whose recurrent product is known, and for elementwise ones, which have none: of an IndRNN or
+    an LRU it is `RTRL`, because what a unit gives to itself is all there is. In an LSTM d_t is the forget gate, in a
+    leaky Elman network 1 − α. The signal is the true derivative of the moment's loss, symmetric e-prop in the paper; a
+    loss with other weights backwards makes it the random one.
 
     References:
         Bellec, Scherr, Subramoney, Hajek, Salaj, Legenstein, Maass 2020, A solution to the learning dilemma for
