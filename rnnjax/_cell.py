@@ -316,6 +316,13 @@ def kernel(cell: Any) -> Kernel | None:
     return cell.kernel() if known else None
 
 
+def reads_out(cell: Cell) -> bool:
+    """Whether a cell's outputs are more than what it emits."""
+    if isinstance(cell, Wrapper):
+        return type(cell).readout is not Wrapper.readout or reads_out(cell.cell)
+    return type(cell).readout is not Cell.readout
+
+
 def _in_step(cell: Any, shortcut: str, method: str) -> bool:
     """Whether no class redefines the method after the class that defines its shortcut."""
     own = next(base for base in type(cell).__mro__ if shortcut in vars(base) or method in vars(base))

@@ -118,6 +118,20 @@ def test_nothing_stays_nothing_where_products_of_a_derivative_overflow() -> None
     np.testing.assert_allclose(found, np.where(times < 0, 0, 1.1 ** np.maximum(times, 0)) * np.ones(2), rtol=1e-5)
 
 
+def test_second_derivatives_where_first_ones_are_zero() -> None:
+    """Behind a head of zeros every cotangent is zero, and what it changes with is not."""
+    cell = rj.MinGRU(3)
+    params, xs = draw(cell, 6, 1, 2)
+
+    def mixed(form: str) -> Any:
+        def loss(params: Any, head: Any) -> Any:
+            return ((rj.unroll(cell, params, xs, implementation=form)[0] @ head - 1) ** 2).sum()
+
+        return jax.jit(jax.jacrev(lambda head: jax.grad(loss)(params, head).w))(jnp.zeros((3, 1)))
+
+    np.testing.assert_allclose(mixed("associative"), mixed("scan"), rtol=0, atol=1e-10)
+
+
 @pytest.mark.parametrize("cell", [rj.MinGRU(3), rj.MinLSTM(3), rj.RGLRU(3)], ids=repr)
 @pytest.mark.parametrize("size", [-1e4, 0.0, 1e4])
 def test_gates_may_be_shut_or_wide_open(cell: Any, size: float) -> None:

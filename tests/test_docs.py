@@ -73,6 +73,7 @@ def test_precision_table_has_every_dtype() -> None:
     assert {row[0] for row in precision_rows()} >= {"float32", "bfloat16", "float16", "float64", "int32"}
 
 
+@pytest.mark.slow
 def test_readme_tables_are_up_to_date(capsys: pytest.CaptureFixture[str]) -> None:
     main = runpy.run_path(str(ROOT / "tools" / "readme.py"))["main"]
     assert main(["--check"]) == 0, capsys.readouterr().out

@@ -155,7 +155,7 @@ def test_an_mlstm_that_asks_for_nothing_reads_nothing(gate: float, form: str) ->
     np.testing.assert_array_equal(ys[1:], 0)
 
 
-@pytest.mark.parametrize("cell", CELLS, ids=repr)
+@pytest.mark.parametrize("cell", [CELLS[0], *(pytest.param(c, marks=pytest.mark.slow) for c in CELLS[1:])], ids=repr)
 def test_a_state_that_is_lost_ends_at_a_reset(cell: Any) -> None:
     params, xs = draw(cell, 5, 3)
     # row 0 loses it at once, row 1 behind a masked step, row 2 has none to lose
@@ -192,6 +192,31 @@ def test_what_is_not_finite_stays_in_its_sequence(cell: Any, remat: Any) -> None
     close(jnp.where(finite[..., None], ys, 0), jnp.where(finite[..., None], wanted, 0), 1e-10)
     close(jax.tree.map(lambda leaf: leaf[0], state), jax.tree.map(lambda leaf: leaf[0], last), 1e-10)
     assert not any(jnp.isfinite(leaf[1]).all() for leaf in state)
+
+
+def test_products_that_overflow_stay_in_their_sequence() -> None:
+    cell = rj.MLSTM(4)
+    params = cell.init(jax.random.key(0), 2, jnp.float32)
+    params = params._replace(w=params.w * 100)
+    xs = jnp.ones((6, 1, 2), jnp.float32).at[0].set(3e37)
+    reset = jnp.zeros((6, 1), bool).at[3].set(True)
+    got, wanted = (rj.unroll(cell, params, xs, reset=reset, implementation=form)[0] for form in ("chunked", "scan"))
+    assert jnp.isfinite(wanted[3:]).all()
+    np.testing.assert_allclose(got[3:], wanted[3:], rtol=1e-4)
+
+
+@pytest.mark.parametrize("first", [0, 3])
+def test_a_loss_that_reads_a_broken_sequence_has_no_finite_gradient(first: int) -> None:
+    """Nor a finite value: a guard must see that the step is lost. A loss of what comes behind the reset has both."""
+    cell = rj.GLA(4, rank=2)
+    params, xs = draw(cell, 6, 1)
+    reset = jnp.zeros((6, 1), bool).at[3].set(True)
+
+    def loss(params: Any) -> Any:
+        return rj.unroll(cell, params, xs.at[0].set(jnp.nan), reset=reset, implementation="chunked")[0][first:].sum()
+
+    found = jax.tree.leaves(jax.jit(jax.value_and_grad(loss))(params))
+    assert all(bool(jnp.isfinite(leaf).all()) == (first == 3) for leaf in found)
 
 
 def test_a_temperature_may_be_an_array() -> None:

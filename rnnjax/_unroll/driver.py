@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, split_key
+from .._cell import Cell, reads_out, split_key
 from .._types import Array, Key, Params, State, Xs
 from . import check, cpu, table
 from .call import Call, Dtypes, Flow, Remat, accumulators, features, split_noise
@@ -139,7 +139,8 @@ def _climbing(cells: Sequence[Cell], params: Sequence[Params], x: Array, states:
     for cell, own, state in zip(cells, params, states, strict=True):
         check.arguments(cell, own, x, state, None, None, None, None, None, None, None)
         call = _call(cell, own, x, state, None, None, None, None, None, reverse=False, remat=None)
-        if not (table.choose(call, None) is cpu and cpu.as_they_lie(call) and call.dtypes.compute == call.dtypes.state):
+        alike = call.dtypes.compute == call.dtypes.state and (not calls or call.dtypes == calls[0].dtypes)
+        if not (alike and table.choose(call, None) is cpu and cpu.as_they_lie(call)) or reads_out(cell):
             break
         calls.append(call)
         x = jnp.zeros_like(x, shape=(*x.shape[:-1], cell.out_size(x.shape[-1])), dtype=call.dtypes.compute)

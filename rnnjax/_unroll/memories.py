@@ -46,6 +46,8 @@ def _chunk(call: Call, state: State, along: tuple[Flow, Array | None]) -> tuple[
     z, mask, reset, bad = flip((z, flow.mask, flow.reset, along[1]), call.reverse)
     start, lost = state, None
     if reset is not None:
+        bad |= ~_finite(z, reset.ndim)  # where a product of finite inputs overflows
+        z = where(bad, jax.tree.map(jnp.zeros_like, z), z)
         start, lost = _contained(state, bad, reset, call.boundary)
     new, emitted = cell.chunk(params, start, z, Marks(mask, reset, call.boundary))
     if lost is not None:
@@ -75,9 +77,22 @@ def _finite(tree: Any, axes: int) -> Array:
     return reduce(jnp.logical_and, found)
 
 
+@jax.custom_vjp
 def _lose(lost: Array, tree: Any) -> Any:
-    """NaN where lost."""
+    """NaN where lost, and so is the cotangent of what a loss has read there."""
     return where(lost, jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), tree), tree)
+
+
+def _lose_fwd(lost: Array, tree: Any) -> tuple[Any, Array]:
+    return _lose(lost, tree), lost
+
+
+def _lose_bwd(lost: Array, cotangents: Any) -> tuple[None, Any]:
+    read = jax.tree.map(lambda leaf: jnp.where(leaf == 0, leaf, jnp.nan), cotangents)
+    return None, where(lost, read, cotangents)
+
+
+_lose.defvjp(_lose_fwd, _lose_bwd)
 
 
 def _moved(call: Call, mask: Array | None, reset: Array | None, new: State, old: State) -> State:

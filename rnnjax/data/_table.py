@@ -129,9 +129,14 @@ def _named(rows: Sequence[_Row]) -> tuple[list[str], Sequence[_Row]]:
     if not rows:
         return [], rows
     first = rows[0][1]
-    if any(_number(cell) is None and _date(cell) is None for cell in first):
+    # missing cells are no names, but for that of an index, which comes first
+    if not first[0] or any(_number(cell) is None and _date(cell) is None and not _missing(cell) for cell in first):
         return first, rows[1:]
     return [str(column) for column in range(len(first))], rows
+
+
+def _missing(cell: str) -> bool:
+    return cell.lower() in ("", "na", "n/a", "nan", "null", "none")
 
 
 def _number(cell: str) -> float | None:

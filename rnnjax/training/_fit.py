@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import itertools
@@ -58,9 +59,9 @@ class Fitted(_Fields):
     history: one list a measure, with an entry for every epoch.
     state: everything that changed in training.
 
-    Beside these, which are the parts of the tuple, it has the `loss` and `metrics` of its training, which `evaluate`
-    takes where none are given. A pickle has them unless one is a function of your own; what `jax.tree` makes of it, or
-    `Fitted(…)`, has those of `evaluate`.
+    Beside these, which are the parts of the tuple, it has the `loss` and `metrics` of its training, which `fit` and
+    `evaluate` take where none are given. Copies have them too, and so has a pickle, unless one is a function of your
+    own, which must then be passed; what `jax.tree` makes of it, or `Fitted(…)`, has "cross_entropy" and no metrics.
     """
 
     loss: Any = "cross_entropy"
@@ -73,17 +74,24 @@ class Fitted(_Fields):
     def _replace(self, **changes: Any) -> Fitted:
         return super()._replace(**changes)._measured(self.loss, self.metrics)
 
-    def __getstate__(self) -> dict[str, Any] | None:
-        return vars(self) if all_known(measures(self.loss, self.metrics)) else None
+    def __copy__(self) -> Fitted:
+        return Fitted(*self)._measured(self.loss, self.metrics)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Fitted:
+        return Fitted(*copy.deepcopy(tuple(self), memo))._measured(self.loss, self.metrics)
+
+    def __getstate__(self) -> dict[str, Any]:
+        known = self.loss is not None and all_known(measures(self.loss, self.metrics))
+        return {"loss": self.loss, "metrics": self.metrics} if known else {"loss": None, "metrics": ()}
 
 
 def fit(
     model: Any,
     data: Any,
     *,
-    loss: Any = "cross_entropy",
+    loss: Any = None,
     optimizer: optax.GradientTransformation | None = None,
-    metrics: Sequence[Any] = (),
+    metrics: Sequence[Any] | None = None,
     epochs: int = 1,
     steps_per_epoch: int | None = None,
     batch_size: int = 32,
@@ -132,9 +140,10 @@ def fit(
             outputs (B, T, …) with the T of the inputs. Where these differ in T, outputs with that of one of them need
             weights (B, T), such as those of a decoder, and lengths are for the model alone.
         loss: a name such as "cross_entropy", a function of `rnnjax.training`, or a function
-            `(outputs, targets, *, mask, lengths) -> scalar or Mean`; it is passed the arguments that it takes.
+            `(outputs, targets, *, mask, lengths) -> scalar or training.Mean`; it is passed the arguments that it takes.
+            None is that of a `Fitted`, and for any other model "cross_entropy".
         optimizer: an Optax transformation; None is `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.
-        metrics: more of the same, or pairs of a name and a function.
+        metrics: more of the same, or pairs of a name and a function; None are those of a `Fitted`, else none.
         epochs: how often the data are read, or so many times `steps_per_epoch` batches of them.
         steps_per_epoch: batches of an epoch, for an iterable that does not end, or too late. The next epoch goes on
             where one has stopped. What ends within an epoch is read anew, and the `epoch` of a function counts that.
@@ -204,6 +213,7 @@ def fit(
     batch_size, accumulate, seed = int(batch_size), int(accumulate), int(seed)
     steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
 
+    loss, metrics = _measured_by(model, loss, metrics)
     used, chain = measures(loss, metrics), _transformation(optimizer)
     monitor, rising = _direction(used, monitor, mode, validation is not None or validation_split is not None)
     judge, watchers = Judge(monitor, rising, patience, min_delta, restore_best), Watchers(callbacks)
@@ -259,6 +269,15 @@ def fit(
                 raise
     params, rest = judge.chosen(state)
     return Fitted(adapted.publish(params, rest), params, history, state)._measured(loss, metrics)
+
+
+def _measured_by(model: Any, loss: Any, metrics: Sequence[Any] | None) -> tuple[Any, Sequence[Any]]:
+    """Loss and metrics as given, or those that a `Fitted` was trained with, or the first of a model's life."""
+    trained = model if isinstance(model, Fitted) else Fitted
+    loss = trained.loss if loss is None else loss
+    if loss is None:
+        raise ValueError("this `Fitted` comes from a pickle, without its loss, a function of your own: pass `loss`")
+    return loss, trained.metrics if metrics is None else metrics
 
 
 def _transformation(optimizer: Any) -> optax.GradientTransformation:
@@ -389,8 +408,7 @@ def evaluate(
             no `mask` where rows have weights.
     """
     check_size("batch_size", batch_size)
-    trained = model if isinstance(model, Fitted) else Fitted
-    used = measures(trained.loss if loss is None else loss, trained.metrics if metrics is None else metrics)
+    used = measures(*_measured_by(model, loss, metrics))
     first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
     adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
     plain = adapted
@@ -406,7 +424,7 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
 
     Args:
         model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
-        inputs: an array (N, …) or a pytree of them; or an iterable of batches, such as a list, a generator or a loader,
+        inputs: an array (N, …) or a pytree of them; a `Batch`, of which targets are left out; or an iterable of batches, such as a list, a generator or a loader,
             or a function that returns one. A batch is inputs alone, or a tuple as `fit` reads it, of which targets and
             weights are left out and lengths and resets are read, as by Keras. Inputs that are a tuple themselves are
             then `((x, dt),)`, for `(x, dt)` would be inputs and targets.
@@ -444,8 +462,10 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
 
 def _parts(inputs: Any, lengths: Any, batch_size: int) -> Iterator[Batch]:
     """The batches of `predict` that have a row."""
+    if isinstance(inputs, Batch) and lengths is not None:
+        raise ValueError("`lengths` are for inputs alone: a `Batch` has its own")
     if not is_iterable(inputs):
-        batch = as_batch(Batch(inputs, None, lengths))
+        batch = as_inputs(inputs) if isinstance(inputs, Batch) else as_batch(Batch(inputs, None, lengths))
         return (take(batch, slice(at, at + batch_size)) for at in range(0, rows_of(batch), batch_size))
     if lengths is not None:
         raise ValueError(

@@ -39,7 +39,8 @@ class Model(NamedTuple):
 
     params are trained. rest changes without a gradient, as batch statistics and streams of random numbers do. Inputs
     and outputs are batch-major: (B, T, I) -> (B, T, O) or (B, O). publish(params, rest) is what the user gets back.
-    vocabulary is that of the `Embedding` that reads the inputs, None where it is not known to be one.
+    vocabulary is that of the `Embedding` that reads the inputs, None where it is not known to be one. kept says that
+    apply is the same again for an equal model, holds no arrays and reads nothing that may have changed since.
     """
 
     params: Any
@@ -49,6 +50,7 @@ class Model(NamedTuple):
     initial_state: Callable[..., Any]
     publish: Callable[[Any, Any], Any]
     vocabulary: int | None = None
+    kept: bool = False
 
 
 def adapt(model: Any, inputs: Any, key: Key) -> Model:
@@ -62,7 +64,7 @@ def adapt(model: Any, inputs: Any, key: Key) -> Model:
     if isinstance(model, tuple) and len(model) == 2:
         params, apply = model
         if isinstance(apply, layers.Layer):
-            return remembered(_from_layer, apply)._replace(params=params)
+            return remembered(_from_layer, apply)._replace(params=params, kept=_hashable(apply))
         if _is_instance(apply, "flax.linen", "Module"):
             return _from_linen(params, apply)
         if callable(apply):
@@ -72,11 +74,16 @@ def adapt(model: Any, inputs: Any, key: Key) -> Model:
 
 def remembered(make: Callable[..., T], *of: Any) -> T:
     """make(*of), the same for equal arguments, so that JAX finds again what it has compiled of it."""
+    return _once(make, *of) if _hashable(of) else make(*of)
+
+
+def _hashable(value: Any) -> bool:
+    """Whether there are no arrays in it."""
     try:
-        hash(of)
-    except TypeError:  # there are arrays
-        return make(*of)
-    return _once(make, *of)
+        hash(value)
+    except TypeError:
+        return False
+    return True
 
 
 @functools.lru_cache(maxsize=32)
@@ -166,7 +173,8 @@ def _from_linen(variables: Any, module: Any) -> Model:
     if "params" not in variables:
         raise ValueError(f"the variables of a linen module must hold 'params'; got {sorted(variables)}")
     rest = {name: value for name, value in variables.items() if name != "params"}
-    return remembered(_of_linen, module)._replace(params=variables["params"], rest=rest)
+    model = remembered(_of_linen, module)
+    return model._replace(params=variables["params"], rest=rest, kept=_hashable(module))
 
 
 def _of_linen(module: Any) -> Model:
@@ -213,8 +221,10 @@ def _from_nnx(module: Any) -> Model:
         nnx.update(module, params, rest)
         return module
 
-    model = remembered(_of_graphs, (type(module), train_graph, eval_graph))
-    return model._replace(params=params, rest=rest, publish=publish, vocabulary=_vocabulary(module))
+    known = type(module), train_graph, eval_graph
+    model = remembered(_of_graphs, known)
+    vocabulary, kept = _vocabulary(module), _hashable(known)
+    return model._replace(params=params, rest=rest, publish=publish, vocabulary=vocabulary, kept=kept)
 
 
 def _of_graphs(known: tuple[Any, Any, Any]) -> Model:

@@ -43,9 +43,10 @@ class Recipe(NamedTuple):
     def kept(self, make: Callable[..., Any], *of: Any) -> Any:
         """make(recipe, *of), which compiles and needs no parameters, the same again for an equal recipe.
 
-        A loss or metric of the user's own may have changed, and on a mesh nothing is ever equal: they are made anew.
+        A function of the user's own, loss, metric or model, may have changed, and on a mesh nothing is ever equal: they
+        are made anew.
         """
-        if self.parallel.mesh is not None or not all_known(self.used):
+        if self.parallel.mesh is not None or not (self.model.kept and all_known(self.used)):
             return make(self, *of)
         bare = self.model._replace(params=None, rest=None, publish=None)  # what is kept must not keep arrays alive
         return remembered(make, self._replace(model=bare, parallel=_ALONE), *of)

@@ -56,7 +56,8 @@ def optimizer(
         clip_value: bound of each entry's magnitude.
         clip_block_rms: bound of the root mean square of each array.
         clip_adaptive: bound of the ratio of gradient to weights, unit by unit: over the inputs of every output of a
-            matrix, of a head's block or a convolution; vectors, biases and gains are bounded as wholes.
+            matrix (inputs, outputs), of a head's block or a convolution with outputs last; vectors, biases and gains
+            are bounded as wholes.
         weight_decay: decoupled decay of every array with two axes or more; biases and gains are spared, and so are the
             potentials and slopes of `LTC`.
         recurrent_decay: that of the recurrent weights, of vectors among them too; None takes `weight_decay`.

@@ -51,6 +51,16 @@ def test_every_defect_is_named_and_the_rest_is_used(tmp_path: Path, packed: bool
     assert str(reading.problems[5]).startswith(f"{path}:4: NaN: '?'")
 
 
+@pytest.mark.parametrize("text", ["nan,2,6\n1,3,9\n", "5,2,\n1,3,9\n"])
+def test_missing_numbers_of_a_first_line_are_no_names(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    reading = rj.data.read_table(path)
+    (table,) = reading
+    assert (table.columns, table.values.shape, np.isnan(table.values).sum()) == (("0", "1", "2"), (2, 3), 1)
+    assert [problem.place.line for problem in reading.problems] == [1]
+
+
 @pytest.mark.parametrize(
     ("text", "options", "columns", "time", "values"),
     [

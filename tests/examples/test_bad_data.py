@@ -96,6 +96,7 @@ def test_unknown_characters_of_a_text_are_named(run, capsys):
     assert named == [str(line) for line in range(2001, 2011, 2)]  # five of fifty, all in the validation part
 
 
+@pytest.mark.slow
 def test_unknown_words_of_a_translation_are_named(run, capsys):
     lines = [f"the word{number}\tel {number}" for number in range(200)]
     Path("pairs.tsv").write_text("\n".join(["no tab", *lines]), encoding="utf-8")
@@ -108,6 +109,7 @@ def test_unknown_words_of_a_translation_are_named(run, capsys):
     assert all(int(line) == int(number) + 2 for line, number in named)
 
 
+@pytest.mark.slow
 def test_unknown_words_of_a_summary_are_named(run, capsys):
     texts = {"train": ["some news"] * 8, "dev": ["some news"], "test": ["some news", "news again"]}
     Path("news").mkdir()
@@ -134,6 +136,7 @@ def test_unknown_words_of_reviews_are_named(run, capsys):
     assert "20 of 20 test sentences have unknown words" in out
 
 
+@pytest.mark.slow
 def test_unknown_words_of_requests_are_named(run, monkeypatch, capsys):
     Path("snips").mkdir()
     for part, said in (("train", ["wake me"] * 40), ("validate", ["wake me", "wake him"])):

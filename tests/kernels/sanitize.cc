@@ -11,6 +11,7 @@
 #include <new>
 #include <random>
 #include <thread>
+#include <utility>
 #include <vector>
 
 #include "problem.h"
@@ -160,8 +161,60 @@ struct Case {
   static inline int64_t threads_ = 1;
 };
 
+bool climb(const Problem<float>* p, int64_t n, const Runner& r) { return RNNJAX_VARIANT::variant.climb_f32(p, n, r); }
+bool climb(const Problem<double>* p, int64_t n, const Runner& r) { return RNNJAX_VARIANT::variant.climb_f64(p, n, r); }
+
+// Three steps of layers of all kinds, whose states lie where the ones before lay; the last outputs and states.
+template <class T>
+std::vector<T> climb_on(int64_t threads, int64_t batch) {
+  const std::pair<Cell, int64_t> kinds[] = {{kLstm, 5}, {kGru, 17}, {kElmanTanh, 3}, {kElmanRelu, 33}, {kLstm, 16}};
+  std::vector<std::unique_ptr<Numbers<T>>> drawn;
+  const auto draw = [&](int64_t n) {
+    drawn.push_back(std::make_unique<Numbers<T>>(n));
+    return drawn.back()->draw(0.3).data();
+  };
+  std::vector<Problem<T>> layers;
+  int64_t inputs = 7;
+  const T* x = draw(batch * inputs);
+  for (const auto& [cell, hidden] : kinds) {
+    const int64_t across = hidden * (cell == kLstm ? 4 : (cell == kGru ? 3 : 1));
+    Problem<T> p = {};
+    p.cell = cell, p.models = p.steps = 1, p.batch = batch, p.inputs = inputs, p.hidden = hidden;
+    p.x.data = x, p.w.data = draw(inputs * across), p.u.data = draw(hidden * across), p.b.data = draw(across);
+    p.b_n.data = draw(hidden);
+    p.h0.data = p.h.data = draw(batch * hidden), p.c0.data = p.c.data = draw(batch * hidden);
+    layers.push_back(p);
+    x = p.h.data, inputs = hidden;
+  }
+  layers.back().ys.data = draw(batch * inputs);
+  const Runner runner = {threads, &threads, on_threads, [](void*) { return true; }};
+  bool done = true;
+  for (int step = 0; step < 3; ++step) done = done && climb(layers.data(), int64_t(layers.size()), runner);
+  std::vector<T> all(layers.back().ys.data, layers.back().ys.data + batch * inputs);
+  for (const auto& p : layers) {
+    all.insert(all.end(), p.h.data, p.h.data + batch * p.hidden);
+    all.insert(all.end(), p.c.data, p.c.data + batch * p.hidden);
+  }
+  if (!done) ++failures, std::printf("a step of layers: out of memory\n");
+  return all;
+}
+
+template <class T>
+void check_climb(int64_t batch) {
+  const std::mt19937 before = random_numbers;
+  offset = 0;
+  const std::vector<T> aligned = climb_on<T>(1, batch);
+  random_numbers = before;
+  offset = 1;
+  const std::vector<T> others = climb_on<T>(2, batch);
+  if (std::memcmp(aligned.data(), others.data(), aligned.size() * sizeof(T)) != 0) {
+    ++failures, std::printf("a step of layers, batch %d: other bits\n", int(batch));
+  }
+}
+
 template <class T>
 void run_all() {
+  for (const int64_t batch : {1, 3, 16}) check_climb<T>(batch);
   const int64_t sizes[][4] = {{0, 3, 4, 5},  {3, 0, 4, 5},  {1, 1, 1, 1},     {5, 3, 7, 17},
                               {4, 7, 3, 33}, {3, 17, 9, 1}, {40, 13, 129, 7}, {2, 8, 16, 64},
                               {1, 7, 19, 33}, {1, 17, 8, 16}};

@@ -99,6 +99,32 @@ def test_the_gradient_of_a_step_of_layers() -> None:
     )
 
 
+@rj.struct
+class Twice(rj.LSTM):
+    """Its outputs are more than what the kernel returns."""
+
+    def readout(self, params: Any, emitted: Any, x: Any) -> Any:
+        return 2 * emitted
+
+
+@pytest.mark.parametrize(
+    "cells",
+    [
+        (Twice(4), rj.LSTM(4), rj.GRU(3)),
+        (rj.LSTM(4), rj.LearnedInitialState(Twice(4))),
+        (rj.LSTM(4), rj.GRU(4, compute_dtype=jnp.float64)),
+        (rj.GRU(4, compute_dtype=jnp.float64), rj.LSTM(4)),
+        (rj.LSTM(4), rj.GRU(4, compute_dtype=jnp.bfloat16), rj.LSTM(4)),
+    ],
+    ids=["readout", "wrapped", "wider", "narrower", "bfloat16"],
+)
+def test_layers_that_are_no_single_call(cells: Any) -> None:
+    model = rj.Stack(cells)
+    params = model.init(jax.random.key(0), 3)
+    x = jax.random.normal(jax.random.key(1), (1, 2, 3), jnp.float32)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), jax.jit(model)(params, x), model(params, x))
+
+
 @pytest.mark.parametrize("marks", ["lengths", "mask", "reset"])
 def test_a_marked_step_of_layers(marks: str) -> None:
     model = rj.Stack([rj.LSTM(3), rj.GRU(4)])

@@ -237,10 +237,14 @@ def test_ctrl_c_saves_before_it_interrupts(tmp_path: Path) -> None:
         if event.epoch == 1:
             os.kill(os.getpid(), signal.SIGINT)
 
-    before, options = signal.getsignal(signal.SIGINT), OPTIONS | {"checkpoint_dir": tmp_path, "checkpoint_every": 9}
-    with pytest.raises(KeyboardInterrupt):
-        fit(LAYER, (X, Y), epochs=4, callbacks=interrupt, **options)
-    assert signal.getsignal(signal.SIGINT) == before
+    options = OPTIONS | {"checkpoint_dir": tmp_path, "checkpoint_every": 9}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(LAYER, (X, Y), epochs=4, callbacks=interrupt, **options)
+        assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
+    finally:
+        signal.signal(signal.SIGINT, before)
     numbers: list[int] = []
     resumed = fit(LAYER, (X, Y), epochs=4, callbacks=lambda event: numbers.append(event.epoch), **options)
     assert numbers == [2, 3]

@@ -492,6 +492,15 @@ def test_evaluation_has_the_model_once_in_its_program() -> None:
     assert str(jax.make_jaxpr(run)(jnp.ones(I, np.float32), (), parts)).count(" sin ") == 1
 
 
+def test_prediction_reads_a_batch() -> None:
+    lengths = np.arange(1, len(X) + 1) % X.shape[1] + 1
+    given = training.Batch(X, Y, lengths)
+    wanted = training.predict((PARAMS, LAYER), X, lengths=lengths)
+    np.testing.assert_array_equal(training.predict((PARAMS, LAYER), given), wanted)
+    with pytest.raises(ValueError, match="a `Batch` has its own"):
+        training.predict((PARAMS, LAYER), given, lengths=lengths)
+
+
 @pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
 def test_prediction_compiles_once(model: Any, compiled: list[str]) -> None:
     first = training.predict(model, X, lengths=LENGTHS, batch_size=B)
@@ -517,7 +526,9 @@ def test_prediction_compiles_once_for_every_kind_and_in_any_dtype(kind: str, com
     np.testing.assert_array_equal(first, again)
 
 
-@pytest.mark.parametrize(("kind", "data"), [("layer", "arrays"), ("nnx", "arrays"), ("function", "list")])
+@pytest.mark.parametrize(
+    ("kind", "data"), [("layer", "arrays"), pytest.param("nnx", "arrays", marks=pytest.mark.slow), ("linen", "list")]
+)
 def test_fit_compiles_once(kind: str, data: str, compiled: list[str]) -> None:
     """But anew for another loss, optimizer or number of parts, which train as if nothing had been kept."""
     source, options = (X, Y) if data == "arrays" else STREAMS[data](), OPTIONS | {"epochs": 2, "validation": (X, Y)}
@@ -562,6 +573,29 @@ def test_what_is_kept_of_a_training_holds_no_parameters(compiled: list[str]) -> 
     del params
     gc.collect()
     assert not [leaf for leaf in alive if leaf() is not None]
+
+
+def test_training_sees_a_model_that_has_changed() -> None:
+    class Net:
+        scale = 1.0
+
+        def __call__(self, params: Any, x: Any) -> Any:
+            return self.scale * x.mean(1) @ params
+
+    net, params = Net(), jnp.ones((I, 3))
+    first = fit((params, net), (X, Y), **OPTIONS)
+    net.scale = 0.0
+    assert fit((params, net), (X, Y), **OPTIONS).history["loss"] == pytest.approx([np.log(3)])
+    assert first.history["loss"] != pytest.approx([np.log(3)])
+
+
+def test_what_is_kept_of_a_training_holds_no_array_of_a_layer() -> None:
+    leak = jnp.full(4, 0.5)
+    alive, model = weakref.ref(leak), rj.Stack([rj.RNN(rj.LeakyElman(4, leak=leak)), rj.Last(), rj.Dense(3)])
+    fit(model, (X, Y), **OPTIONS)
+    del leak, model
+    gc.collect()
+    assert alive() is None
 
 
 def test_training_sees_a_loss_that_has_changed() -> None:
@@ -820,8 +854,18 @@ def test_what_was_fitted_is_a_tuple_of_four_and_a_tree_of_arrays() -> None:
     doubled = jax.tree.map(lambda leaf: leaf, fitted)
     assert type(doubled) is training.Fitted
     assert doubled.history == history
-    assert pickle.loads(pickle.dumps(fitted)).loss == "cross_entropy"  # a lambda cannot be pickled
-    assert fitted.loss is own
+    assert copy.copy(fitted).loss is copy.deepcopy(fitted).loss is fitted.loss is own
+    with pytest.raises(ValueError, match="comes from a pickle, without its loss"):  # a lambda cannot be pickled
+        training.evaluate(pickle.loads(pickle.dumps(fitted)), (X, Y))
+
+
+def test_a_training_goes_on_with_its_own_loss() -> None:
+    data = (X, Y[:, None].astype(np.float32))
+    options = OPTIONS | {"loss": "binary_cross_entropy"}
+    first = fit(ONE, data, metrics=["binary_accuracy"], **options)
+    again, wanted = fit(first, data, **OPTIONS), fit(first, data, metrics=["binary_accuracy"], **options)
+    assert again.history == wanted.history
+    assert set(again.history) == {"loss", "binary_accuracy"}
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt], ids=["error", "ctrl-c"])

@@ -211,6 +211,7 @@ def test_diverged_members_are_last() -> None:
     assert swept.configs[0]["learning_rate"] == 1e-2
 
 
+@pytest.mark.slow
 def test_diverged_members_are_last_without_validation_too() -> None:
     """From the second epoch on all its steps are left out: what was counted is nothing, and no loss of zero."""
     options: dict[str, Any] = {"epochs": 2, "batch_size": 8, "loss": "mean_squared_error"}

@@ -96,6 +96,7 @@ def test_lengths_and_resets() -> None:
     assert_close(fitted.params, wanted)
 
 
+@pytest.mark.slow
 def test_weights_of_steps_and_of_rows() -> None:
     """Steps of weight 0 count as little as those behind a row's length; a row of weight 0 is the same for all steps."""
     steps = (np.arange(L) < LENGTHS[:, None]).astype(np.float32)
@@ -113,7 +114,7 @@ def test_window_over_everything_is_the_whole_back_propagation() -> None:
         np.testing.assert_allclose(windows.history["loss"], whole.history["loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["layer", "linen"])
+@pytest.mark.parametrize("kind", ["layer", pytest.param("linen", marks=pytest.mark.slow)])
 def test_learned_initial_state_is_trained_by_the_first_window(kind: str) -> None:
     """Windows over everything are the whole back-propagation, and of several windows the loop that is written out."""
     learned = rj.Stack([rj.RNN(rj.LearnedInitialState(CELL)), rj.Dense(K)])

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._cell import Cell, Wrapper, dot, input_weights, project_gates, split_gates, with_elapsed
+from ..._cell import Cell, dot, input_weights, project_gates, reads_out, split_gates, with_elapsed
 from ..._errors import check_size, describe, is_array
 from ..._struct import node, struct
 from ..._types import Array, Bias, DTypeLike, Key, Noise, Params, State, Xs, Z
@@ -69,7 +69,7 @@ class Attention(Cell):
         """Q, features of what the inner cell emits, which is the query."""
         emitted = jax.eval_shape(self.cell.emit, abstract_state(self.cell, ()))
         parts = jax.tree.leaves(emitted)
-        if any(part.ndim != 1 for part in parts) or not (is_array(emitted) or _reads_out(self.cell)):
+        if any(part.ndim != 1 for part in parts) or not (is_array(emitted) or reads_out(self.cell)):
             raise TypeError(f"`cell` must emit one array (*B, Q), because it is the query; {self.cell!r} does not")
         return sum(part.shape[0] for part in parts)
 
@@ -144,14 +144,14 @@ class Attention(Cell):
     def output(self, params: Prepared, state: State, z: Z, more: Array) -> Array:
         """The inner cell's output (*B, O) of the state that `advance` came to, given the same z and more."""
         emitted = self.cell.emit(state)
-        if not _reads_out(self.cell):
+        if not reads_out(self.cell):
             return emitted
         emitted, x = jax.tree.map(lambda leaf: leaf[None], (emitted, with_more(z, more)))
         return self.cell.readout(params.params.cell, emitted, x)[0]
 
     def _input_weights(self, params: Prepared) -> tuple[Array, Bias] | None:
         """Those of the inner cell, or None where a step has a use for the inputs themselves."""
-        reads = self.elapsed or _reads_out(self.cell)
+        reads = self.elapsed or reads_out(self.cell)
         return None if reads else input_weights(self.cell, params.params.cell)
 
     def attend(self, params: Prepared, inner: State, before: Attended) -> Attended:
@@ -198,10 +198,3 @@ def with_more(x: Xs, more: Array) -> Xs:
     x, dt = with_elapsed(x)
     x = jnp.concatenate([x, more.astype(x.dtype)], axis=-1)
     return x if dt is None else (x, dt)
-
-
-def _reads_out(cell: Cell) -> bool:
-    """Whether a cell's outputs are more than what it emits."""
-    if isinstance(cell, Wrapper):
-        return type(cell).readout is not Wrapper.readout or _reads_out(cell.cell)
-    return type(cell).readout is not Cell.readout
