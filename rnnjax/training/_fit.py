@@ -424,10 +424,11 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
 
     Args:
         model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
-        inputs: an array (N, …) or a pytree of them; a `Batch`, of which targets are left out; or an iterable of batches,
-            such as a list, a generator or a loader, or a function that returns one. A batch is inputs alone, or a tuple
-            as `fit` reads it, of which targets and weights are left out and lengths and resets are read, as by Keras.
-            Inputs that are a tuple themselves are then `((x, dt),)`, for `(x, dt)` would be inputs and targets.
+        inputs: an array (N, …) or a pytree of them; a `Batch`, of which targets are left out; or an iterable of
+            batches, such as a list, a generator or a loader, or a function that returns one. A batch is inputs alone,
+            or a tuple as `fit` reads it, of which targets and weights are left out and lengths and resets are read, as
+            by Keras. Inputs that are a tuple themselves are then `((x, dt),)`, for `(x, dt)` would be inputs and
+            targets.
         lengths: valid steps of each row, integers (N), for arrays; batches of an iterable have their own, as in
             `(inputs, None, lengths)`.
         batch_size: rows that are computed at a time, for arrays.
