@@ -11,31 +11,33 @@
 namespace rnnjax {
 namespace RNNJAX_VARIANT {
 
-// to[r][j] += Σ_k x[r][k] · weights[k][j] for `depth` rows k of weights, which are `across` numbers apart.
-template <class T, int rows, int depth>
-inline void add_products(const T* x, int64_t x_row, const T* weights, int64_t across, int64_t columns, T* to,
-                         int64_t to_row) {
+// to[r][j] += Σ_k x[r][k] · weights[k][j] for `inner` rows k of weights, which are `across` numbers apart, and `width`
+// vectors of columns, of which n numbers exist, a constant where all do.
+template <class T, int rows, int width, class N>
+inline void add_products(const T* x, int64_t inner, const T* weights, int64_t across, N n, T* to, int64_t to_row) {
   constexpr int lanes = Simd<T>::kLanes;
-  Vec<T> factors[rows][depth];
-  for (int r = 0; r < rows; ++r) {
-    for (int k = 0; k < depth; ++k) factors[r][k] = splat(x[r * x_row + k]);
-  }
-  // of the last columns n, a constant where there is a whole vector
-  const auto add = [&](int64_t j, auto n) {
-    Vec<T> w[depth];
+  Vec<T> sums[rows][width];
 #pragma GCC unroll 8
-    for (int k = 0; k < depth; ++k) w[k] = load(weights + k * across + j, n);
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < width; ++i) sums[r][i] = load(to + r * to_row + i * lanes, n - i * lanes);
+  }
+  for (int64_t k = 0; k < inner; ++k, weights += across) {
+    Vec<T> columns[width];
+#pragma GCC unroll 16
+    for (int i = 0; i < width; ++i) columns[i] = load(weights + i * lanes, n - i * lanes);
 #pragma GCC unroll 8
     for (int r = 0; r < rows; ++r) {
-      Vec<T> sum = load(to + r * to_row + j, n);
-#pragma GCC unroll 8
-      for (int k = 0; k < depth; ++k) sum += factors[r][k] * w[k];
-      store(to + r * to_row + j, sum, n);
+      const Vec<T> factor = splat(x[r * inner + k]);
+#pragma GCC unroll 16
+      for (int i = 0; i < width; ++i) sums[r][i] += factor * columns[i];
     }
-  };
-  int64_t j = 0;
-  for (; j + lanes <= columns; j += lanes) add(j, Constant<lanes>());
-  if (j < columns) add(j, columns - j);
+  }
+#pragma GCC unroll 8
+  for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 16
+    for (int i = 0; i < width; ++i) store(to + r * to_row + i * lanes, sums[r][i], n - i * lanes);
+  }
 }
 
 // One layer's step of one model.
@@ -94,20 +96,22 @@ class Single {
     return operand.data ? operand.data + model_ * operand.stride : nullptr;
   }
 
-  // to += left · weights, whose rows lie as far apart as all gates are wide.
+  // to += left · weights, whose rows lie as far apart as all gates are wide. As many sums as registers hold go through
+  // all rows of the weights, of which each is so read in long pieces.
   void multiply(const T* left, int64_t inner, const T* weights, int64_t columns, T* to) const {
-    constexpr int depth = 8;
     const int64_t across = kGates * p_.hidden, wide = row(p_);
     for_row_blocks(p_.batch, [&](int64_t first, int64_t count) {
       with_constant<kRows>(count, [&](auto rows) {
-        constexpr int m = decltype(rows)::value;
+        constexpr int m = decltype(rows)::value, width = kPass * (m == 1 ? 4 : (m == 2 ? 2 : 1));
         const T* x = left + first * inner;
         T* z = to + first * wide;
-        int64_t k = 0;
-        for (; k + depth <= inner; k += depth) {
-          add_products<T, m, depth>(x + k, inner, weights + k * across, across, columns, z, wide);
+        int64_t j = 0;
+        for (; j + width * kLanes <= columns; j += width * kLanes) {
+          add_products<T, m, width>(x, inner, weights + j, across, Constant<width * kLanes>(), z + j, wide);
         }
-        for (; k < inner; ++k) add_products<T, m, 1>(x + k, inner, weights + k * across, across, columns, z, wide);
+        for (; j < columns; j += kLanes) {
+          add_products<T, m, 1>(x, inner, weights + j, across, least(kLanes, columns - j), z + j, wide);
+        }
       });
     });
   }
