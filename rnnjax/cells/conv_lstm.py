@@ -37,10 +37,12 @@ class ConvLSTMState(NamedTuple):
 class ConvLSTM(Cell):
     """Long short-term memory over 1, 2 or 3 spatial axes, each place seeing its neighbourhood.
 
-    i, f, o = σ(x_t ∗ w + h_{t-1} ∗ u + b)       input, forget and output gate
-    g       = φ(x_t ∗ w + h_{t-1} ∗ u + b)       candidate
-    c_t     = f ⊙ c_{t-1} + i ⊙ g
-    h_t     = o ⊙ φ(c_t)
+    i   = σ(x_t ∗ w_i + h_{t-1} ∗ u_i + b_i)       input gate
+    f   = σ(x_t ∗ w_f + h_{t-1} ∗ u_f + b_f)       forget gate
+    g   = φ(x_t ∗ w_g + h_{t-1} ∗ u_g + b_g)       candidate
+    o   = σ(x_t ∗ w_o + h_{t-1} ∗ u_o + b_o)       output gate
+    c_t = f ⊙ c_{t-1} + i ⊙ g
+    h_t = o ⊙ φ(c_t)
 
     ======  ===========  =============================================================
     w       (*K, I, 4H)  input kernels, Glorot uniform per gate

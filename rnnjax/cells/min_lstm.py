@@ -32,9 +32,10 @@ class MinLSTMState(NamedTuple):
 class MinLSTM(DiagonalCell):
     """minLSTM, an LSTM whose gates depend on the input alone and sum to 1, so that all steps can run at once.
 
-    f, i   = σ(x_t w + b)                           forget and input gate
+    f      = σ(x_t w_f + b_f)       forget gate
+    i      = σ(x_t w_i + b_i)       input gate
     f', i' = f / (f + i), i / (f + i)
-    n      = g(x_t w_h + b_h)                       candidate, g(a) = a + ½ for a ≥ 0, σ(a) below
+    n      = g(x_t w_h + b_h)       candidate, g(a) = a + ½ for a ≥ 0, σ(a) below
     h_t    = f' ⊙ h_{t-1} + i' ⊙ n
 
     ======  =======  ==============================

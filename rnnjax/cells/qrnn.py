@@ -33,10 +33,11 @@ class QRNNState(NamedTuple):
 class QRNN(DiagonalCell):
     """Quasi-recurrent network of window 1 with fo-pooling: an LSTM whose gates see the input of their own step alone.
 
-    z    = φ(x_t w_z + b_z)                         candidate
-    f, o = σ(x_t w + b)                             forget and output gate
-    c_t  = f ⊙ c_{t-1} + (1 − f) ⊙ z
-    y_t  = o ⊙ c_t
+    z   = φ(x_t w_z + b_z)       candidate
+    f   = σ(x_t w_f + b_f)       forget gate
+    o   = σ(x_t w_o + b_o)       output gate
+    c_t = f ⊙ c_{t-1} + (1 − f) ⊙ z
+    y_t = o ⊙ c_t
 
     ======  =======  ==============================
     w       (I, 3H)  input weights, Glorot uniform

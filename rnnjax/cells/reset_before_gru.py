@@ -33,9 +33,10 @@ class ResetBeforeGRUState(NamedTuple):
 class ResetBeforeGRU(Cell):
     """Gated recurrent unit, reset before the product: the one of the paper, and the default of ONNX.
 
-    r, z = σ(x_t w + h_{t-1} u + b)              reset and update gate
-    n    = φ(x_t w_n + (r ⊙ h_{t-1}) u_n + b)    candidate
-    h_t  = (1 − z) ⊙ n + z ⊙ h_{t-1}
+    r   = σ(x_t w_r + h_{t-1} u_r + b_r)            reset gate
+    z   = σ(x_t w_z + h_{t-1} u_z + b_z)            update gate
+    n   = φ(x_t w_n + (r ⊙ h_{t-1}) u_n + b_n)      candidate
+    h_t = (1 − z) ⊙ n + z ⊙ h_{t-1}
 
     ======  =======  ==============================================
     w       (I, 3H)  input weights, Glorot uniform per gate

@@ -33,9 +33,10 @@ class RGLRUState(NamedTuple):
 class RGLRU(DiagonalCell):
     """RG-LRU, the real-gated linear recurrent unit of Griffin: a decay for each unit, gated by the input.
 
-    r, i = σ(x_t w + b)                             recurrence and input gate
-    a    = σ(Λ)^(c r),    c = 8
-    h_t  = a ⊙ h_{t-1} + √(1 − a²) ⊙ (i ⊙ x_t)
+    r   = σ(x_t w_r + b_r)       recurrence gate
+    i   = σ(x_t w_i + b_i)       input gate
+    a   = σ(Λ)^(c r),    c = 8
+    h_t = a ⊙ h_{t-1} + √(1 − a²) ⊙ (i ⊙ x_t)
 
     ======  =======  ======================================================
     w       (H, 2H)  gates' weights, Glorot uniform

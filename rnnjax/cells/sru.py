@@ -33,9 +33,10 @@ class SRUState(NamedTuple):
 class SRU(DiagonalCell):
     """Simple recurrent unit: a light recurrence of the projected input, with a gated shortcut around it.
 
-    f, r = σ(x_t w + b)                             forget and reset gate
-    c_t  = f ⊙ c_{t-1} + (1 − f) ⊙ (x_t w_c)
-    y_t  = r ⊙ φ(c_t) + (1 − r) ⊙ x_t
+    f   = σ(x_t w_f + b_f)       forget gate
+    r   = σ(x_t w_r + b_r)       reset gate
+    c_t = f ⊙ c_{t-1} + (1 − f) ⊙ (x_t w_c)
+    y_t = r ⊙ φ(c_t) + (1 − r) ⊙ x_t
 
     ======  =======  ==============================
     w       (H, 3H)  input weights, Glorot uniform
