@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
 import sys
@@ -11,19 +10,10 @@ from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import pytest
+from example_files import NEEDED, loaded
 
 import rnnjax as rj
 
-FOLDER = Path(__file__).parents[2] / "examples"
-# what an example needs of the extra `examples`, beside matplotlib
-NEEDED = {
-    "dialogue": "sacrebleu",
-    "generation": "matplotlib",
-    "sentiment": "sklearn",
-    "speech": "jiwer",
-    "summarisation": "rouge_score",
-    "translation": "sacrebleu",
-}
 # a text for each example that takes an encoding, and what is wrong with it once it is read
 TEXTS = {
     "generation": ("short", "has 5 characters: at least 10,000 are needed"),
@@ -42,11 +32,7 @@ def run(monkeypatch, tmp_path):
     """Runs an example with these flags; what its functions are replaced by comes last."""
 
     def run(name, *flags, **replaced):
-        for package in ("matplotlib", NEEDED[name]):
-            pytest.importorskip(package, reason=f"the example needs {package}, of the extra `examples`")
-        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-        example = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(example)
+        example = loaded(name)
         for function, other in replaced.items():
             monkeypatch.setattr(example, function, other)
         monkeypatch.setattr(sys, "argv", [f"{name}.py", "--out", "out/file", *flags])

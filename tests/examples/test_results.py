@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import sys
 from contextlib import nullcontext
@@ -12,29 +11,11 @@ from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
+from example_files import NEEDED, loaded
 
 import rnnjax as rj
 
-FOLDER = Path(__file__).parents[2] / "examples"
-# what an example needs of the extra `examples`, beside matplotlib
-NEEDED = {
-    "dialogue": "sacrebleu",
-    "generation": "matplotlib",
-    "sentiment": "sklearn",
-    "speech": "jiwer",
-    "summarisation": "rouge_score",
-    "translation": "babel",
-}
 FLAGS = [(name, flag) for name in NEEDED for flag in ("--out", "--write")]
-
-
-def loaded(name):
-    for package in ("matplotlib", NEEDED[name]):
-        pytest.importorskip(package, reason=f"the example needs {package}, of the extra `examples`")
-    spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def no_picture(*_):

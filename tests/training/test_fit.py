@@ -598,13 +598,16 @@ def test_what_is_kept_of_a_training_holds_no_array_of_a_layer() -> None:
     assert alive() is None
 
 
+class Level:
+    """A measure of the user's own that may change."""
+
+    value = 1.0
+
+    def __call__(self, outputs: Any, targets: Any, mask: Any = None) -> Any:
+        return 0 * outputs.sum() + self.value
+
+
 def test_training_sees_a_loss_that_has_changed() -> None:
-    class Level:
-        value = 1.0
-
-        def __call__(self, outputs: Any, targets: Any, mask: Any = None) -> Any:
-            return 0 * outputs.sum() + self.value
-
     level = Level()
     for value in (1.0, 2.0):
         level.value = value
@@ -612,12 +615,6 @@ def test_training_sees_a_loss_that_has_changed() -> None:
 
 
 def test_evaluation_sees_a_metric_that_has_changed() -> None:
-    class Level:
-        value = 1.0
-
-        def __call__(self, outputs: Any, targets: Any, mask: Any = None) -> Any:
-            return 0 * outputs.sum() + self.value
-
     level = Level()
     for value in (1.0, 2.0):
         level.value = value
