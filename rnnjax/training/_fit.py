@@ -371,7 +371,7 @@ def _hand_over(model: Model, judge: Judge, state: TrainState | None) -> None:
     chosen = judge.chosen(state)
     try:
         jax.block_until_ready(chosen)
-    except Exception:
+    except RuntimeError:  # deleted, or its computation has failed
         return
     model.publish(*chosen)
 
