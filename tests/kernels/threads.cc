@@ -3,6 +3,8 @@
 //
 // Every task must have run once when its round is over. Whatever a number of threads may not change must have the bits
 // that one thread gives.
+#include <sched.h>
+
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
@@ -177,10 +179,38 @@ void kernels(Pool& pool) {
   }
 }
 
+// A thread that starts where the leading one runs goes elsewhere, and may run where it might before.
+void seats() {
+#ifdef __linux__
+  cpu_set_t all, one;
+  CPU_ZERO(&all);
+  CPU_ZERO(&one);
+  sched_getaffinity(0, sizeof all, &all);
+  if (CPU_COUNT(&all) < 2) return;
+  const int leads = sched_getcpu();
+  CPU_SET(leads, &one);
+  sched_setaffinity(0, sizeof one, &one);
+  Seats seats;
+  seats.take();
+  check(sched_getcpu() == leads, "the leading thread has moved");
+  std::thread([&] {
+    cpu_set_t after;
+    check(sched_getcpu() == leads, "a thread did not start where it was tied to");
+    sched_setaffinity(0, sizeof all, &all);
+    seats.take();
+    check(sched_getcpu() != leads, "two threads share a processor");
+    sched_getaffinity(0, sizeof after, &after);
+    check(CPU_EQUAL(&after, &all), "a thread is tied to a processor");
+  }).join();
+  sched_setaffinity(0, sizeof all, &all);
+#endif
+}
+
 }  // namespace
 }  // namespace rnnjax
 
 int main() {
+  rnnjax::seats();
   {
     rnnjax::Pool pool(3);
     std::vector<std::thread> callers;

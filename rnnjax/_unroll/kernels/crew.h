@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "pause.h"
+#include "seats.h"
 
 namespace rnnjax {
 
@@ -39,16 +40,25 @@ class Round {
  public:
   // At most `helpers` threads work beside the calling one.
   Round(int64_t count, int64_t helpers, void (*task)(void*, int64_t), void* arg)
-      : count_(count), helpers_(helpers), task_(task), arg_(arg) {}
+      : count_(count), helpers_(helpers), task_(task), arg_(arg) {
+    seats_.take();
+  }
 
   // Whether there is a task that nobody has begun, and may be begun by one more thread.
   bool open() const { return next_.load() < count_ && entered_.load() < helpers_; }
+
+  // Whether as many threads work as can.
+  bool full() const { return entered_.load() >= helpers_; }
 
   void lead() {
     task_(arg_, 0);
     take(1);
   }
-  bool help() { return entered_.fetch_add(1) < helpers_ && take(0); }
+  bool help() {
+    if (entered_.fetch_add(1) >= helpers_) return false;
+    seats_.take();
+    return take(0);
+  }
 
   void wait() {
     const auto over = [&] { return finished_.load() == count_; };
@@ -74,6 +84,7 @@ class Round {
   const int64_t count_, helpers_;
   void (*const task_)(void*, int64_t);
   void* const arg_;
+  Seats seats_;
   std::atomic<int64_t> next_{1}, entered_{0}, finished_{0};
   std::mutex mutex_;
   std::condition_variable all_;
@@ -116,6 +127,7 @@ class Crew {
   static constexpr std::chrono::microseconds kLongest{1000};
 
   void help(std::shared_ptr<Round> round) {
+    if (round->full()) return;  // the one more than can be needed
     const auto begin = Clock::now();
     for (auto end = begin + kMoment;;) {
       const int64_t seen = posted_.load();
