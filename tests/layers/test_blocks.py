@@ -196,7 +196,7 @@ def test_blocks_stream_step_by_step(block: rj.Layer, published: Callable[..., An
     for x in xs:
         y, state = step(x, state)
         ys.append(y)
-    close((np.stack(ys), state), jax.jit(model)(params, xs))
+    close((np.stack(ys), step.unpack(state)), jax.jit(model)(params, xs))
     backwards = model.reversed()
     assert backwards.reversed() == model
     assert model.causal

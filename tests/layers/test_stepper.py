@@ -36,7 +36,7 @@ def test_steps_are_the_whole_sequence(model: Any, batch_shape: tuple[int, ...]) 
     for x, y in zip(xs, ys, strict=True):
         got, state = step(x, state)
         np.testing.assert_allclose(got, y, rtol=0, atol=1e-12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), state, last)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), step.unpack(state), last)
 
 
 @pytest.mark.parametrize("rows", [1, 13])
@@ -51,13 +51,14 @@ def test_layers_that_two_threads_share(rows: int) -> None:
     for x, y in zip(xs, wanted, strict=True):
         got, state = step(x, state)
         np.testing.assert_allclose(got, y, rtol=0, atol=2e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5), state, last)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5), step.unpack(state), last)
 
 
 def test_a_step_of_layers_is_one_call_without_copies() -> None:
     model = MODELS["native"]
-    step = rj.stepper(model, model.init(jax.random.key(0), 3))
-    compiled = step._run.lower(step.initial_state((2,)), jnp.ones((2, 3), jnp.float32)).compile().as_text()
+    params = model.init(jax.random.key(0), 3)
+    run = jax.jit(lambda state, x: model(params, x, state)[::-1], donate_argnums=0)
+    compiled = run.lower(model.initial_state(params, (2,)), jnp.ones((1, 2, 3), jnp.float32)).compile().as_text()
     assert compiled.count('custom_call_target="rnnjax_cpu_climb"') == 1
     assert "rnnjax_cpu_forward" not in compiled
     assert " copy(" not in compiled
@@ -162,18 +163,38 @@ def test_a_state_is_used_up_and_one_program_serves_all_steps() -> None:
     for _ in range(3):
         _, state = step(jnp.ones((2, 3), jnp.float32), state)
     assert step._run._cache_size() == 1
-    assert all(leaf.is_deleted() for leaf in first)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(first))
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
 def test_a_state_of_the_model_will_do(model: Any) -> None:
-    """It is used up as well, and takes no parameter with it."""
+    """It is copied, and neither it nor a parameter is used up."""
     params = model.init(jax.random.key(0), 3)
     step = rj.stepper(model, params)
-    wanted, _ = step(jnp.ones(3, jnp.float32), step.initial_state())
-    got, _ = step(jnp.ones(3, jnp.float32), model.initial_state(params))
-    np.testing.assert_array_equal(got, wanted)
-    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+    own = jax.tree.map(lambda leaf: leaf + 0.5, model.initial_state(params, (2,)))
+    got, after = step(jnp.ones((2, 3), jnp.float32), own)
+    ys, last = (rj.RNN(model) if isinstance(model, rj.Cell) else model)(params, jnp.ones((1, 2, 3), jnp.float32), own)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), (got, step.unpack(after)), (ys[0], last))
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, own, after)))
+
+
+def test_a_state_is_few_arrays() -> None:
+    """Leaves of one shape are one array, and each comes back to its place."""
+    model = rj.Stack([rj.LSTM(5), rj.GRU(4), rj.LSTM(4), rj.LSTM(5)])
+    params = model.init(jax.random.key(0), 3)
+    step = rj.stepper(model, params)
+    own = model.initial_state(params, (2,))
+    own = jax.tree.map(lambda leaf, i: leaf + i, own, jax.tree.unflatten(jax.tree.structure(own), range(7)))
+    packed = step.pack(own)
+    assert [leaf.shape for leaf in jax.tree.leaves(packed)] == [(4, 2, 5), (3, 2, 4)]
+    jax.tree.map(np.testing.assert_array_equal, step.unpack(packed), own)
+
+
+def test_a_steps_state_says_how_to_read_it() -> None:
+    cell = rj.LSTM(4)
+    state = rj.stepper(cell, cell.init(jax.random.key(0), 3)).initial_state()
+    with pytest.raises(AttributeError, match=r"`step.unpack\(state\)` is the model's own state"):
+        _ = state.h
 
 
 @pytest.mark.slow
@@ -191,7 +212,8 @@ def test_states_share_no_array() -> None:
 def test_states_have_the_dtype_of_the_parameters() -> None:
     cell = rj.LSTM(4)
     for given, wanted in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
-        assert rj.stepper(cell, cell.init(jax.random.key(0), 3, given)).initial_state().h.dtype == wanted
+        step = rj.stepper(cell, cell.init(jax.random.key(0), 3, given))
+        assert step.unpack(step.initial_state()).h.dtype == wanted
 
 
 def test_inputs_come_first() -> None:
