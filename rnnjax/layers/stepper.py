@@ -2,27 +2,95 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
 from functools import reduce
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Cell
+from .._errors import describe, is_array
 from .._types import Array, DTypeLike, Params, State, Xs
 from ._layer import Layer
 from .rnn import RNN
 
+_SMALL = 4096
+"""Numbers of a row's leaf up to which to copy it takes less time than to hand it over."""
 
-class Packed(NamedTuple):
-    """The state between steps: leaves of one shape lie in one array, because each array that JAX hands over costs it a
-    microsecond, as long as a small layer's step. `Stepper.unpack` makes the model's own state of it."""
 
-    arrays: tuple[Array, ...]
+@dataclass(frozen=True)
+class _Layout:
+    """Where the leaves of a model's state lie in the arrays of a `Packed`."""
+
+    structure: Any
+    shapes: tuple[tuple[int, ...], ...]
+    """Of each leaf of one row."""
+    groups: tuple[tuple[int, ...], ...]
+    """Leaves that are one array: those of one shape."""
+
+    @classmethod
+    def of(cls, state: State) -> _Layout:
+        """That of a state without batch axes."""
+        leaves, structure = jax.tree.flatten(state)
+        kinds = [(leaf.shape, leaf.dtype) if math.prod(leaf.shape) <= _SMALL else i for i, leaf in enumerate(leaves)]
+        groups = (tuple(i for i, own in enumerate(kinds) if own == kind) for kind in dict.fromkeys(kinds))
+        return cls(structure, tuple(leaf.shape for leaf in leaves), tuple(groups))
+
+    def together(self, state: State) -> Packed:
+        """The leaves of a group side by side, behind the batch axes."""
+        leaves = jax.tree.leaves(state)
+
+        def joined(group: tuple[int, ...]) -> Array:
+            if len(group) == 1:
+                return leaves[group[0]]
+            return jnp.stack([leaves[i] for i in group], axis=-1 - len(self.shapes[group[0]]))
+
+        return Packed(map(joined, self.groups), self)
+
+    def apart(self, packed: Packed) -> State:
+        """Undoes `together`."""
+        leaves = {}
+        for group, array in zip(self.groups, packed.arrays, strict=True):
+            axis = array.ndim - 1 - len(self.shapes[group[0]])
+            for place, i in enumerate(group):
+                leaves[i] = array if len(group) == 1 else jax.lax.index_in_dim(array, place, axis, keepdims=False)
+        return jax.tree.unflatten(self.structure, [leaves[i] for i in range(len(leaves))])
+
+
+class Packed:
+    """A model's state between the steps of a stepper, as few arrays: to hand one over takes JAX a microsecond, as long
+    as the step of a small layer.
+
+    It is a pytree whose leaves lead with the batch axes. `unpack()` is the model's own state.
+    """
+
+    __slots__ = ("_layout", "arrays")
+
+    def __init__(self, arrays: Iterable[Array], layout: _Layout) -> None:
+        self.arrays = tuple(arrays)
+        self._layout = layout
+
+    def unpack(self) -> State:
+        """The model's own state, as `unroll` takes it. The packed one is still there."""
+        return _apart(self)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"a stepper's state has no {name!r}; `step.unpack(state)` is the model's own state")
+        raise AttributeError(f"the state of a stepper has no {name!r}; `state.unpack()` is the model's own state")
+
+    def __repr__(self) -> str:
+        return f"Packed({', '.join(map(describe, self.arrays))})"
+
+
+jax.tree_util.register_pytree_node(
+    Packed,
+    lambda packed: (packed.arrays, packed._layout),
+    lambda layout, arrays: Packed(arrays, layout),
+)
+_apart = jax.jit(lambda packed: packed._layout.apart(packed))
 
 
 class Stepper:
@@ -30,22 +98,22 @@ class Stepper:
 
     def __init__(self, layer: Layer, params: Params) -> None:
         self._layer, self._params = layer, params
-        leaves, self._structure = jax.tree.flatten(jax.eval_shape(lambda: layer.initial_state(params)))
-        kinds = [(leaf.shape, leaf.dtype) for leaf in leaves]
-        self._groups = [[i for i, own in enumerate(kinds) if own == kind] for kind in dict.fromkeys(kinds)]
+        layout = self._layout = _Layout.of(jax.eval_shape(lambda: layer.initial_state(params)))
 
         # the state first: JAX gives donated memory to the first results of its shape, and its memory is the next one's
         def run(state: Packed, x: Xs) -> tuple[Packed, Array]:
-            ys, after = layer(params, jax.tree.map(lambda leaf: leaf[None], x), self._apart(state))
-            return self._together(after), ys[0]
+            if state._layout != layout:  # at compilation alone
+                raise TypeError(_expected(layout, state._layout.structure))
+            ys, after = layer(params, jax.tree.map(lambda leaf: leaf[None], x), layout.apart(state))
+            return layout.together(after), ys[0]
 
         self._run = jax.jit(run, donate_argnums=0)
-        self._pack, self._unpack = jax.jit(self._together), jax.jit(self._apart)
+        self._pack = jax.jit(layout.together)
 
     def __call__(self, x: Xs, state: Packed | State) -> tuple[Array, Packed]:
-        """The output (*B, O) of one input (*B, I), and the next state. A state of `initial_state` or of the step before
-        is used up: its memory becomes the next one's, and JAX refuses to read it again. The model's own state, as
-        `unroll` returns it, is copied."""
+        """The output (*B, O) of one input (*B, I), and the next state. A state that comes packed, from `initial_state`
+        or the step before, is used up: its memory becomes the next one's, and JAX refuses to read it again. The model's
+        own state, as `unroll` returns it, is copied."""
         if type(state) is not Packed:
             state = self.pack(state)
         state, y = self._run(state, x)
@@ -58,30 +126,31 @@ class Stepper:
         return self._pack(self._layer.initial_state(self._params, batch_shape, dtype))
 
     def pack(self, state: State) -> Packed:
-        """The model's own state, copied, as steps take it."""
-        if jax.tree.structure(state) != self._structure:
-            raise TypeError(
-                f"`step(x, state)`: `state` must be {self._structure}, or what a step returned; "
-                f"got {jax.tree.structure(state)}"
-            )
+        """The model's own state as a step takes it, copied.
+
+        Raises:
+            TypeError: if it has another structure, or other leaves than floating point arrays.
+            ValueError: if a leaf has another shape than the batch axes of the first one ask for.
+        """
+        layout = self._layout
+        if jax.tree.structure(state) != layout.structure:
+            raise TypeError(_expected(layout, jax.tree.structure(state)))
+        batch_shape = None
+        for (path, leaf), shape in zip(jax.tree_util.tree_flatten_with_path(state)[0], layout.shapes, strict=True):
+            name = f"`state{jax.tree_util.keystr(path)}`"
+            if not is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
+                raise TypeError(f"{name} must be a floating point array; got {describe(leaf)}")
+            batch_shape = leaf.shape[: leaf.ndim - len(shape)] if batch_shape is None else batch_shape
+            if leaf.shape != (*batch_shape, *shape):
+                raise ValueError(f"{name} must be {(*batch_shape, *shape)}; got {leaf.shape}")
         return self._pack(state)
-
-    def unpack(self, state: Packed) -> State:
-        """The model's own state, as `unroll` takes it; `state` is still there."""
-        return self._unpack(state)
-
-    def _together(self, state: State) -> Packed:
-        leaves = jax.tree.leaves(state)
-        return Packed(tuple(jnp.stack([leaves[i] for i in group]) for group in self._groups))
-
-    def _apart(self, state: Packed) -> State:
-        leaves: dict[int, Array] = {}
-        for group, array in zip(self._groups, state.arrays, strict=True):
-            leaves |= zip(group, array, strict=True)
-        return jax.tree.unflatten(self._structure, [leaves[i] for i in range(len(leaves))])
 
     def __repr__(self) -> str:
         return f"stepper({self._layer!r})"
+
+
+def _expected(layout: _Layout, got: Any) -> str:
+    return f"`step(x, state)`: `state` must be what a step returned, or {layout.structure}; got {got}"
 
 
 def stepper(model: Cell | Layer, params: Params) -> Stepper:
@@ -91,17 +160,19 @@ def stepper(model: Cell | Layer, params: Params) -> Stepper:
     new stepper. It is compiled at the first call with each batch shape. For several steps at once `unroll` is faster.
 
     Args:
-        model: a cell, or a causal layer.
+        model: a cell, or a causal layer. An attention cell, whose state depends on what it reads, needs the layer and
+            its `context` at each step instead: `rnnjax.decoding.next_token` makes such a step.
         params: its parameters.
 
     Returns:
         a `Stepper`: `y, state = step(x, state)` with one input x (*B, I) and its output y (*B, O). The state that is
-        passed in is used up, and `step.initial_state(batch_shape)` is the first. It is packed into few arrays:
-        `step.unpack(state)` is the model's own, to read or to go on with in `unroll`, whose states a step takes too.
+        passed in is used up, and `step.initial_state(batch_shape)` is the first. It is packed into few arrays that lead
+        with the batch axes: `state.unpack()` is the model's own, to read or to go on with in `unroll`, whose states a
+        step takes too.
 
     Raises:
         TypeError: if `model` is neither a cell nor a layer.
-        ValueError: if it needs the whole sequence at once.
+        ValueError: if it needs the whole sequence at once, or a `context`.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.LSTM(hidden_size=4)
@@ -112,7 +183,7 @@ def stepper(model: Cell | Layer, params: Params) -> Stepper:
     ...     y, state = step(jnp.ones((2, 3)), state)
     >>> y.shape
     (2, 4)
-    >>> step.unpack(state).h.shape
+    >>> state.unpack().h.shape
     (2, 4)
     """
     layer = RNN(model) if isinstance(model, Cell) else model
@@ -123,4 +194,17 @@ def stepper(model: Cell | Layer, params: Params) -> Stepper:
             f"{layer!r} is not causal: it reads the whole sequence at once and cannot run step by step. Call it with "
             "all steps"
         )
+    if _reads_context(layer):
+        raise ValueError(
+            f"{layer!r} reads a `context`, which a stepper has not. Call it step by step with `context=`, or take "
+            "`rnnjax.decoding.next_token(layer, params, context=…)`"
+        )
     return Stepper(layer, params)
+
+
+def _reads_context(part: Any) -> bool:
+    """Whether a cell in it has a state that depends on a context."""
+    if isinstance(part, Cell):
+        return part.contextual
+    parts = vars(part).values() if isinstance(part, Layer) else part if isinstance(part, tuple) else ()
+    return any(map(_reads_context, parts))

@@ -232,6 +232,8 @@ void run_all() {
     // more models than workers, which take several one after another
     Case<T>{Cell(cell), 11, 5, 3, 4, 9, 0, false, true, false}.check(1);
     for (const bool shared : {false, true}) Case<T>{Cell(cell), 19, 6, 9, 20, 33, 0, true, false, shared}.check(2);
+    // fewer models than threads, whose blocks of rows are more than the workers
+    Case<T>{Cell(cell), 5, 12, 19, 40, 48, 0, false, true, false}.check(8);
     // large enough for two threads to share the steps of one row, and long enough for more than one stretch of them
     for (const int64_t every : {0, 5}) {
       Case<T>{Cell(cell), 1, 400, 1, 3, 200, every, every > 0, false, false}.check(1, 2);

@@ -36,7 +36,7 @@ def test_steps_are_the_whole_sequence(model: Any, batch_shape: tuple[int, ...]) 
     for x, y in zip(xs, ys, strict=True):
         got, state = step(x, state)
         np.testing.assert_allclose(got, y, rtol=0, atol=1e-12)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), step.unpack(state), last)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-12), state.unpack(), last)
 
 
 @pytest.mark.parametrize("rows", [1, 13])
@@ -51,7 +51,7 @@ def test_layers_that_two_threads_share(rows: int) -> None:
     for x, y in zip(xs, wanted, strict=True):
         got, state = step(x, state)
         np.testing.assert_allclose(got, y, rtol=0, atol=2e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5), step.unpack(state), last)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5), state.unpack(), last)
 
 
 def test_a_step_of_layers_is_one_call_without_copies() -> None:
@@ -174,27 +174,92 @@ def test_a_state_of_the_model_will_do(model: Any) -> None:
     own = jax.tree.map(lambda leaf: leaf + 0.5, model.initial_state(params, (2,)))
     got, after = step(jnp.ones((2, 3), jnp.float32), own)
     ys, last = (rj.RNN(model) if isinstance(model, rj.Cell) else model)(params, jnp.ones((1, 2, 3), jnp.float32), own)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), (got, step.unpack(after)), (ys[0], last))
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), (got, after.unpack()), (ys[0], last))
     assert not any(leaf.is_deleted() for leaf in jax.tree.leaves((params, own, after)))
 
 
 def test_a_state_is_few_arrays() -> None:
     """Leaves of one shape are one array, and each comes back to its place."""
-    model = rj.Stack([rj.LSTM(5), rj.GRU(4), rj.LSTM(4), rj.LSTM(5)])
+    model = rj.Stack([rj.LSTM(5), rj.GRU(4), rj.LSTM(4), rj.LSTM(5), rj.MLSTM(128, heads=1)])
     params = model.init(jax.random.key(0), 3)
     step = rj.stepper(model, params)
     own = model.initial_state(params, (2,))
-    own = jax.tree.map(lambda leaf, i: leaf + i, own, jax.tree.unflatten(jax.tree.structure(own), range(7)))
+    own = jax.tree.map(lambda leaf, i: leaf + i, own, jax.tree.unflatten(jax.tree.structure(own), range(11)))
     packed = step.pack(own)
-    assert [leaf.shape for leaf in jax.tree.leaves(packed)] == [(4, 2, 5), (3, 2, 4)]
-    jax.tree.map(np.testing.assert_array_equal, step.unpack(packed), own)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(packed)]
+    assert shapes[:2] == [(2, 4, 5), (2, 3, 4)]
+    assert (2, 1, 128, 128) in shapes  # to copy it would take longer
+    jax.tree.map(np.testing.assert_array_equal, packed.unpack(), own)
 
 
 def test_a_steps_state_says_how_to_read_it() -> None:
     cell = rj.LSTM(4)
     state = rj.stepper(cell, cell.init(jax.random.key(0), 3)).initial_state()
-    with pytest.raises(AttributeError, match=r"`step.unpack\(state\)` is the model's own state"):
+    assert repr(state) == "Packed(float32(2, 4))"
+    with pytest.raises(AttributeError, match=r"`state.unpack\(\)` is the model's own state"):
         _ = state.h
+
+
+@pytest.fixture
+def stream() -> Any:
+    """A step, two rows of inputs and a state behind a step: as many rows as an LSTM has arrays in its state."""
+    cell = rj.LSTM(4)
+    step = rj.stepper(cell, cell.init(jax.random.key(0), 3))
+    xs = jax.random.normal(jax.random.key(1), (2, 3), jnp.float32)
+    return step, xs, step(xs, step.initial_state((2,)))[1]
+
+
+def test_a_row_of_a_state_begins_anew(stream: Any) -> None:
+    step, _, state = stream
+    fresh = jax.tree.map(lambda leaf, zero: leaf.at[1].set(zero), state, step.initial_state())
+    for leaf, before in zip(fresh.unpack(), state.unpack(), strict=True):
+        np.testing.assert_array_equal(leaf, before.at[1].set(0))
+
+
+def test_rows_of_a_state_are_its_first_axis(stream: Any) -> None:
+    step, xs, state = stream
+    wanted, after = jax.vmap(step)(xs, jax.tree.map(jnp.copy, state))
+    got, last = step(xs, state)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), last.unpack(), after.unpack())
+
+
+def test_steps_in_a_scan(stream: Any) -> None:
+    step, xs, state = stream
+    last, ys = jax.lax.scan(lambda state, x: step(x, state)[::-1], state, jnp.stack([xs, xs]))
+    y, state = step(xs, step(xs, state)[1])
+    np.testing.assert_allclose(ys[-1], y, rtol=0, atol=1e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-6), last.unpack(), state.unpack())
+
+
+def test_the_state_of_another_model_is_refused() -> None:
+    models = rj.Stack([rj.LSTM(4), rj.GRU(4)]), rj.Stack([rj.GRU(4), rj.LSTM(4)])
+    one, other = (rj.stepper(model, model.init(jax.random.key(0), 4)) for model in models)
+    with pytest.raises(TypeError, match=r"`state` must be what a step returned, or .*; got "):
+        one(jnp.ones(4), other.initial_state())
+
+
+@pytest.mark.parametrize(
+    ("leaves", "error", "message"),
+    [
+        ((np.zeros((2, 4), int), np.zeros((2, 4))), TypeError, r"`state.h` must be a floating point array; got int"),
+        ((np.zeros((2, 4)), np.zeros((3, 4))), ValueError, r"`state.c` must be \(2, 4\); got \(3, 4\)"),
+        ((np.zeros((2, 5)), np.zeros((2, 5))), ValueError, r"`state.h` must be \(2, 4\); got \(2, 5\)"),
+    ],
+    ids=["integers", "rows", "size"],
+)
+def test_a_state_of_other_arrays_is_refused(leaves: Any, error: type[Exception], message: str, stream: Any) -> None:
+    step, xs, state = stream
+    with pytest.raises(error, match=message):
+        step(xs, type(state.unpack())(*leaves))
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_a_step_is_native_code(rows: int) -> None:
+    model = MODELS["native"]
+    step = rj.stepper(model, model.init(jax.random.key(0), 3))
+    compiled = step._run.lower(step.initial_state((rows,)), jnp.ones((rows, 3), jnp.float32)).compile().as_text()
+    assert compiled.count('custom_call_target="rnnjax_cpu_climb"') == 1
 
 
 @pytest.mark.slow
@@ -213,7 +278,7 @@ def test_states_have_the_dtype_of_the_parameters() -> None:
     cell = rj.LSTM(4)
     for given, wanted in ((jnp.float64, jnp.float64), (jnp.bfloat16, jnp.float32)):
         step = rj.stepper(cell, cell.init(jax.random.key(0), 3, given))
-        assert step.unpack(step.initial_state()).h.dtype == wanted
+        assert step.initial_state().unpack().h.dtype == wanted
 
 
 def test_inputs_come_first() -> None:
@@ -229,9 +294,14 @@ def test_inputs_come_first() -> None:
         (rj.Bidirectional(rj.GRU(4)), ValueError, "is not causal: it reads the whole sequence at once"),
         (rj.RNN(rj.GRU(4), reverse=True), ValueError, "is not causal"),
         (rj.Stack([rj.GRU(4), rj.Last()]), ValueError, "is not causal"),
+        (
+            rj.Stack([rj.Residual(rj.BahdanauAttention(rj.GRU(4), rj.AdditiveScore(3), 3))]),
+            ValueError,
+            "reads a `context`, which a stepper",
+        ),
         (rj.GRU, TypeError, "`model` must be a cell or a layer"),
     ],
-    ids=["bidirectional", "reverse", "pooled", "class"],
+    ids=["bidirectional", "reverse", "pooled", "attention", "class"],
 )
 def test_what_cannot_stream_is_refused(model: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):

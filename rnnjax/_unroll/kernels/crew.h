@@ -38,7 +38,7 @@ bool soon(Ready&& ready, Clock::time_point end) {
 // busy, or waiting themselves, delays it but cannot stop it.
 class Round {
  public:
-  // At most `helpers` threads work beside the calling one.
+  // At most `helpers` threads work beside the calling one, which takes its seat here.
   Round(int64_t count, int64_t helpers, void (*task)(void*, int64_t), void* arg)
       : count_(count), helpers_(helpers), task_(task), arg_(arg) {
     seats_.take();
@@ -55,7 +55,7 @@ class Round {
     take(1);
   }
   bool help() {
-    if (entered_.fetch_add(1) >= helpers_) return false;
+    if (!open() || entered_.fetch_add(1) >= helpers_) return false;
     seats_.take();
     return take(0);
   }
@@ -106,13 +106,14 @@ class Crew {
   // `pool`: num_threads() threads that run what is given to Schedule.
   template <class Pool>
   void run(Pool& pool, int64_t count, void (*task)(void*, int64_t), void* arg) {
-    const auto round = std::make_shared<Round>(count, pool.num_threads() - 1, task, arg);
+    const int64_t wanted = std::min<int64_t>(pool.num_threads(), count);
+    const auto round = std::make_shared<Round>(count, wanted - 1, task, arg);
     {
       std::lock_guard<std::mutex> lock(mutex_);
       rounds_.push_back(round);
       posted_.fetch_add(1);
     }
-    const int64_t waiting = waiting_.load(), wanted = std::min<int64_t>(pool.num_threads(), count);
+    const int64_t waiting = waiting_.load();
     // one more than can be needed: a thread that is woken on a busy core comes too late
     for (int64_t i = waiting >= wanted - 1 ? wanted : waiting; i < wanted; ++i) {
       pool.Schedule([this, round] { help(round); });

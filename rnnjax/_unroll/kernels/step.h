@@ -149,13 +149,18 @@ class Claims {
     return __atomic_compare_exchange_n(&lines_[i].state, &none, kTaken, false, __ATOMIC_ACQ_REL, __ATOMIC_ACQUIRE);
   }
   void done(int64_t i) { __atomic_store_n(&lines_[i].state, kDone, __ATOMIC_RELEASE); }
+  // For what another thread has claimed.
   void wait(int64_t i) const {
-    for (int64_t n = 0; __atomic_load_n(&lines_[i].state, __ATOMIC_ACQUIRE) != kDone; ++n) {
-      n < kBusy ? pause() : (void)sched_yield();
-    }
+    for (int64_t n = 0; !over(i); ++n) n < kBusy ? pause() : (void)sched_yield();
+  }
+  // For what may not have begun.
+  void stay(int64_t i) const {
+    for (int64_t n = 0; !over(i) && n < kBusy; ++n) pause();
   }
 
  private:
+  bool over(int64_t i) const { return __atomic_load_n(&lines_[i].state, __ATOMIC_ACQUIRE) == kDone; }
+
   enum : int64_t { kOpen, kTaken, kDone, kBusy = 2000 };
   struct alignas(kLine) Line {
     int64_t state;

@@ -97,7 +97,7 @@ bool climb(const Problem<T>* layers, int64_t count, const Runner& runner) {
     return true;
   }
   // The last line is the leader's. The other thread stays until it is through, so that it is awake when the next step
-  // comes, as it mostly does at once.
+  // comes, as it mostly does at once; but not without end, because a pool may run both tasks on one thread, in any order.
   std::memset(lines.get(), 0, (count + 1) * Claims::kLine);
   Claims claims(lines.get());
   parallel(runner, 2, [&](int64_t thread) {
@@ -111,7 +111,7 @@ bool climb(const Problem<T>* layers, int64_t count, const Runner& runner) {
       claims.wait(i);
       layer.finish();
     });
-    thread == 0 ? claims.done(count) : claims.wait(count);
+    thread == 0 ? claims.done(count) : claims.stay(count);
   });
   return true;
 }
@@ -125,14 +125,17 @@ class Call {
 
  public:
   Call(const Problem<T>& p, const Runner& runner, bool backward) : p_(p), runner_(runner), layout_(p.hidden) {
-    if (multiplications(p) < kWorthThreads) runner_.threads = 1;
+    // two threads from kWorthThreads on, and more as there is more to do
+    const double worth = 2 * multiplications(p) / kWorthThreads;
+    if (worth < double(runner_.threads)) runner_.threads = greatest(1, int64_t(worth));
     const int64_t threads = runner_.threads;
-    // models are blocks of their own where there are enough of them
-    whole_ = p.batch > 0 && (p.models >= 4 * threads || p.models % threads == 0);
-    // backwards, each of a model's blocks has a gradient of its own
+    // models are blocks of their own where there are enough of them, or as many for each thread
+    const int64_t shares = p.models % threads == 0 ? 1 : least(threads, ceil_div(kTasks * threads, p.models));
+    // backwards, each block has a gradient of its own
     const int64_t bytes = Rows<Cell>::gradient_size(p) * int64_t(sizeof(T));
-    const int64_t blocks = backward ? greatest(2, kGradientBytes / bytes) : threads;
-    splits_ = p.batch == 0 ? 0 : (whole_ ? 1 : least(least(threads, p.batch), blocks));
+    const int64_t blocks = backward ? greatest(p.models > 1 ? 1 : 2, kGradientBytes / bytes / greatest(p.models, 1)) : threads;
+    splits_ = least(least(shares, p.batch), blocks);
+    whole_ = splits_ == 1 && (p.models > 1 || threads == 1);
     shared_ = p.w.stride == 0 && p.u.stride == 0 && p.b.stride == 0 && p.b_n.stride == 0;
   }
 
@@ -154,12 +157,14 @@ class Call {
 
   bool backward() {
     const int64_t each = Rows<Cell>::gradient_size(p_);
-    Buffer<T> packed(sets() * packed_size(true)), scratch(workers() * backward_scratch()), gradients(workers() * each);
+    Buffer<T> packed(sets() * packed_size(true)), scratch(workers() * backward_scratch());
+    Buffer<T> gradients((whole_ ? workers() : tasks()) * each);
     if (!packed.get() || !scratch.get() || !gradients.get()) return false;
     if (!alone()) pack_all(packed.get(), true);
     if (p_.wants_dx) expect(p_.dx.data, p_.models * p_.steps * p_.batch * p_.inputs * sizeof(T));
     each_task([&](int64_t worker, int64_t task) {
-      T *own = weights_of(worker, task, packed.get(), true), *gradient = gradients.get() + worker * each;
+      T *own = weights_of(worker, task, packed.get(), true);
+      T *gradient = gradients.get() + (whole_ ? worker : task) * each;
       block(task, own, true).backward(scratch.get() + worker * backward_scratch(), gradient);
       if (whole_) unpack(task, gradient, each, 0, layout_.panels);
     });
@@ -177,7 +182,7 @@ class Call {
  private:
   // Numbers moved below which a second thread takes longer to wake than it saves.
   static constexpr int64_t kWorthMoving = 100000;
-  // Bytes of the gradients that a model's blocks may have together, and of tasks for each thread that share memory.
+  // Bytes of the gradients that all blocks may have together, and tasks of each thread, which share memory.
   static constexpr int64_t kGradientBytes = 256 << 20, kTasks = 4;
 
   int64_t weights() const { return (p_.inputs + p_.hidden) * Cell::kGates * p_.hidden; }
@@ -187,8 +192,8 @@ class Call {
   }
 
   int64_t tasks() const { return p_.models * splits_; }
-  // Where a model is one task, workers take several one after another, in memory that stays in their cache.
-  int64_t workers() const { return whole_ ? least(tasks(), kTasks * runner_.threads) : tasks(); }
+  // Workers take several tasks one after another, in memory that stays in their cache.
+  int64_t workers() const { return least(tasks(), kTasks * runner_.threads); }
   template <class F>
   void each_task(F&& f) const {
     const int64_t count = workers();
