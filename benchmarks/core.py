@@ -2,9 +2,9 @@
 
     python benchmarks/core.py [--quick | --quickstart] [--write]
 
-Rivals run interleaved in one process (A B A B …). A row gives the medians of the times and of the ratios that are
-formed in every turn, and the quartiles of these. Absolute times mean nothing on a shared machine, ratios within one run
-do. `--write` saves the tables under benchmarks/results.
+Rivals take turns in one process, in another order every turn. A row gives the medians of the times and of the ratios
+that are formed in every turn, and the quartiles of these. Absolute times mean nothing on a shared machine, ratios
+within one run do. `--write` saves the tables under benchmarks/results.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import math
 import os
 import platform
+import random
 import statistics
 import subprocess
 import sys
@@ -65,23 +66,25 @@ def gradient(apply: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def interleaved(rivals: list[Timed], seconds: float, least: int) -> list[list[float]]:
-    """Milliseconds of every rival in turn, until `seconds` have passed and each ran `least` times."""
+    """Milliseconds of every rival in turn, until `seconds` have passed and each was measured `least` times."""
     compiled = [(jax.jit(f).lower(*args).compile(), args) for f, args in rivals]
-    runs = [lambda f=f, args=args: jax.block_until_ready(f(*args)) for f, args in compiled]
-    for run in runs:
-        run()
-    return turns(runs, seconds, least)
+    return turns([lambda f=f, args=args: jax.block_until_ready(f(*args)) for f, args in compiled], seconds, least)
 
 
 def turns(runs: list[Callable[[], Any]], seconds: float, least: int) -> list[list[float]]:
-    """The same of calls that return when they are done."""
+    """The same of calls that return when they are done.
+
+    A call right behind one that takes much memory is slower. So each turn has an order of its own, and a call that is
+    not counted comes before each that is.
+    """
     times: list[list[float]] = [[] for _ in runs]
-    start = time.perf_counter()
+    rng, start = random.Random(0), time.perf_counter()
     while time.perf_counter() - start < seconds or len(times[0]) < least:
-        for own, run in zip(times, runs, strict=True):
+        for i in rng.sample(range(len(runs)), len(runs)):
+            runs[i]()
             before = time.perf_counter()
-            run()
-            own.append((time.perf_counter() - before) * 1e3)
+            runs[i]()
+            times[i].append((time.perf_counter() - before) * 1e3)
     return times
 
 

@@ -58,7 +58,7 @@ def by_name(cell: rj.Cell, name: str) -> Callable[..., Any]:
 
 
 def milliseconds(rivals: list[Rival], seconds: float, least: int) -> list[float]:
-    """Medians of calls in turn, until `seconds` have passed and each ran `least` times."""
+    """Medians of calls in turn, until `seconds` have passed and each was measured `least` times."""
     return [statistics.median(own) for own in turns([one.run for one in rivals], seconds, least)]
 
 

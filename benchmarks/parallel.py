@@ -2,14 +2,15 @@
 
     python benchmarks/parallel.py [--quick] [--write]
 
-The rivals are what one writes by hand: the textbook's `lax.scan` with the products inside the loop, with the readout
-inside or behind it, and `lax.associative_scan` between products over all steps; for the LRU with complex numbers, but
-products of real ones. Matrix memories are measured against the textbook's loop alone, at several lengths; the longest
-gives their figures. A plain scan whose products are hoisted out of the loop is the row `rnnjax scan`. Each figure
-compares the automatic choice with the best of them, in a forward pass that returns its outputs and the gradients of
-parameters and inputs for given cotangents: temporary bytes are then what the loop itself needs. Rivals run interleaved
-in one process; absolute times mean nothing on a shared machine, ratios within one run do. A second table has time and
-memory of an LRU, a minGRU and a GRU by every implementation against T (`over_time.py`).
+The rivals are what one writes by hand: the textbook's `lax.scan` with the products inside the loop; the same with those
+outside that do not wait for a state, over all steps at once (of the LRU also with its readout alone outside); and
+`lax.associative_scan` between such products. An LRU has complex numbers, but products of real ones. Matrix memories are
+measured against the two loops alone, at several lengths; the longest gives their figures. Each figure compares the
+automatic choice with the best of the rivals, time with the fastest and memory with the smallest, in a forward pass that
+returns its outputs and the gradients of parameters and inputs for given cotangents: temporary bytes are then what the
+loop itself needs. Rivals take turns in one process, in another order every turn; absolute times mean nothing on a
+shared machine, ratios within one run do. A second table has time and memory of an LRU, a minGRU and a GRU by every
+implementation against T (`over_time.py`).
 """
 
 from __future__ import annotations
@@ -89,7 +90,7 @@ def line(row: dict[str, Any]) -> str:
 
 
 def ratios(name: str, rows: list[dict[str, Any]]) -> dict[str, float]:
-    """The best rival's time over ours, and our memory over the smallest rival's."""
+    """The fastest rival's time over that of the automatic choice, and the latter's memory over the smallest rival's."""
     plain = [row for row in rows if row["what"].startswith("plain")]
     ours = next(row for row in rows if row["what"] == "rnnjax")
     return {

@@ -17,7 +17,7 @@ from ..cells import RGLRU, MinGRU
 from ._layer import Layer, Stateless, beside, one_array, split_elapsed
 from .causal_conv import CausalConv
 from .dense import Dense
-from .dropout import Dropout
+from .dropout import VariationalDropout
 from .gate import Gate
 from .norms import LayerNorm, RMSNorm
 from .residual import Residual
@@ -114,8 +114,10 @@ class Block(Composed):
     y = x + drop(u ⊙ σ(u w_2))                                                gate="half"
 
     with biases beside w_1 and w_2. `Stack([Dense(D), *[Block(LRU(N))] * 6, Mean(), Dense(classes)])` has the shape of
-    the model of the LRU's paper, and with `S5(N)` and the half gate that of S5, whose code runs most tasks so. The norm
-    is a layer norm, whereas most results of both papers are with batch norms, and most of S5's read both directions.
+    the model of the LRU's paper, and with `S5(N)` and the half gate that of S5, whose code runs most tasks so. Both
+    dropouts are `VariationalDropout`, a mask for each row and feature that all steps share, as in S5's code; in
+    streaming the same key gives every piece the same masks. The norm is a layer norm, whereas most results of both
+    papers are with batch norms, and most of S5's read both directions.
 
     Args:
         core: a layer or a cell, such as `rnnjax.LRU(64)`.
@@ -148,7 +150,7 @@ class Block(Composed):
 
     def __post_init__(self) -> None:
         set_field(self, "core", as_layer("core", self.core))
-        set_field(self, "dropout", Dropout(self.dropout).rate)
+        set_field(self, "dropout", VariationalDropout(self.dropout).rate)
         if self.conv is not None:
             check_size("conv", self.conv)
         if self.gate not in ("full", "half"):
@@ -159,7 +161,7 @@ class Block(Composed):
         return self._directed(1).causal
 
     def body(self, size: int) -> Layer:
-        drop = Dropout(self.dropout)
+        drop = VariationalDropout(self.dropout)
         conv = () if self.conv is None else (CausalConv(self.conv),)
         scaled = Dense(size) if self.gate == "full" else Activate("identity")
         gated = Gate(scaled, Dense(size, activation="sigmoid"))

@@ -116,5 +116,9 @@ def as_layer(name: str, value: Any) -> Layer:
         return value
     if isinstance(value, Cell):
         return RNN(value)
-    hint = f"; make an instance, such as `{value.__name__}(8)`" if isinstance(value, type) else ""
+    hint = ""
+    if isinstance(value, type):
+        hint = f"; make an instance, such as `{value.__name__}(8)`"
+    elif callable(value):
+        hint = "; wrap an activation in `rnnjax.Activate(f)`; for any other map derive from `rnnjax.Stateless`"
     raise TypeError(f"`{name}` must be a layer or a cell; got {value!r}{hint}")

@@ -72,6 +72,21 @@ def test_refuses_what_is_not_a_cell():
         rj.Stack([rj.Bidirectional(rj.GRU(2), merge=None), rj.GRU(2)]).init(KEY, 3)
 
 
+def test_functions_are_told_how_to_be_layers():
+    """By doing what the message says: an activation is wrapped, and any other map is a class of the user's."""
+
+    @rj.struct
+    class Double(rj.Stateless):
+        def apply(self, params, x, valid, key):
+            return 2 * x
+
+    words = r"got <.*; wrap an activation in `rnnjax.Activate\(f\)`; .* derive from `rnnjax.Stateless`"
+    with pytest.raises(TypeError, match=rf"`layers\[1\]` must be a layer or a cell; {words}"):
+        rj.Stack([rj.Dense(2), jnp.cos])
+    ys, _ = rj.Stack([rj.Activate(jnp.cos), Double()])(((), ()), jnp.array([[0.0, np.pi]]))
+    np.testing.assert_allclose(ys, [[2, -2]])
+
+
 def test_backward_refuses_a_state(draw):
     layer = rj.RNN(rj.Elman(2), reverse=True)
     params = layer.init(KEY, 3, F64)
