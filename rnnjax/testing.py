@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 import jax
+import jax.numpy as jnp
 
 from ._cell import Cell
 from ._laws.arrays import batch as batch
@@ -33,7 +34,7 @@ from ._laws.time import steps_in_a_loop as steps_in_a_loop
 from ._laws.transitions import composition as composition
 from ._laws.trial import Trial as Trial
 from ._unroll import explain
-from ._unroll.table import names
+from ._unroll.table import check_name, names
 
 Law = Callable[[Cell, int | tuple[int, ...], str], None]
 
@@ -91,7 +92,8 @@ def check_cell(
     Raises:
         AssertionError: for the first law that does not hold or cannot be checked, with its name, its statement and what
             came instead.
-        ValueError: for an unknown law or implementation.
+        ValueError: for an unknown law or implementation, for none of them, and for inputs that the cell does not take.
+        TypeError: for what is no cell, or one whose class is not decorated with `rnnjax.struct`.
 
     >>> import rnnjax as rj
     >>> from rnnjax.testing import check_cell
@@ -101,12 +103,25 @@ def check_cell(
     laws = tuple(LAWS) if laws is None else tuple(laws)
     if unknown := [name for name in laws if name not in known]:
         raise ValueError(f"unknown laws {unknown}; choose from {', '.join(known)}")
+    implementations = None if implementations is None else tuple(implementations)
+    for name in implementations or ():
+        check_name(name)
+    if not laws or implementations == ():
+        raise ValueError("there is nothing to check: `laws` and `implementations` must name at least one, or be None")
     with jax.enable_x64(True):
+        _check_taken(cell, event_shape)
         if implementations is None:
             implementations = [name for name in names() if name != "newton" and _supported(cell, event_shape, name)]
         for implementation in implementations:
             for name in laws:
                 _check(known[name], cell, event_shape, implementation)
+
+
+def _check_taken(cell: Cell, event_shape: int | tuple[int, ...]) -> None:
+    """Raises what `unroll` would for such a cell and such inputs, before any law speaks of it."""
+    event_shape = event_shape if isinstance(event_shape, tuple) else (event_shape,)
+    params = cell.init(jax.random.key(0), event_shape[-1]) if isinstance(cell, Cell) else None
+    explain(cell, params, jnp.zeros((1, *event_shape)))
 
 
 def _check(law: Law, cell: Cell, event_shape: int | tuple[int, ...], implementation: str) -> None:

@@ -63,10 +63,30 @@ def test_linen(name: str) -> None:
     theirs, cell = LINEN[name]
     module = nn.RNN(theirs)
     variables = drawn(jax.eval_shape(module.init, jax.random.key(0), X))
-    wanted = module.apply(variables, X)
-    for given in (variables, variables["params"]["cell"]):
-        ys, _ = rj.unroll(cell, from_flax(cell, given), jnp.swapaxes(X, 0, 1))
-        np.testing.assert_allclose(jnp.swapaxes(ys, 0, 1), wanted, rtol=1e-10, atol=1e-12)
+    compare(cell, variables, lambda variables: module.apply(variables, X))
+    same(from_flax(cell, variables["params"]["cell"]), from_flax(cell, variables))
+
+
+def same(got: Any, want: Any) -> None:
+    for mine, other in zip(got, want, strict=True):
+        np.testing.assert_array_equal(mine, other)
+
+
+def compare(cell: rj.Cell, variables: Any, theirs: Callable[[Any], Any]) -> None:
+    """Outputs, and the gradients of all that Flax has."""
+
+    def ours(variables: Any) -> jax.Array:
+        return jnp.swapaxes(rj.unroll(cell, from_flax(cell, variables), jnp.swapaxes(X, 0, 1))[0], 0, 1)
+
+    @jax.jit
+    def differentiate(variables: Any) -> Any:
+        (ys, pull), (wanted, pull_theirs) = (jax.vjp(f, variables) for f in (ours, theirs))
+        return (ys, *pull(jnp.sin(wanted))), (wanted, *pull_theirs(jnp.sin(wanted)))
+
+    got, want = differentiate(variables)
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for mine, other in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-10, atol=1e-12)
 
 
 NNX = {
@@ -82,11 +102,9 @@ def test_nnx(name: str) -> None:
     kind, cell = NNX[name]
     module = nnx.RNN(kind(I, H, dtype=float, param_dtype=float, rngs=nnx.Rngs(0)), rngs=nnx.Rngs(0))
     nnx.update(module, drawn(nnx.state(module, nnx.Param)))
-    state = nnx.state(module, nnx.Param)
-    wanted = module(X)
-    for given in (state, nnx.to_pure_dict(state)):
-        ys, _ = rj.unroll(cell, from_flax(cell, given), jnp.swapaxes(X, 0, 1))
-        np.testing.assert_allclose(jnp.swapaxes(ys, 0, 1), wanted, rtol=1e-10, atol=1e-12)
+    graph, state, rest = nnx.split(module, nnx.Param, ...)
+    compare(cell, state, lambda state: nnx.merge(graph, state, rest, copy=True)(X))
+    same(from_flax(cell, nnx.to_pure_dict(state)), from_flax(cell, state))
 
 
 def test_flax_dense_and_embedding() -> None:
@@ -97,6 +115,35 @@ def test_flax_dense_and_embedding() -> None:
     )
     state = nnx.state(nnx.Embed(7, 3, rngs=nnx.Rngs(0)), nnx.Param)
     np.testing.assert_array_equal(from_flax(rj.Embedding(7, 3), state).w, jax.tree.leaves(state)[0])
+
+
+def test_flax_conv_lstm() -> None:
+    """Its gates are i, g, f, o, and 1 is added to f at every step; a kernel of even size is padded alike."""
+    module, cell = nn.RNN(nn.ConvLSTMCell(2, (3, 2), param_dtype=float)), rj.ConvLSTM(2, (4, 3), (3, 2))
+    images = RNG.normal(size=(B, T, 4, 3, I))
+    variables = drawn(jax.eval_shape(module.init, jax.random.key(0), images))
+    ys, _ = rj.unroll(cell, from_flax(cell, variables), jnp.swapaxes(images, 0, 1))
+    np.testing.assert_allclose(jnp.swapaxes(ys, 0, 1), module.apply(variables, images), rtol=1e-10, atol=1e-12)
+
+
+def test_layer_norm() -> None:
+    """Each library has an ε of its own."""
+    scale, bias = RNG.normal(size=(2, I))
+    centred = X - X.mean(-1, keepdims=True)
+
+    def check(params: Any, epsilon: float, bias: Any = bias) -> None:
+        wanted = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + epsilon) * scale + bias
+        np.testing.assert_allclose(rj.LayerNorm(epsilon)(params, X)[0], wanted, rtol=1e-10, atol=1e-12)
+
+    (_, params) = from_keras(rj.Stack([rj.Last(), rj.LayerNorm(1e-3)]), [scale, bias])
+    check(params, 1e-3)
+    check(from_torch(rj.LayerNorm(1e-5), {"norm.weight": scale, "norm.bias": bias}, "norm."), 1e-5)
+    check(from_torch(rj.LayerNorm(1e-5), {"weight": scale}), 1e-5, 0)
+    check(from_flax(rj.LayerNorm(), {"params": {"scale": scale, "bias": bias}}), 1e-6)
+    theirs = nn.LayerNorm(param_dtype=float)
+    variables = drawn(jax.eval_shape(theirs.init, jax.random.key(0), X))
+    ys, _ = rj.LayerNorm()(from_flax(rj.LayerNorm(), variables), X)
+    np.testing.assert_allclose(ys, theirs.apply(variables, X), rtol=1e-8, atol=1e-10)
 
 
 def test_a_whole_keras_model() -> None:
@@ -158,7 +205,7 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "wrong prefix": (
         lambda: from_torch(rj.Elman(H), ONE, "rnn."),
         ValueError,
-        "no name is 'rnn.' and then one such as 'weight_ih_l0' among 'bias_hh_l0', .*: give as `prefix` what",
+        "no name is 'rnn.' and then one such as 'weight_ih_l0', or .* among 'bias_hh_l0', .*: give as `prefix` what",
     ),
     "too many layers": (
         lambda: from_torch(rj.Elman(H), {**ONE, **torch_tensors(1, H, "l1")}),
@@ -169,6 +216,31 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: from_torch(rj.Elman(H), {**ONE, **torch_tensors(1, I, "l0_reverse")}),
         ValueError,
         "no place for 'bias_hh_l0_reverse'",
+    ),
+    "a cell by itself in both directions": (
+        lambda: from_torch(rj.Bidirectional(rj.Elman(H)), {k.removesuffix("_l0"): v for k, v in ONE.items()}),
+        ValueError,
+        "there is no 'weight_ih_reverse' among no arrays at all",
+    ),
+    "one bias is shorter": (
+        lambda: from_torch(rj.Elman(H), ONE | arrays(bias_hh_l0=(1,))),
+        ValueError,
+        r"two biases of one shape \(G·H,\); got \(4,\) and \(1,\)",
+    ),
+    "a projection": (
+        lambda: from_torch(rj.LSTM(H), torch_tensors(4, I, "l0") | arrays(weight_hr_l0=(3, H))),
+        ValueError,
+        "no place for 'weight_hr_l0'",
+    ),
+    "a bias of PyTorch too many": (
+        lambda: from_torch(rj.Dense(3, use_bias=False), arrays(weight=(3, H), bias=(3,))),
+        ValueError,
+        "Dense.* has no place for 'bias': leave `use_bias=False` out",
+    ),
+    "a bias of Flax too many": (
+        lambda: from_flax(rj.Dense(3, use_bias=False), arrays(kernel=(H, 3), bias=(3,))),
+        ValueError,
+        "Dense.* has no place for 'bias'",
     ),
     "another size": (
         lambda: from_torch(rj.Elman(H + 1), ONE),
@@ -187,11 +259,59 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "`reset_after=False`",
     ),
+    "a layer that Keras alone has": (
+        lambda: from_keras(
+            rj.Stack([rj.Elman(H), rj.Last(), rj.Dense(2)]),  # and BatchNormalization in between
+            [np.ones(s) for s in ((I, H), (H, H), (H,), (H,), (H,), (H,), (H,), (H, 2), (2,))],
+        ),
+        ValueError,
+        r"Dense.* has arrays of shapes .*; these give \[\(4,\), \(4,\)\]: of another layer",
+    ),
+    "biases of three kinds": (
+        lambda: from_keras(rj.GRU(H), [np.ones(s) for s in ((I, 3 * H), (H, 3 * H), (3, 3 * H))]),
+        ValueError,
+        r"\(2, 3H\); got \(3, 12\)",
+    ),
+    "a number": (
+        lambda: from_keras(rj.GRU(H), [np.ones(s) for s in ((), (H, 3 * H), (2, 3 * H))]),
+        ValueError,
+        r"arrays of 3 gates are needed; got shape \(\)",
+    ),
+    "a norm of another size": (
+        lambda: from_torch(rj.LayerNorm(), arrays(weight=(3,), bias=(4,))),
+        ValueError,
+        r"shapes \[\(3,\), \(3,\)\]; these give \[\(3,\), \(4,\)\]",
+    ),
+    "a norm of the root mean square": (
+        lambda: from_torch(rj.RMSNorm(), ONE),
+        TypeError,
+        "PyTorch fit Elman, .*, Stack, Dense, Embedding, LayerNorm; got RMSNorm",
+    ),
     "no gate": (lambda: from_flax(rj.LSTM(H), {"ii": {"kernel": X[0]}}), ValueError, "there is no 'if' among 'ii'"),
     "no peepholes": (
         lambda: from_onnx(rj.PeepholeLSTM(H), arrays(W=(1, 4 * H, I), R=(1, 4 * H, H), B=(1, 8 * H))),
         ValueError,
         "there is no 'P' among 'B', 'R', 'W'",
+    ),
+    "peepholes": (
+        lambda: from_onnx(rj.LSTM(H), arrays(W=(1, 4 * H, I), R=(1, 4 * H, H), P=(1, 3 * H))),
+        ValueError,
+        "LSTM.* has no place for the peepholes 'P': .* `PeepholeLSTM`",
+    ),
+    "both directions of ONNX": (
+        lambda: from_onnx(rj.LSTM(H), arrays(W=(2, 4 * H, I), R=(2, 4 * H, H))),
+        ValueError,
+        r"'W' must lead with the 1 of .*; got shape \(2, 16, 2\): an operator of both is `Bidirectional`",
+    ),
+    "one direction of ONNX": (
+        lambda: from_onnx(rj.Bidirectional(rj.LSTM(H)), arrays(W=(2, 4 * H, I), R=(1, 4 * H, H))),
+        ValueError,
+        r"'R' must lead with the 2 of .*; got shape \(1, 16, 4\)",
+    ),
+    "layers of ONNX": (
+        lambda: from_onnx(rj.Stack([rj.LSTM(H)]), arrays(W=(1, 4 * H, I), R=(1, 4 * H, H))),
+        TypeError,
+        "ONNX fit Elman, .*, ResetBeforeGRU, Bidirectional; got Stack",
     ),
 }
 
@@ -205,6 +325,14 @@ def test_refused(name: str) -> None:
 
 def test_second_direction_of_onnx() -> None:
     both = arrays(W=(2, 3 * H, I), R=(2, 3 * H, H), B=(2, 6 * H))
-    params = from_onnx(rj.GRU(H), both, direction=1)
-    z, r, n = np.split(both["W"][1].T, 3, axis=1)
+    params = from_onnx(rj.Bidirectional(rj.GRU(H)), both).backward
+
+    def gates(array: Any) -> tuple[Any, ...]:
+        return tuple(np.split(array.T, 3, axis=-1))
+
+    (z, r, n), (u_z, u_r, u_n) = gates(both["W"][1]), gates(both["R"][1])
+    (b_z, b_r, b_n), (c_z, c_r, c_n) = map(gates, np.split(both["B"][1], 2))
     np.testing.assert_array_equal(params.w, np.concatenate([r, z, n], axis=1))
+    np.testing.assert_array_equal(params.u, np.concatenate([u_r, u_z, u_n], axis=1))
+    np.testing.assert_array_equal(params.b, np.concatenate([b_r + c_r, b_z + c_z, b_n]))
+    np.testing.assert_array_equal(params.b_n, c_n)

@@ -48,15 +48,7 @@ def derivatives(cell: Cell, event_shape: Shape, implementation: str) -> None:
     """Reverse mode is right by finite differences; so is forward mode, or it says which implementation has it."""
     trial = Trial.of(cell, event_shape, implementation).patterned()
     for directed in (trial, trial.but(reverse=True)):
-
-        def f(*leaves: Any, case: Trial = directed) -> Outcome:
-            return _with(case, leaves).run()
-
-        def f_vjp(*leaves: Any, case: Trial = directed) -> tuple[Outcome, Any]:
-            case = _with(case, leaves)
-            return case.pull().out, lambda cotangents: _floats(case.but(cotangents=cotangents).pull().grads)
-
-        check_vjp(f, f_vjp, _floats(_inputs(directed)), eps=_STEP)
+        check_reverse_mode(directed, _inputs(directed))
 
     def call(*leaves: Any) -> Outcome:
         return _with(trial, leaves).call()
@@ -67,6 +59,25 @@ def derivatives(cell: Cell, event_shape: Shape, implementation: str) -> None:
         # with `scan` only a cell whose own rule has no forward mode may fail
         hint = "custom_vjp function" if implementation == "scan" else 'implementation="scan"'
         require(hint in str(error), f"forward mode fails without {hint!r} in the message: {error}")
+
+
+def check_reverse_mode(trial: Trial, inputs: Gradients) -> None:
+    """Raises AssertionError unless the gradients of the inputs, those that are not None, are right by finite
+    differences."""
+    held = {name: None for name, value in inputs._asdict().items() if value is None}
+
+    def f(*leaves: Any) -> Outcome:
+        return _with(trial, leaves, inputs).run()
+
+    def f_vjp(*leaves: Any) -> tuple[Outcome, Any]:
+        case = _with(trial, leaves, inputs)
+
+        def pull(cotangents: Outcome) -> tuple[Any, ...]:
+            return _floats(case.but(cotangents=cotangents).pull().grads._replace(**held))
+
+        return case.pull().out, pull
+
+    check_vjp(f, f_vjp, _floats(inputs), eps=_STEP)
 
 
 def second_derivatives(cell: Cell, event_shape: Shape, implementation: str) -> None:
@@ -106,11 +117,13 @@ def _floats(tree: Any) -> tuple[Any, ...]:
     return tuple(leaf for leaf in jax.tree.leaves(tree) if np.issubdtype(leaf.dtype, np.inexact))
 
 
-def _with(trial: Trial, floats: Any) -> Trial:
-    leaves, structure = jax.tree.flatten(_inputs(trial))
+def _with(trial: Trial, floats: Any, inputs: Gradients | None = None) -> Trial:
+    """The trial with other numbers for the inputs, by default all; those that are None stay."""
+    leaves, structure = jax.tree.flatten(_inputs(trial) if inputs is None else inputs)
     floats = iter(floats)
     leaves = [next(floats) if np.issubdtype(leaf.dtype, np.inexact) else leaf for leaf in leaves]
-    return trial.but(**jax.tree.unflatten(structure, leaves)._asdict())
+    changes = jax.tree.unflatten(structure, leaves)._asdict()
+    return trial.but(**{name: value for name, value in changes.items() if value is not None})
 
 
 def leaves(cell: Cell, event_shape: Shape, implementation: str) -> None:

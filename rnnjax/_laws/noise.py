@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Cell
-from .trial import ROWS, STEPS, Trial, agree, loop, require
+from .gradients import check_reverse_mode
+from .trial import ROWS, STEPS, Gradients, Trial, agree, loop, require
 
 Shape = int | tuple[int, ...]
 
@@ -31,3 +34,22 @@ def noise(cell: Cell, event_shape: Shape, implementation: str) -> None:
     for leaf in many:
         require(any((leaf[:, 0] != leaf[:, row]).any() for row in range(1, 64)), "all rows share their noise")
     agree("gradients under noise", first.pull(), first.but(implementation="scan").pull())
+    check_reverse_mode(first, Gradients(None, first.params, first.xs, first.state))
+    without, under = (_in_prepare(first, key) for key in (None, first.key))
+    for name, gradient in under.items():
+        require(without[name].any() or not gradient.any(), f"what `prepare` draws has a gradient in the cell's {name}")
+
+
+def _in_prepare(trial: Trial, key: Any) -> dict[str, np.ndarray]:
+    """What one cotangent of the prepared parameters becomes in each of the cell's numbers."""
+
+    def prepared(cell: Cell) -> list[Any]:
+        leaves = jax.tree.leaves(cell.prepare(trial.params, key=key))
+        return [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+
+    params, pull = jax.vjp(prepared, trial.cell)
+    rng = np.random.default_rng(13)
+    grads = pull([rng.normal(size=leaf.shape).astype(leaf.dtype) for leaf in params])[0]
+    paths = jax.tree_util.tree_flatten_with_path(grads)[0]
+    floats = [(path, leaf) for path, leaf in paths if leaf.dtype != jax.dtypes.float0]
+    return {jax.tree_util.keystr(path, simple=True, separator="."): np.asarray(leaf) for path, leaf in floats}

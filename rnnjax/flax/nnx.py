@@ -88,7 +88,7 @@ class Recurrent(nnx.Module):
         self.hyper = nnx.data(hyper)
         self.weights = nnx.data(_shared.place(weights, sharding, _param))
         self.rngs = nnx.data(_fork(rngs) if _shared.may_draw_noise(layer, in_features) else None)
-        self._structure = jax.tree.structure(params)
+        self._structure = _shared.structure(layer, in_features)
 
     @property
     def functional(self) -> layers.Layer:

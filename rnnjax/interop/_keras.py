@@ -7,12 +7,13 @@ from typing import Any
 
 from .. import cells
 from .._types import Array, Params
-from ..layers import Bidirectional, Dense, Embedding, Layer, Stack
+from ..layers import Bidirectional, Dense, Embedding, Layer, LayerNorm, Stack
 from ..layers.bidirectional import BidirectionalParams
 from ..layers.dense import DenseParams
 from ..layers.embedding import EmbeddingParams
+from ..layers.norms import LayerNormParams
 from ..layers.rnn import as_layer
-from ._arrays import ONE_BIAS, array, bare, both, cell_of, fitting, reordered, with_two_biases
+from ._arrays import LAYERS, ONE_BIAS, array, bare, both, cell_of, fitting, reordered, with_two_biases
 
 KNOWN = (cells.Elman, cells.LSTM, cells.GRU, cells.ResetBeforeGRU, cells.ConvLSTM)
 
@@ -22,8 +23,9 @@ def from_keras(layer: Any, arrays: Sequence[Any]) -> Params:
 
     Args:
         layer: what reads the parameters: `Elman` for `SimpleRNN`, `LSTM`, `GRU`, `ResetBeforeGRU` for a GRU with
-            `reset_after=False`, `ConvLSTM`, `Bidirectional`, `Dense`, `Embedding`, or a `Stack` of them for a whole
-            model, among layers without parameters.
+            `reset_after=False`, `ConvLSTM`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm` for
+            `LayerNormalization`, which wants `epsilon=1e-3`, or a `Stack` of them for a whole model, among layers
+            without parameters.
         arrays: what `get_weights()` of the layer or model returned.
 
     Returns:
@@ -60,13 +62,15 @@ def _taken(layer: Layer, arrays: Iterator[Array]) -> Params:
         return fitting(layer, DenseParams(_next(layer, arrays), _next(layer, arrays) if layer.use_bias else None))
     if isinstance(layer, Embedding):
         return fitting(layer, EmbeddingParams(_next(layer, arrays)))
-    cell = cell_of(layer, "Keras", KNOWN)
+    if isinstance(layer, LayerNorm):
+        return fitting(layer, LayerNormParams(_next(layer, arrays), _next(layer, arrays)))
+    cell = cell_of(layer, "Keras", (*KNOWN, *LAYERS))
     own = [_next(layer, arrays) for _ in range(3)]
     if isinstance(cell, cells.GRU | cells.ResetBeforeGRU):
         own = [reordered(one, (1, 0, 2)) for one in own]
     if isinstance(cell, cells.GRU):
         w, u, b = own
-        if b.ndim != 2:
+        if b.ndim != 2 or len(b) != 2:
             raise ValueError(
                 f"{cell!r} has a bias for the inputs and one for the state, (2, 3H); got {b.shape}: of a layer with "
                 "`reset_after=False`, which is `ResetBeforeGRU`?"

@@ -10,15 +10,16 @@ import jax.numpy as jnp
 
 from .. import cells
 from .._types import Params
-from ..layers import Bidirectional, Dense, Embedding, Layer, Stack
+from ..layers import Bidirectional, Dense, Embedding, Layer, LayerNorm, Stack
 from ..layers.bidirectional import BidirectionalParams
 from ..layers.dense import DenseParams
 from ..layers.embedding import EmbeddingParams
+from ..layers.norms import LayerNormParams
 from ..layers.rnn import as_layer
-from ._arrays import bare, both, cell_of, fitting, take, with_two_biases
+from ._arrays import LAYERS, bare, bias_of, bias_or_zeros, both, cell_of, fitting, take, with_two_biases
 
 KNOWN = (cells.Elman, cells.LSTM, cells.ProjectionLSTM, cells.GRU)
-_RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)_l\d+(_reverse)?")
+_RECURRENT = re.compile(r"(weight|bias)_(ih|hh|hr)(_l\d+(_reverse)?)?")
 
 
 def from_torch(layer: Any, tensors: Mapping[str, Any], prefix: str = "") -> Params:
@@ -27,8 +28,8 @@ def from_torch(layer: Any, tensors: Mapping[str, Any], prefix: str = "") -> Para
     Args:
         layer: what reads the parameters: `Elman`, `LSTM`, `ProjectionLSTM` or `GRU`, such a cell in both directions by
             `Bidirectional`, or a `Stack` of them for several layers, with dropout between them; `Dense` for `Linear`,
-            `Embedding`.
-        tensors: tensors by name, such as "weight_ih_l0".
+            `Embedding`, `LayerNorm`, which wants `epsilon=1e-5`. `RNNCell`, `LSTMCell` and `GRUCell` are one layer.
+        tensors: tensors by name, such as "weight_ih_l0", or "weight_ih" of a cell.
         prefix: what their names begin with in the `state_dict` of a larger model, such as "encoder.".
 
     Returns:
@@ -36,7 +37,8 @@ def from_torch(layer: Any, tensors: Mapping[str, Any], prefix: str = "") -> Para
 
     Raises:
         TypeError: for a layer that PyTorch does not have.
-        ValueError: for tensors that are missing, of other shapes, or of layers or directions that `layer` has not.
+        ValueError: for tensors that are missing, of other shapes, or of layers, directions or biases that `layer` has
+            not.
 
     >>> import numpy as np, rnnjax as rj
     >>> tensors = {"weight_ih_l0": (12, 3), "weight_hh_l0": (12, 4), "bias_ih_l0": (12,), "bias_hh_l0": (12,)}
@@ -46,19 +48,23 @@ def from_torch(layer: Any, tensors: Mapping[str, Any], prefix: str = "") -> Para
     layer = as_layer("layer", layer)
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     if isinstance(layer, Dense):
-        return fitting(layer, DenseParams(take(own, "weight").T, take(own, "bias") if layer.use_bias else None))
+        return fitting(layer, DenseParams(take(own, "weight").T, bias_of(layer, own)))
     if isinstance(layer, Embedding):
         return fitting(layer, EmbeddingParams(take(own, "weight")))
+    if isinstance(layer, LayerNorm):
+        scale = take(own, "weight")
+        return fitting(layer, LayerNormParams(scale, bias_or_zeros(own, scale)))
     recurrent = {name: tensor for name, tensor in own.items() if _RECURRENT.fullmatch(name)}
     if not recurrent:
         raise ValueError(
-            f"no name is {prefix!r} and then one such as 'weight_ih_l0' among {', '.join(map(repr, sorted(tensors)))}: "
-            "give as `prefix` what the names begin with"
+            f"no name is {prefix!r} and then one such as 'weight_ih_l0', or 'weight_ih' of a cell, among "
+            f"{', '.join(map(repr, sorted(tensors)))}: give as `prefix` what the names begin with"
         )
     parts = layer.layers if isinstance(layer, Stack) else (layer,)
+    numbered = any("_l" in name for name in recurrent)  # the tensors of a cell by itself are not
     params, level = [], 0
     for part in parts:
-        params.append(() if bare(part) else _torch_level(part, recurrent, f"l{level}"))
+        params.append(() if bare(part) else _torch_level(part, recurrent, f"_l{level}" if numbered else ""))
         level += not bare(part)
     if recurrent:
         raise ValueError(f"{layer!r} has no place for {', '.join(map(repr, sorted(recurrent)))}")
@@ -72,13 +78,15 @@ def _torch_level(layer: Layer, tensors: dict[str, Any], suffix: str) -> Params:
         return BidirectionalParams(
             _torch_level(forward, tensors, suffix), _torch_level(backward, tensors, f"{suffix}_reverse")
         )
-    cell = cell_of(layer, "PyTorch", KNOWN)
-    own = {name: tensors.pop(name) for name in list(tensors) if name.partition("_l")[2] == suffix[1:]}
-    w, u = (take(own, f"weight_{side}_{suffix}").T for side in ("ih", "hh"))
+    cell = cell_of(layer, "PyTorch", (*KNOWN, *LAYERS))
+    sides = ("ih", "hh", "hr") if isinstance(cell, cells.ProjectionLSTM) else ("ih", "hh")
+    names = [f"{kind}_{side}{suffix}" for kind in ("weight", "bias") for side in sides]
+    own = {name: tensors.pop(name) for name in names if name in tensors}
+    w, u = (take(own, f"weight_{side}{suffix}").T for side in ("ih", "hh"))
     if any(name.startswith("bias") for name in own):
-        b, b_h = (take(own, f"bias_{side}_{suffix}") for side in ("ih", "hh"))
+        b, b_h = (take(own, f"bias_{side}{suffix}") for side in ("ih", "hh"))
     else:
         b = b_h = jnp.zeros(w.shape[-1:], w.dtype)
     if isinstance(cell, cells.ProjectionLSTM):
-        return fitting(cell, cells.ProjectionLSTMParams(w, u, b + b_h, take(own, f"weight_hr_{suffix}").T))
+        return with_two_biases(cell, w, u, b, b_h, take(own, f"weight_hr{suffix}").T)
     return with_two_biases(cell, w, u, b, b_h)

@@ -172,6 +172,26 @@ def test_round_trip_of_parameters() -> None:
         rnnx.LSTM(F, H, 1, params=params)
 
 
+@pytest.mark.parametrize(
+    ("dropout", "given"),
+    [
+        (0.0, lambda first, second: (first, (), second)),
+        (0.5, lambda first, second: (first, second)),
+        (0.5, lambda first, second: [first, second]),
+        (0.5, lambda first, second: {"layer_0": first, "layer_1": second}),
+    ],
+)
+def test_parameters_of_layers_with_dropout_on_one_side(dropout: float, given: Callable[..., Any]) -> None:
+    """Dropout has no arrays, so that parameters with and without an entry for it fit modules with and without it."""
+    first, second = lstm(num_layers=2).params
+    module = rnnx.LSTM(F, H, 2, dropout=dropout, params=given(first, second))
+    module.eval()
+    ys, _ = rj.unroll(rj.LSTM(H), first, X.swapaxes(0, 1))
+    ys, _ = rj.unroll(rj.LSTM(H), second, ys)
+    close(module(X), jnp.swapaxes(ys, 0, 1))
+    assert jax.tree.structure(module.params) == jax.tree.structure(module.functional.init(jax.random.key(0), F))
+
+
 def test_save_and_restore() -> None:
     module = lstm(num_layers=2, dropout=0.5)
     saved = jax.tree.map(np.asarray, arrays(module))

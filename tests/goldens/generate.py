@@ -68,12 +68,38 @@ def torch_case(
         y, _ = torch.nn.utils.rnn.pad_packed_sequence(y, total_length=T)
     outs = {"y": y, **(dict(zip(("h_n", "c_n"), last, strict=True)) if lstm else {"h_n": last})}
 
+    arrays = torch_pairs({**dict(module.named_parameters()), "x": x, **start}, outs, draw)
+    return arrays if lengths is None else {**arrays, "lengths": lengths}
+
+
+def torch_cell_case(kind: str, seed: int) -> Arrays:
+    """A cell of `torch.nn` in a loop, with the arrays of `torch_case`."""
+    import torch
+
+    draw, lstm = draws(seed), kind == "LSTMCell"
+    cell = getattr(torch.nn, kind)(I, H).double()
+    for weight in cell.parameters():
+        weight.data = torch.tensor(draw(*weight.shape))
+    x = torch.tensor(draw(T, B, I), requires_grad=True)
+    start = {key: torch.tensor(draw(1, B, H), requires_grad=True) for key in (("h0", "c0") if lstm else ("h0",))}
+
+    state, ys = tuple(value[0] for value in start.values()), []
+    for x_t in x:
+        new = cell(x_t, state if lstm else state[0])
+        state = new if lstm else (new,)
+        ys.append(state[0])
+    outs = {"y": torch.stack(ys), **{f"{key[0]}_n": last[None] for key, last in zip(start, state, strict=True)}}
+    return torch_pairs({**dict(cell.named_parameters()), "x": x, **start}, outs, draw)
+
+
+def torch_pairs(ins: dict[str, Any], outs: dict[str, Any], draw: Callable[..., np.ndarray]) -> Arrays:
+    """Inputs with their gradients and outputs with the cotangents that were pulled back."""
+    import torch
+
     cotangents = {key: torch.tensor(draw(*value.shape)) for key, value in outs.items()}
     torch.autograd.backward(tuple(outs.values()), tuple(cotangents.values()))
-    ins = {**dict(module.named_parameters()), "x": x, **start}
     arrays = {key: pair(value.detach(), value.grad) for key, value in ins.items()}
-    arrays |= {key: pair(value.detach(), cotangents[key]) for key, value in outs.items()}
-    return arrays if lengths is None else {**arrays, "lengths": lengths}
+    return arrays | {key: pair(value.detach(), cotangents[key]) for key, value in outs.items()}
 
 
 def keras_case(
@@ -109,7 +135,16 @@ def keras_case(
     return arrays if mask is None else {**arrays, "mask": np.asarray(mask)}
 
 
-def onnx_case(op: str, gates: int, seed: int, *, cell_state: bool = False, **attributes: Any) -> Arrays:
+def onnx_case(
+    op: str,
+    gates: int,
+    seed: int,
+    *,
+    bias: bool = True,
+    peepholes: bool = False,
+    directions: int = 1,
+    **attributes: Any,
+) -> Arrays:
     """An ONNX operator run by the reference evaluator, layout 0: time-major. The evaluator ignores `sequence_lens`,
     `clip` and, for LSTM and GRU, `activations`, so no case has them."""
     import onnx
@@ -118,16 +153,18 @@ def onnx_case(op: str, gates: int, seed: int, *, cell_state: bool = False, **att
     draw = draws(seed)
     ins = {
         "X": draw(T, B, I),
-        "W": draw(1, gates * H, I),
-        "R": draw(1, gates * H, H),
-        "B": draw(1, 2 * gates * H),
+        "W": draw(directions, gates * H, I),
+        "R": draw(directions, gates * H, H),
+        "B": draw(directions, 2 * gates * H) if bias else None,
         "sequence_lens": None,
-        "initial_h": draw(1, B, H),
+        "initial_h": draw(directions, B, H),
     }
     outs = ["Y", "Y_h"]
-    if cell_state:
-        ins |= {"initial_c": draw(1, B, H), "P": draw(1, 3 * H)}
+    if op == "LSTM":
+        ins |= {"initial_c": draw(directions, B, H), "P": draw(directions, 3 * H) if peepholes else None}
         outs.append("Y_c")
+    if directions == 2:
+        attributes["direction"] = "bidirectional"
     given = {key: value for key, value in ins.items() if value is not None}
     helper, double = onnx.helper, onnx.TensorProto.DOUBLE
     node = helper.make_node(op, [key if key in given else "" for key in ins], outs, hidden_size=H, **attributes)
@@ -154,6 +191,9 @@ def main() -> None:
             "lstm": torch_case("LSTM", 2),
             "lstm_projection": torch_case("LSTM", 3, proj_size=3),
             "gru": torch_case("GRU", 4),
+            "rnn_cell": torch_cell_case("RNNCell", 5),
+            "lstm_cell": torch_cell_case("LSTMCell", 6),
+            "gru_cell": torch_cell_case("GRUCell", 7),
         },
     )
     both = {"num_layers": 2, "bidirectional": True}
@@ -194,9 +234,12 @@ def main() -> None:
         "onnx",
         {
             "rnn": onnx_case("RNN", 1, 50),
-            "lstm_peephole": onnx_case("LSTM", 4, 51, cell_state=True),
+            "lstm_peephole": onnx_case("LSTM", 4, 51, peepholes=True),
             "gru_reset_before": onnx_case("GRU", 3, 52, linear_before_reset=0),
             "gru_reset_after": onnx_case("GRU", 3, 53, linear_before_reset=1),
+            "lstm": onnx_case("LSTM", 4, 54),
+            "lstm_both": onnx_case("LSTM", 4, 55, directions=2),
+            "rnn_without_bias": onnx_case("RNN", 1, 56, bias=False),
         },
     )
 

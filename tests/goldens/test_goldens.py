@@ -114,6 +114,14 @@ def onnx_layer(cell: rj.Cell) -> Run:
     return run
 
 
+def onnx_both(implementation: str, a: Arrays) -> Arrays:
+    layer = rj.Bidirectional(rj.RNN(rj.LSTM(H), implementation=implementation))
+    start = rj.layers.BidirectionalState(*map(rj.cells.LSTMState, a["initial_h"], a["initial_c"]))
+    ys, last = layer(rj.interop.from_onnx(layer, a), a["X"], rj.Start(start))
+    ends = {f"Y_{name}": jnp.stack([getattr(state, name) for state in last]) for name in ("h", "c")}
+    return {"Y": jnp.stack(jnp.split(ys, 2, axis=-1), axis=1), **ends}
+
+
 def table(entries: dict[str, tuple[rj.Cell, Run]]) -> list[Any]:
     """Every case in every implementation that its cell must have."""
     rows = []
@@ -134,6 +142,9 @@ WITH_GRADIENTS = table(
         "torch_cells/lstm": using(torch_layer, rj.LSTM(H)),
         "torch_cells/lstm_projection": using(torch_layer, rj.ProjectionLSTM(H, 3)),
         "torch_cells/gru": using(torch_layer, rj.GRU(H)),
+        "torch_cells/rnn_cell": using(torch_layer, rj.Elman(H)),
+        "torch_cells/lstm_cell": using(torch_layer, rj.LSTM(H)),
+        "torch_cells/gru_cell": using(torch_layer, rj.GRU(H)),
         "torch_stack/lstm": using(torch_stack, rj.LSTM(H)),
         "torch_packed/lstm": using(torch_layer, rj.LSTM(H)),
         "torch_packed/gru_stack": (rj.GRU(H), torch_packed_stack),
@@ -154,6 +165,9 @@ VALUES_ONLY = table(
         "onnx/lstm_peephole": using(onnx_layer, rj.PeepholeLSTM(H)),
         "onnx/gru_reset_before": using(onnx_layer, rj.ResetBeforeGRU(H)),
         "onnx/gru_reset_after": using(onnx_layer, rj.GRU(H)),
+        "onnx/lstm": using(onnx_layer, rj.LSTM(H)),
+        "onnx/lstm_both": (rj.LSTM(H), onnx_both),
+        "onnx/rnn_without_bias": using(onnx_layer, rj.Elman(H)),
     }
 )
 

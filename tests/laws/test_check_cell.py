@@ -110,6 +110,29 @@ class SharesNoise(rj.Elman):
 
 
 @rj.struct
+class DropsWithDerivative(rj.WeightDrop):
+    """The scale of what it keeps has a derivative in `rate`."""
+
+    def prepare(self, params: Any, *, key: Any = None, context: Any = None) -> Any:
+        if key is None:
+            return params
+        kept = jax.random.bernoulli(key, 0.5, params.u.shape).astype(params.u.dtype)
+        return params._replace(u=params.u * kept / jnp.broadcast_to(1 - self.rate, params.u.shape))
+
+
+@rj.struct
+class ForgetsNoise(SharesNoise):
+    """Scales with its noise, which the derivative does not."""
+
+    def noise(self, key: Any, steps: int, batch_shape: Any, dtype: Any = jnp.float32) -> Any:
+        return jax.random.normal(key, (steps, *batch_shape, self.hidden_size), dtype)
+
+    def update(self, params: Any, state: Any, gx: Any, gh: Any, noise: Any = None) -> Any:
+        new = rj.Elman.update(self, params, state, gx, gh)
+        return new if noise is None else new._replace(h=new.h + jax.lax.stop_gradient(new.h) * noise)
+
+
+@rj.struct
 class ComposesBackwards(rj.MinGRU):
     def combine(self, first: Any, then: Any) -> Any:
         return super().combine(then, first)
@@ -136,6 +159,7 @@ class ActsOtherwise(rj.MinGRU):
         (OnlyOnCPU, "lowering", "scan"),
         (HidesANumber, "leaves", "fused"),
         (SharesNoise, "noise", "scan"),
+        (ForgetsNoise, "noise", "scan"),
         (ComposesBackwards, "composition", "scan"),
         (ActsOtherwise, "composition", "scan"),
         (ComposesBackwards, "steps_in_a_loop", "associative"),
@@ -144,6 +168,12 @@ class ActsOtherwise(rj.MinGRU):
 def test_bad_cells_break_their_law(make: Callable[[int], rj.Cell], law: str, implementation: str) -> None:
     with pytest.raises(AssertionError, match=rf"^{make.__name__}\(hidden_size=4.*law '{law}': "):
         check_cell(make(4), 3, laws=[law], implementations=[implementation])
+
+
+def test_a_draw_with_a_derivative() -> None:
+    """Its gradient is that of differences, so that only the statement "constants" is broken."""
+    with pytest.raises(AssertionError, match=r"law 'noise': .*\n.*`prepare` draws has a gradient in the cell's rate"):
+        check_cell(DropsWithDerivative(rj.Elman(4)), 3, laws=["noise"], implementations=["scan"])
 
 
 def test_representation_must_be_the_cell() -> None:
@@ -178,6 +208,43 @@ def test_all_implementations_are_checked(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_unknown_laws_are_refused() -> None:
     with pytest.raises(ValueError, match=r"unknown laws \['chunk'\]; choose from value, "):
         check_cell(rj.Elman(3), 2, laws=["chunk"])
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"implementations": ["scna"]}, r"`implementation` must be None, one of 'cpu', .*; got 'scna'"),
+        ({"implementations": "scan"}, "`implementation` must be .*; got 's'"),
+        ({"implementations": []}, "nothing to check: `laws` and `implementations` must name at least one"),
+        ({"laws": ()}, "nothing to check"),
+    ],
+)
+def test_names_that_check_nothing_are_refused(names: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        check_cell(rj.Elman(3), 2, **({"laws": ["value"]} | names))
+
+
+class Undecorated(rj.Elman):
+    pass
+
+
+@pytest.mark.parametrize("implementations", [None, ["scan"]])
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        (Undecorated(3), "`Undecorated` must be decorated with `rnnjax.struct`"),
+        (rj.Elman, r"`cell` must be a cell; got .*; make an instance"),
+        (rj.Dense(3), "`cell` must be a cell; got Dense"),
+    ],
+)
+def test_what_is_no_cell_is_refused(cell: Any, message: str, implementations: Any) -> None:
+    with pytest.raises(TypeError, match=message):
+        check_cell(cell, 2, laws=["value"], implementations=implementations)
+
+
+def test_inputs_that_no_implementation_takes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"`xs` must be \(T, \*B, \*S, I\), at least 3 axes"):
+        check_cell(rj.ConvLSTM(2, (4,)), 2, laws=["value"])
 
 
 def test_every_law_says_what_it_is() -> None:
