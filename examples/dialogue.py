@@ -77,9 +77,8 @@ class Reader(NamedTuple):
     def __call__(self, params: "Reader", inputs: dict, *, lengths: Any, key: Any = None) -> tuple[Any, Any]:
         """Scores of intents (B, N) and of a tag for each word (B, T, L)."""
         letters = inputs["letters"].transpose(2, 1, 0)  # (B, T, C) -> (C, T, B)
-        known, _ = self.words(params.words, inputs["words"].T)
         spelt, _ = self.letters(params.letters, letters, lengths=(letters != PAD).sum(0))
-        x = jnp.concatenate([known, spelt], axis=-1)  # (T, B, E) and (T, B, F) -> (T, B, E + F)
+        x = jnp.concatenate([self.words(params.words, inputs["words"].T)[0], spelt], axis=-1)  # (T, B, E + F)
         encoded, _ = self.encoder(params.encoder, x, lengths=lengths, key=key)
         intents, _ = self.intents(params.intents, encoded, lengths=lengths)
         return intents, self.tags(params.tags, encoded)[0].swapaxes(0, 1)
@@ -161,7 +160,7 @@ def numbered(vocabulary: Vocabulary, dialogues: list) -> tuple[dict[str, np.ndar
         return pad([pad(rows, length=LONGEST)[0] for rows in turns])[0]
 
     answers = ids("system", start=True)
-    before = np.pad(answers[:, :-1], ((0, 0), (1, 0), (0, 0)), constant_values=PAD)
+    before = np.pad(answers[:, :-1], ((0, 0), (1, 0), (0, 0))) * (answers[..., :1] != PAD)  # none behind the last turn
     turns = np.array([len(dialogue.turns) for dialogue in dialogues])
     return {"users": ids("user"), "before": before, "answers": answers}, ids("system", end=True), turns
 
@@ -174,10 +173,9 @@ def over_words(measure: Callable, scores: Any, targets: Any, *, mask: Any = None
 def baselines(own: list, learnt: np.ndarray, asked: list, targets: np.ndarray) -> tuple[float, list[str]]:
     """The perplexity by the frequency of words, and for each turn that is asked the answer to the one most alike."""
     share = np.bincount(learnt[learnt != PAD], minlength=targets.max() + 1) + 1.0
-    known = [(set(plain(turn.user)), turn.system) for dialogue in own for turn in dialogue.turns]
+    known = [(set(plain(turn.user)), " ".join(plain(turn.system))) for dialogue in own for turn in dialogue.turns]
     nearest = [max(known, key=lambda pair: len(pair[0] & new) / max(len(pair[0] | new), 1))[1] for new in asked]
-    nats = -np.log(share / share.sum())[targets[targets != PAD]].mean()
-    return float(np.exp(nats)), [" ".join(plain(answer)) for answer in nearest]
+    return float(np.exp(-np.log(share / share.sum())[targets[targets != PAD]].mean())), nearest
 
 
 def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **options: Any) -> rj.training.Fitted:
@@ -192,7 +190,7 @@ def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **opti
 def understand(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]], Callable, Callable]:
     """Figures on the test requests, the history, a function that reads a request, and one that complains of words."""
     house = rj.data.split(rj.data.house_queries(3000), (0.8, 0.2), by=lambda query: query.words)
-    queries, test = ([*part][:: args.every] for part in args.readings or house)
+    queries, test = (part[:: args.every] for part in args.readings or house)
     own, validation = rj.data.split(queries, (0.95, 0.05), seed=args.seed)
     known = Vocabulary.words([[word.lower() for word in query.words] for query in own], min_count=2)
     lexicon = Lexicon(known, sorted({q.intent for q in queries}), sorted({tag for q in queries for tag in q.tags}))
@@ -217,7 +215,7 @@ def respond(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[
     """The same of conversations: the first function goes on with one, and the empty text begins another."""
     from sacrebleu import corpus_bleu
 
-    dialogues = args.readings[0].items if args.readings else rj.data.house_dialogues(1500)
+    dialogues = args.readings[0] if args.readings else rj.data.house_dialogues(1500)
     own, validation, test = rj.data.split(dialogues[:: args.every], (0.6, 0.2, 0.2), seed=args.seed)
     vocabulary = Vocabulary.words([plain(text) for d in own for turn in d.turns for text in turn[:2]], min_count=2)
     data, held, asked = (numbered(vocabulary, part) for part in (own, validation, test))
@@ -271,14 +269,16 @@ def main() -> None:
     for folder in (args.out.parent, Path(args.write or "").parent):
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     snips, camrest = [partial(rj.data.read_snips, part=part) for part in ("train", "validate")], [rj.data.read_camrest]
-    both = {"understand": (understand, snips, "snips", 32, 14), "respond": (respond, camrest, "camrest", 16, 30)}
-    task, readers, name, args.batch, epochs = both[args.task]
+    both = {"understand": (understand, snips, "snips", 32, 14, 20), "respond": (respond, camrest, "camrest", 16, 30, 5)}
+    task, readers, name, args.batch, epochs, least = both[args.task]
     args.epochs, args.every = (1, 20) if args.smoke else (args.epochs or epochs, 1)
     try:
         args.readings = [read(args.data) for read in readers if args.data]
     except (OSError, ValueError) as error:  # no such file, or nothing that can be used
         raise SystemExit(str(error)) from error
     print(args.task, *(reading.report() for reading in args.readings), sep="\n")
+    if args.readings and len(args.readings[0]) < (needed := least * args.every):
+        raise SystemExit(f"{args.data} has {len(args.readings[0])} items to learn from: too few, {needed} are needed")
     found, history, reply, complaint = task(args)
     for reading in args.readings[-1:]:
         said = [f"{at}: {complaint(one)}" for at, one in zip(reading.places, reading, strict=True) if complaint(one)]

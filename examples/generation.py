@@ -5,7 +5,7 @@
 
 The default text is Python's own documentation, which every Python carries. The first nine tenths are for training, the
 last tenth for validation. Training is truncated back-propagation through time. At the end the network writes, drawing
-at three temperatures and by beam search, or with `--interactive` goes on from what is typed. A second call with the
+at several temperatures and by beam search, or with `--interactive` goes on from what is typed. A second call with the
 same `--checkpoints` finds the trained network there. Axes: V symbols of the vocabulary, N of the text, R streams that
 are read side by side, L symbols of a stream.
 """
@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -64,11 +63,7 @@ def symbols_of(text: str, unit: str) -> list[str]:
 
 
 def read(
-    path: str | None = None,
-    unit: str = "character",
-    size: int | None = None,
-    most: int | None = None,
-    encoding: str = "utf-8",
+    path: str | None, unit: str = "character", size: int | None = None, most: int | None = None, encoding: str = "utf-8"
 ) -> Text:
     """The text of a file or of the `.txt` files of a folder, by default Python's documentation, up to `most` of it.
     Unknown are characters that come up less than ten times, and words that come up once or are not among the `size`
@@ -142,10 +137,10 @@ class How(NamedTuple):
 
 
 class Place(NamedTuple):
-    """Where a network is in its text: the state behind all symbols but the last, and that one, (1,)."""
+    """Where a network is in its text: the state behind all symbols but the last, and the symbols, (N,)."""
 
     state: Any
-    last: jax.Array
+    codes: np.ndarray
 
 
 @jax.jit
@@ -155,14 +150,16 @@ def read_on(params: Any, model: rj.Stack, state: Any, codes: jax.Array, length: 
 
 
 @partial(jax.jit, static_argnames=("how", "unknown"))
-def continuation(params: Any, model: rj.Stack, place: Place, key: jax.Array, how: How, unknown: int) -> Any:
-    """The codes (L,) that follow, and how many they are: fewer where nothing is left that may be written."""
-    step, options = rj.decoding.next_token(model, params), {"bans": (unknown,), "no_repeat": how.no_repeat}
+def continuation(params: Any, model: rj.Stack, begin: tuple, key: jax.Array, how: How, unknown: int) -> Any:
+    """The codes (L,) that follow, and how many they are: fewer where nothing is left that may be written. `begin`
+    is a state, the symbol to read next, (1,), and all symbols so far, (1, P), or None if these do not count."""
+    step, state, last, history = rj.decoding.next_token(model, params), *begin
+    options = {"bans": (unknown,), "no_repeat": how.no_repeat, "history": history}
     if how.beams is not None:
-        found = rj.decoding.beam_search(step, place.state, place.last, how.length, how.beams, **options)
+        found = rj.decoding.beam_search(step, state, last, how.length, how.beams, **options)
         return found.tokens[0, 0], found.lengths[0, 0]  # of (1, 1, L)
     options |= {"top_k": how.top_k, "top_p": how.top_p, "repetition_penalty": how.repetition_penalty}
-    found = rj.decoding.sample(step, place.state, place.last, how.length, key, temperature=how.temperature, **options)
+    found = rj.decoding.sample(step, state, last, how.length, key, temperature=how.temperature, **options)
     return found.tokens[0], found.lengths[0]  # of (1, L)
 
 
@@ -181,17 +178,19 @@ class Writer:
             self.place = self._behind(self.model.initial_state(self.params, (1,)), codes)
         elif self.place is None:
             raise ValueError(f"there is no symbol of the text to begin with in {start!r}")
-        self.key, key = jax.random.split(self.key)
-        found, length = continuation(self.params, self.model, self.place, key, how, self.text.vocabulary.unknown)
+        (self.key, key), (state, codes) = jax.random.split(self.key), self.place
+        counts = how.no_repeat or (how.repetition_penalty and how.beams is None)
+        begin = state, codes[-1:], rj.data.pad([codes], value=-1, multiple=1024)[0] if counts else None
+        found, length = continuation(self.params, self.model, begin, key, how, self.text.vocabulary.unknown)
         written = np.asarray(found)[:length]
-        self.place = self._behind(self.place.state, np.concatenate([self.place.last, written]))
+        self.place = self._behind(state, np.concatenate([codes, written]), len(codes) - 1)
         joint = " " if start and self.text.vocabulary.unit == "word" else ""
         return start + joint + self.text.decode(written)
 
-    def _behind(self, state: Any, codes: np.ndarray) -> Place:
-        """The place behind codes (L,), which follow on a state."""
-        seen, length = rj.data.pad([codes[:-1].astype(np.int32)], multiple=64)  # (1, L), of few lengths to compile for
-        return Place(read_on(self.params, self.model, state, seen.T, length), jnp.asarray(codes[-1:]))
+    def _behind(self, state: Any, codes: np.ndarray, read: int = 0) -> Place:
+        """The place behind codes (N,), of which a state has read so many."""
+        seen, length = rj.data.pad([codes[read:-1]], multiple=64)  # (1, L), of few lengths to compile for
+        return Place(read_on(self.params, self.model, state, seen.T, length), codes)
 
 
 def converse(writer: Writer, how: How, lines: Iterable[str]) -> None:
@@ -285,7 +284,8 @@ def main() -> None:
         if args.interactive:
             converse(writer, how, typed())
         else:
-            runs = {f"temperature {t}": how._replace(temperature=t, beams=None) for t in (0.3, 0.7, 1.0)}
+            heats = sorted({0.3, 0.7, 1.0, how.temperature})
+            runs = {f"temperature {t}": how._replace(temperature=t, beams=None) for t in heats}
             beams, twice = how.beams or 4, how.no_repeat or (12 if args.unit == "character" else 3)
             runs[f"{beams} beams, no {twice} {args.unit}s twice"] = how._replace(beams=beams, no_repeat=twice)
             for title, one in runs.items():

@@ -75,6 +75,8 @@ def load(path: str | None, seed: int, every: int = 1) -> Data:
         positive = np.array([item.label == second for item, _ in part], np.int32)
         parts.append(Sentences([words(item.text) for item, _ in part], positive, [place for _, place in part]))
     train, validation, test = parts
+    if not all(part.words for part in parts) or len({*train.labels.tolist()}) < 2:
+        raise SystemExit(f"{path} has {len(items)} sentences: too few for training, validation and test")
     return Data(train, validation, test, (first, second))
 
 

@@ -80,10 +80,11 @@ def digits(args: argparse.Namespace) -> Task:
     reading, seed, out = rj.data.read_fsdd(args.data, RATE).check(too_short), 10_000 * args.seed, args.hold_out
     print(reading.report())
     test = [clip for clip in reading if (clip.test if out is None else clip.speaker == out)]
-    if not test:
-        raise SystemExit(f"there is no clip for the test: speakers are {sorted({one.speaker for one in reading})}")
     known = [clip for clip in reading if clip.speaker != out and not clip.test]
     check, train = ([clip for clip in known if (clip.index < 7) is early] for early in (True, False))
+    counts, speakers = [len(part) for part in (train, check, test)], sorted({clip.speaker for clip in reading})
+    if not all(counts):
+        raise SystemExit(f"{args.data} has {counts} clips to train, validate and test: too few; speakers: {speakers}")
     figure, strings = "digits_wer" if out is None else "digits_wer_new_speaker", rj.data.digit_strings
     symbols = rj.data.Vocabulary.words(["zero one two three four five six seven eight nine"], specials=("pad",))
     validation = strings(check, args.tests, seed=seed)
@@ -135,10 +136,9 @@ def batches(task: Task, utterances: Sequence[Any], epoch: int = 0, seed: int | N
     """Features (B, T, F), labels (B, L) filled up with −1, and steps (B). Order and variation of batch n of an epoch
     follow from n, the epoch and the seed; without a seed there is neither."""
     rng = None if seed is None else np.random.default_rng((seed, epoch))
-    key = None if seed is None else jax.random.fold_in(jax.random.key(seed), epoch)
+    key = jax.random.fold_in(jax.random.key(seed), epoch) if seed is not None and task.augment else None
     for n, (rows, audio, samples) in enumerate(batched(utterances, rng)):
-        own = jax.random.fold_in(key, n) if seed is not None and task.augment else None
-        x, frames = features(task.front, audio, samples, own)
+        x, frames = features(task.front, audio, samples, None if key is None else jax.random.fold_in(key, n))
         labels = [task.vocabulary.encode(utterances[row].text) for row in rows]
         yield x, rj.data.pad(labels, value=-1, multiple=8)[0], frames
 
@@ -218,9 +218,8 @@ def draw(path: Path, recogniser: Recogniser, utterance: Any) -> None:
 
     audio, samples = utterance.samples[None], np.array([len(utterance.samples)])
     (x, _), (log_probs, *_) = recogniser.front[0](audio, samples), listen(*recogniser[:3], audio, samples)
-    p, step = np.exp(log_probs[:, 0]), STACK * STFT.hop / RATE  # (T, V)
-    seconds = step * (np.arange(len(p)) + 0.5)  # (T,)
-    best, figure = p.argmax(-1), Figure(figsize=(12, 6), layout="constrained")
+    p, figure = np.exp(log_probs[:, 0]), Figure(figsize=(12, 6), layout="constrained")  # p is (T, V)
+    seconds, best = STACK * STFT.hop / RATE * (np.arange(len(p)) + 0.5), p.argmax(-1)  # (T,) each
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(np.arange(samples[0]) / RATE, audio[0], color="#555555", lw=0.3)
     top.set(ylabel="sound", title=f"said: {utterance.text}    heard: {transcribe(recogniser, [utterance])[0]}")
@@ -255,6 +254,8 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = arguments().parse_args()
+    if args.hold_out and not (args.data and Path(args.data).is_dir()):
+        arguments().error("--hold-out needs `--data` with the folder of the spoken digits: no other set has speakers")
     try:
         import jiwer
         import matplotlib  # noqa: F401
@@ -264,12 +265,11 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     if args.smoke:
         args.epochs, args.count, args.tests, args.hidden = 1, 64, 8, 8
-    began = time.perf_counter()
     try:
         task = morse(args) if args.data is None else digits(args) if Path(args.data).is_dir() else recordings(args)
     except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
         raise SystemExit(str(error)) from error
-    recogniser = train(task, args)
+    began, recogniser = time.perf_counter(), train(task, args)
     minutes, picture, errors = (time.perf_counter() - began) / 60, args.out / "speech.png", {}
     for name, utterances in task.tests.items():
         said = [utterance.text for utterance in utterances]

@@ -189,14 +189,14 @@ def loss(outputs: dict, targets: dict, *, mask: jax.Array | None = None) -> rj.t
 
 def train(network: Network, data: Coded, validation: Coded, args: argparse.Namespace) -> rj.training.Fitted:
     count = 1 if args.smoke else 4  # programs, each for texts of about one length
-    updates = args.epochs * -(-len(data.own) // args.batch)
-    schedule = optax.cosine_decay_schedule(1.0, updates, alpha=0.05)
+    schedule = optax.cosine_decay_schedule(1.0, args.epochs * -(-len(data.own) // args.batch), alpha=0.05)
     options: dict[str, Any] = {"loss": loss, "metrics": [("nats", nats)], "epochs": args.epochs, "seed": args.seed}
     options |= {"monitor": "val_nats", "mode": "min", "restore_best": True, "checkpoint_dir": args.checkpoints}
     options["optimizer"] = rj.training.optimizer(args.learning_rate, clip_norm=1.0, schedule=schedule)
     options["validation"] = rj.data.pair_buckets(validation.pairs, args.batch, count=count, seed=None)
+    batches = rj.data.pair_buckets(data.pairs, args.batch, count=count, seed=args.seed)
     model = jax.jit(network.init)(jax.random.key(args.seed)), network.apply
-    return rj.training.fit(model, rj.data.pair_buckets(data.pairs, args.batch, count=count), **options)
+    return rj.training.fit(model, batches, **options)
 
 
 def rouge(summaries: Sequence[str], references: Sequence[str]) -> dict[str, float]:

@@ -92,11 +92,12 @@ def check_key(name: str, key: Any) -> None:
             raise ValueError(
                 f"`{name}` must be one key, of shape (); got keys of shape {key.shape}: use one, or `vmap`"
             )
-    elif key.dtype != jnp.uint32 or key.shape != _raw_key_shape():
+    elif key.dtype != jnp.uint32 or key.shape != raw_key_shape():
         raise TypeError(f"`{name}` must be a JAX random key; got {describe(key)}: {hint}")
 
 
-def _raw_key_shape() -> tuple[int, ...]:
+def raw_key_shape() -> tuple[int, ...]:
+    """That of a key which is no key array but its numbers."""
     return jax.eval_shape(lambda: jax.random.key_data(jax.random.key(0))).shape
 
 

@@ -853,7 +853,7 @@ MUTATIONS = (
     Mutation(
         "a prompt does not count as repetition",
         "decoding/_sample.py",
-        "if history is not None:\n        seen =",
+        "if remember and rule.history is not None:\n        seen =",
         "if False:\n        seen =",
         ("tests/decoding/test_sampling.py::test_frequencies_are_the_exact_distribution",),
     ),

@@ -144,7 +144,8 @@ TASKS = [
     (
         "camrest_perplexity",
         "dialogue_camrest",
-        "perplexity of answers in conversations: digits are 0, words seen once are one, turns end at 40 words",
+        "perplexity of answers in conversations, in lower case: digits are 0, words seen once are one, turns end at 40 "
+        "words",
         "examples/dialogue.py respond --data CAMREST",
     ),
     ("beam_vs_torch", "beam", "speed of beam search, times a PyTorch twin's", "benchmarks/beam.py"),

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from ._reading import Found, PathLike, Place, Problem, Reading, files, read_files
@@ -53,7 +52,8 @@ def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -
     13,784 of 7 intents in `train`, 700 in `validate`. Words are as `words` splits them, within a slot and without.
 
     Args:
-        folder: a folder or zip file with `train_<Intent>_full.json` and `validate_<Intent>.json`.
+        folder: a folder or zip file with `train_<Intent>_full.json` and `validate_<Intent>.json`, at any depth, as
+            `2017-06-custom-intent-engines` is.
         part: "train" or "validate".
 
     Returns:
@@ -69,13 +69,13 @@ def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -
     if part not in ("train", "validate"):
         raise ValueError(f'`part` must be "train" or "validate"; got {part!r}')
 
+    prefix = f"{part}_"
+
     @cache
     def names() -> set[str]:
-        return {name for name, _ in files(folder, (".json",))}
+        return {name for name, _ in files(folder, (".json",), prefix)}
 
     def read(name: str, raw: bytes) -> Iterator[Found[Query]]:
-        if not Path(name).name.startswith(f"{part}_"):
-            return
         if name.replace(".json", "_full.json") in names():
             yield Problem(Place(name), "left out: the file that ends in _full.json has its queries and more")
             return
@@ -87,7 +87,7 @@ def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -
             text = raw.decode("latin-1")
         yield from _queries(name, text)
 
-    return read_files(folder, (".json",), read)
+    return read_files(folder, (".json",), read, prefix)
 
 
 def _joined(text: str) -> str:

@@ -8,11 +8,11 @@ import os
 import re
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar, overload
 
 T = TypeVar("T")
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -47,11 +47,11 @@ class Problem(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Reading(Generic[T]):
+class Reading(Sequence[T]):
     """What a reader found. Bad input never stops a reader: it uses the rest and names every file and line.
 
-    Only a file that is missing (OSError) and data of which nothing can be used (ValueError) are errors. Iterating
-    yields the items.
+    Only a file that is missing (OSError) and data of which nothing can be used (ValueError) are errors. It is a
+    sequence of its items; a slice is the `Reading` of these, with all problems.
 
     Attributes:
         items: what can be used, in order.
@@ -62,8 +62,8 @@ class Reading(Generic[T]):
     >>> path = pathlib.Path(tempfile.mkdtemp(), "pairs.tsv")
     >>> _ = path.write_text("one\\tuno\\n\\ntwo\\tdos\\n")
     >>> reading = rj.data.read_pairs(path)
-    >>> reading.items
-    [('one', 'uno'), ('two', 'dos')]
+    >>> reading.items, reading[-1]
+    ([('one', 'uno'), ('two', 'dos')], ('two', 'dos'))
     >>> [(problem.place.line, problem.message) for problem in reading.problems]
     [(2, 'left out: an empty line')]
     """
@@ -75,8 +75,16 @@ class Reading(Generic[T]):
     def __len__(self) -> int:
         return len(self.items)
 
-    def __iter__(self) -> Iterator[T]:
-        return iter(self.items)
+    @overload
+    def __getitem__(self, at: int) -> T: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> Reading[T]: ...
+
+    def __getitem__(self, at: int | slice) -> T | Reading[T]:
+        if isinstance(at, slice):
+            return Reading(self.items[at], self.places[at], self.problems)
+        return self.items[at]
 
     def check(self, complaint: Callable[[T], str | None]) -> Reading[T]:
         """The reading without the items that something is wrong with, and a problem for each of those.
@@ -121,45 +129,49 @@ def collected(source: object, found: Iterable[Found[T]]) -> Reading[T]:
 
 
 def read_files(
-    path: PathLike, suffixes: tuple[str, ...], read: Callable[[str, bytes], Iterable[Found[T]]]
+    path: PathLike, suffixes: tuple[str, ...], read: Callable[[str, bytes], Iterable[Found[T]]], prefix: str = ""
 ) -> Reading[T]:
     """What `read` finds in the names and contents of `files`; OSError if there is nothing at the path."""
 
     def found() -> Iterator[Found[T]]:
         name = None
-        for name, content in files(path, suffixes):
+        for name, content in files(path, suffixes, prefix):
             if isinstance(content, bytes):
                 yield from read(name, content)
             else:
                 yield Problem(Place(name), f"left out: {content}")
         if name is None:
-            yield Problem(Place(str(path)), f"left out: there is no {' or '.join(suffixes)} file in it")
+            begins = f" whose name begins with `{prefix}`" if prefix else ""
+            yield Problem(Place(str(path)), f"left out: there is no {' or '.join(suffixes)} file in it{begins}")
 
     return collected(path, found())
 
 
-def files(path: PathLike, suffixes: tuple[str, ...]) -> Iterator[tuple[str, bytes | str]]:
+def files(path: PathLike, suffixes: tuple[str, ...], prefix: str = "") -> Iterator[tuple[str, bytes | str]]:
     """Names and contents, or what is wrong with them: of one file, or of all with these suffixes, in capitals or not,
-    in a folder or zip file, sorted; each may be gzipped. Left out is what tells of the data: README, LICENSE, SOURCE,
-    and names with a first `_` or `.`."""
+    at any depth of a folder or zip file, sorted; each may be gzipped. Left out are names that do not begin with the
+    prefix, what tells of the data (README, LICENSE, SOURCE, and names with a first `_` or `.`), and hidden folders."""
     path = Path(path)
 
     def wanted(name: str) -> bool:
-        return name.lower().removesuffix(".gz").endswith(suffixes) and NOTES.match(name) is None
+        *folders, own = name.removeprefix("./").split("/")
+        fits = own.startswith(prefix) and own.lower().removesuffix(".gz").endswith(suffixes)
+        return fits and NOTES.match(own) is None and not any(folder.startswith(".") for folder in folders)
 
     if path.is_dir():
-        for inner in sorted(path.iterdir()):
-            if inner.is_file() and wanted(inner.name):
-                yield str(inner), _content(inner.name, inner.read_bytes)
+        names = (inner.relative_to(path).as_posix() for inner in path.rglob("*") if inner.is_file())
+        for name in sorted(filter(wanted, names)):
+            yield str(path / name), _content(name, (path / name).read_bytes)
     elif zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
-            for name in sorted(archive.namelist()):
-                if wanted(name.rsplit("/", 1)[-1]):
-                    yield f"{path}/{name}", _content(name, partial(archive.read, name))
+            for name in sorted(filter(wanted, archive.namelist())):
+                yield f"{path}/{name}", _content(name, partial(archive.read, name))
     else:
         raw = path.read_bytes()
-        broken = path.suffix.lower() == ".zip"
-        yield str(path), "no zip file that can be read" if broken else _content(path.name, lambda: raw)
+        if path.suffix.lower() == ".zip":
+            yield str(path), "no zip file that can be read"
+        elif path.name.startswith(prefix):
+            yield str(path), _content(path.name, lambda: raw)
 
 
 def _content(name: str, read: Callable[[], bytes]) -> bytes | str:

@@ -169,13 +169,28 @@ class Vocabulary(Specials):
     def _split(self, text: str | Sequence[str]) -> list[str]:
         if isinstance(text, str):
             return list(text) if self.unit == "character" else text.split()
-        return list(text)
+        symbols = list(text)
+        for number, symbol in enumerate(symbols):
+            if not isinstance(symbol, str):
+                raise TypeError(f"a text must be a string or a list of {self.unit}s; entry {number} is {symbol!r:.80}")
+            if self._split(symbol) != [symbol]:
+                raise ValueError(
+                    f"a text that is a list must have one {self.unit} in each entry; entry {number} is {symbol!r:.80}: "
+                    "encode text by text"
+                )
+        return symbols
 
     def encode(self, text: str | Sequence[str], *, start: bool = False, end: bool = False) -> np.ndarray:
         """The numbers of a text, int32 (T), with `start` before and `end` after it where asked for.
 
+        Args:
+            text: a string, or a list of its symbols.
+            start, end: whether the ids of these stand around it.
+
         Raises:
-            ValueError: for a symbol that is not there, if there is no `unknown`.
+            ValueError: for a symbol that is not there, if there is no `unknown`, and for an entry of a list that is not
+                one symbol, such as a text of several.
+            TypeError: for an entry that is no string.
         """
         if "unknown" not in self.specials:
             message = self.complaint(text)

@@ -71,6 +71,7 @@ def beam_search(
     min_length: int = 0,
     bans: Sequence[int] = (),
     no_repeat: int | None = None,
+    history: Array | None = None,
     prefix: Array | None = None,
     pad: int = 0,
 ) -> Beams:
@@ -97,7 +98,7 @@ def beam_search(
         penalty: a function of the carry (leaves (*B, K, …), as the step returns it with the logits of a hypothesis'
             last token) to numbers ≤ 0, (*B, K), such as a `coverage_penalty`. It counts where hypotheses close, not
             among open ones.
-        min_length, bans, no_repeat, prefix, pad: as for `sample`.
+        min_length, bans, no_repeat, history, prefix, pad: as for `sample`.
 
     Returns:
         a `Beams`. A token whose logit is not finite is never taken.
@@ -125,7 +126,7 @@ def beam_search(
     carry = jax.tree.map(lambda leaf: repeat(jnp.asarray(leaf), len(batch_shape), beams), carry)
     token = repeat(start, len(batch_shape), beams)
     carry, vocabulary, dtype = settle(step, carry, token)
-    rule = rules(vocabulary, length, batch_shape, end, min_length, bans, no_repeat, prefix)
+    rule = rules(vocabulary, length, batch_shape, end, min_length, bans, no_repeat, prefix, history)
     divisor = _divisors(length_penalty, length, dtype)
     task = _Task(step, rule, beams, divisor, lax.cummax(divisor, reverse=True), penalty)
     closed = Beams(

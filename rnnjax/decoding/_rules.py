@@ -15,18 +15,19 @@ from ._step import check_token
 
 
 class Rules(NamedTuple):
-    """Rules for the tokens of one call; `prefix` (*B, P) or None, the other fields are static."""
+    """Rules for the tokens of one call; `prefix` and `history` (*B, P) or None, the other fields are static."""
 
     end: int | None
     min_length: int
     bans: tuple[int, ...]
     no_repeat: int | None
     prefix: Array | None
+    history: Array | None
 
-    def apply(self, logits: Array, history: Array, t: Array) -> Array:
-        """Logits (…, V) with −∞ for what must not be token t, given the tokens so far, history (…, L).
+    def apply(self, logits: Array, tokens: Array, t: Array) -> Array:
+        """Logits (…, V) with −∞ for what must not be token t, given the tokens so far, (…, L).
 
-        Axes of the logits that `prefix` lacks lie between its own batch axes and V.
+        Axes of the logits that `prefix` and `history` lack lie between their own batch axes and V.
         """
         vocabulary = logits.shape[-1]
         banned = np.zeros(vocabulary, bool)
@@ -35,9 +36,18 @@ class Rules(NamedTuple):
         if self.min_length:
             early = jnp.asarray(np.arange(vocabulary) == self.end) & (t < self.min_length)
             result = jnp.where(_spread(early, logits), -jnp.inf, result)
-        if self.no_repeat is not None and self.no_repeat <= history.shape[-1]:
-            result = jnp.where(repeating(history, t, self.no_repeat, vocabulary), -jnp.inf, result)
+        if self.no_repeat is not None:
+            result = jnp.where(repeating(*self._known(tokens, t), self.no_repeat, vocabulary), -jnp.inf, result)
         return result if self.prefix is None else self._force(result, logits, t)
+
+    def _known(self, tokens: Array, t: Array) -> tuple[Array, Array]:
+        """The tokens before the rows' own and these, (…, P + L), and how many of them count."""
+        if self.history is None:
+            return tokens, t
+        steps, lead = self.history.shape[-1], (1,) * (tokens.ndim - self.history.ndim)
+        before = self.history.reshape(*self.history.shape[:-1], *lead, steps)
+        before = jnp.broadcast_to(before, (*tokens.shape[:-1], steps))
+        return jnp.concatenate([before, tokens], axis=-1), t + steps
 
     def _force(self, result: Array, logits: Array, t: Array) -> Array:
         steps = self.prefix.shape[-1]
@@ -56,8 +66,10 @@ def rules(
     bans: Sequence[int],
     no_repeat: int | None,
     prefix: Array | None,
+    history: Array | None,
+    penalised: bool = False,
 ) -> Rules:
-    """Rules whose fields are checked."""
+    """Rules whose fields are checked. penalised: whether a repetition penalty counts `history` too."""
     check_size("length", length)
     if end is not None:
         check_token("end", end, vocabulary)
@@ -73,7 +85,20 @@ def rules(
         check_size("no_repeat", no_repeat)
     if prefix is not None:
         prefix = _prefix(prefix, vocabulary, length, batch_shape)
-    return Rules(end, min_length, tuple(bans), no_repeat, prefix)
+    if history is not None:
+        history = _history(history, batch_shape, penalised or no_repeat is not None)
+    return Rules(end, min_length, tuple(bans), no_repeat, prefix, history)
+
+
+def _history(history: Any, batch_shape: tuple[int, ...], counts: bool) -> Array:
+    """Tokens before the rows' own, int32 (*B, P), those that are none first, so that nothing parts the others."""
+    integers = is_array(history) and jnp.issubdtype(history.dtype, jnp.integer)
+    if not integers or history.ndim == 0 or tuple(history.shape[:-1]) != batch_shape:
+        raise ValueError(f"`history` must be integers (*B, P) with *B = {batch_shape}; got {describe(history)}")
+    if not counts:
+        raise ValueError("`history` is for `no_repeat` and the `repetition_penalty` of `sample`; give one of them")
+    history = jnp.asarray(history).astype(jnp.int32)
+    return jnp.take_along_axis(history, jnp.argsort(history >= 0, axis=-1, stable=True), axis=-1)
 
 
 def _prefix(prefix: Any, vocabulary: int, length: int, batch_shape: tuple[int, ...]) -> Array | None:
@@ -92,12 +117,13 @@ def _prefix(prefix: Any, vocabulary: int, length: int, batch_shape: tuple[int, .
 
 def repeating(history: Array, t: Array, n: int, vocabulary: int) -> Array:
     """True for the tokens that would complete, as token t, an n-gram which history (…, L) holds before it, (…, V)."""
-    windows = history.shape[-1] - n + 1
+    windows = max(history.shape[-1] - n + 1, 0)
     found = jnp.broadcast_to(jnp.arange(windows, dtype=jnp.int32) + n - 1 < t, (*history.shape[:-1], windows))
     for j in range(n - 1):
         latest = jnp.take(history, jnp.maximum(t - (n - 1) + j, 0), axis=-1)[..., None]
         found &= history[..., j : j + windows] == latest
-    follows = jnp.where(found, history[..., n - 1 :], vocabulary)
+    last = history[..., n - 1 :]
+    follows = jnp.where(found & (last >= 0), last, vocabulary)
     rows = math.prod(history.shape[:-1])
     row = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32)[:, None], (rows, windows))
     seen = jnp.zeros((rows, vocabulary), bool).at[row, follows.reshape(rows, windows)].set(True, mode="drop")

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._errors import describe, is_array
+from .._errors import describe, is_array, raw_key_shape
 from .._types import Array, Key
 from . import filters
 from ._rules import Rules, rules
@@ -57,13 +57,14 @@ def greedy(
     min_length: int = 0,
     bans: Sequence[int] = (),
     no_repeat: int | None = None,
+    history: Array | None = None,
     prefix: Array | None = None,
     pad: int = 0,
 ) -> Decoded:
     """Takes the most probable token at each step; among equal ones that with the lowest id.
 
     Args:
-        step, carry, start, length, end, min_length, bans, no_repeat, prefix, pad: as for `sample`.
+        step, carry, start, length, end, min_length, bans, no_repeat, history, prefix, pad: as for `sample`.
 
     Returns:
         a `Decoded`, as of `sample`.
@@ -83,9 +84,9 @@ def greedy(
         return jnp.argmax(logits, axis=-1).astype(jnp.int32)
 
     def make(vocabulary: int) -> Rules:
-        return rules(vocabulary, length, start.shape, end, min_length, bans, no_repeat, prefix)
+        return rules(vocabulary, length, start.shape, end, min_length, bans, no_repeat, prefix, history)
 
-    return _decode(step, carry, start, length, make, choose, pad, remember=False)
+    return _decode(step, carry, start, length, make, choose, pad)
 
 
 def sample(
@@ -117,14 +118,15 @@ def sample(
         carry: its carry before the first token, a pytree whose leaves lead with *B.
         start: the tokens read first, integers (*B); they are no part of the result.
         length: L, the most tokens that a row may have.
-        key: one key, from which row i, counted through all batch axes, gets `fold_in(key, i)`; or one a row, (*B).
+        key: one key, typed or raw, from which row i, counted through all batch axes, gets `fold_in(key, i)`; or one a
+            row, (*B).
         temperature: τ ≥ 0; 0 draws among the most probable tokens alone.
         top_k: draw from so many most probable tokens.
         top_p: draw from the fewest most probable tokens with at least this probability, in (0, 1].
         repetition_penalty: what the logits of tokens that the row has already are divided by where positive, and
             multiplied by where negative.
-        history: tokens before the row's own, such as those of a prompt, that the penalty counts too, integers (*B, P),
-            negative for none.
+        history: tokens before the row's own, such as those of a prompt with `start`, integers (*B, P), negative for
+            none. `repetition_penalty` and `no_repeat` count them too; `start` alone they do not.
         end: the token behind which a row has ended; None lets all rows run to `length`.
         min_length: tokens that a row must have before `end` may come.
         bans: tokens that never come.
@@ -138,8 +140,8 @@ def sample(
         there, with log-probability −∞.
 
     Raises:
-        ValueError: for a carry or logits of other batch axes, and for `end`, `bans`, `top_k`, `top_p`, `temperature`
-            or `length` out of range.
+        ValueError: for a carry or logits of other batch axes, for `end`, `bans`, `top_k`, `top_p`, `temperature` or
+            `length` out of range, and for a `history` that nothing counts.
         TypeError: for tokens that are no integers, or something that is no key.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
@@ -154,8 +156,7 @@ def sample(
     """
     start = start_tokens(start)
     keys = row_keys(key, start.shape)
-    if history is not None:
-        history = _history(history, start.shape, repetition_penalty)
+    penalised = repetition_penalty is not None
 
     def choose(logits: Array, t: Array, seen: Array | None) -> Array:
         if seen is not None:
@@ -168,10 +169,9 @@ def sample(
         return _draw(keys, t, logits)
 
     def make(vocabulary: int) -> Rules:
-        return rules(vocabulary, length, start.shape, end, min_length, bans, no_repeat, prefix)
+        return rules(vocabulary, length, start.shape, end, min_length, bans, no_repeat, prefix, history, penalised)
 
-    remember = repetition_penalty is not None
-    return _decode(step, carry, start, length, make, choose, pad, remember=remember, history=history)
+    return _decode(step, carry, start, length, make, choose, pad, remember=penalised)
 
 
 def _decode(
@@ -182,9 +182,7 @@ def _decode(
     make_rules: Callable[[int], Rules],
     choose: Choice,
     pad: int,
-    *,
-    remember: bool,
-    history: Array | None = None,
+    remember: bool = False,
 ) -> Decoded:
     batch_shape = start.shape
     check_carry(carry, batch_shape)
@@ -192,8 +190,8 @@ def _decode(
     rule = make_rules(vocabulary)
     ids = jnp.arange(vocabulary, dtype=jnp.int32).reshape(*(1,) * len(batch_shape), vocabulary)
     seen = jnp.zeros((*batch_shape, vocabulary), bool) if remember else None
-    if history is not None:
-        seen = (history[..., None] == ids[..., None, :]).any(-2)
+    if remember and rule.history is not None:
+        seen = (rule.history[..., None] == ids[..., None, :]).any(-2)
 
     def body(rows: _Rows) -> _Rows:
         logits, carry = step(rows.carry, rows.token)
@@ -228,16 +226,10 @@ def _decode(
     return Decoded(last.tokens, last.lengths, last.log_probs, last.carry)
 
 
-def _history(history: Any, batch_shape: tuple[int, ...], penalty: Any) -> Array:
-    if not is_array(history) or not jnp.issubdtype(history.dtype, jnp.integer) or history.shape[:-1] != batch_shape:
-        raise ValueError(f"`history` must be integers (*B, P) with *B = {batch_shape}; got {describe(history)}")
-    if penalty is None:
-        raise ValueError("`history` is for the `repetition_penalty`, which is None")
-    return jnp.asarray(history).astype(jnp.int32)
-
-
 def row_keys(key: Any, batch_shape: tuple[int, ...]) -> Key:
     """One key a row, (*B)."""
+    if is_array(key) and key.dtype == jnp.uint32 and key.shape[-1:] == raw_key_shape():
+        key = jax.random.wrap_key_data(jnp.asarray(key))
     if not is_array(key) or not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
         raise TypeError(
             f"`key` must be a JAX random key, or one a row; got {describe(key)}: `jax.random.key(0)` is one"

@@ -44,7 +44,8 @@ class NextToken:
 def next_token(layer: Layer, params: Params, context: Any = None) -> NextToken:
     """Makes a decoder's step from a layer that reads ids and puts out logits.
 
-    The state of the layer is the carry: the one that it returned behind a prompt, or `step.initial_state((B,))`.
+    The state of the layer is the carry: the one that it returned behind all of a prompt but its last token, which is
+    `start`, or `step.initial_state((B,))`.
 
     Args:
         layer: a causal layer whose inputs are ids, such as `Stack([Embedding(V, 32), LSTM(64), Dense(V)])`.

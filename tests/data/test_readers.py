@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -120,6 +121,33 @@ def test_archives_and_folders(tmp_path: Path) -> None:
     (tmp_path / "d.tsv.gz").write_bytes(gzip.compress(b"one\tuno\n"))
     assert data.read_pairs(tmp_path / "d.tsv.gz").items == [("one", "uno")]
     assert data.read_documents(tmp_path / "d.tsv.gz").items[0].name == "d"
+
+
+def test_a_folder_is_read_as_deep_as_a_zip_file(tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    names = ["b/1.txt", "b/c/2.txt", "z.txt", ".git/3.txt", "b/.4.txt", "b/_5.txt"]
+    for name in reversed(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"{name}\tx\n")
+    with zipfile.ZipFile(tmp_path / "all.zip", "w") as archive:
+        for name in names:
+            archive.write(folder / name, name)
+    for path in (folder, tmp_path / "all.zip"):
+        reading = data.read_pairs(path)
+        assert [first for first, _ in reading] == names[:3]
+        assert [str(place) for place in reading.places] == [f"{path}/{name}:1" for name in names[:3]]
+
+
+def test_a_reading_is_a_sequence() -> None:
+    places = [Place("a.txt", line) for line in (1, 3, 4)]
+    reading = Reading(["one", "two", "three"], places, [Problem(Place("a.txt", 2), "left out: an empty line")])
+    assert isinstance(reading, Sequence)
+    assert (reading[0], reading[-1], reading.index("two"), "four" in reading) == ("one", "three", 1, False)
+    assert [*reversed(reading)] == ["three", "two", "one"]
+    assert reading[::2] == Reading(["one", "three"], [places[0], places[2]], reading.problems)
+    with pytest.raises(IndexError):
+        reading[3]
+    assert sorted(word for part in data.split(reading, (0.5, 0.5)) for word in part) == ["one", "three", "two"]
 
 
 def test_nothing_to_use_is_an_error(tmp_path: Path) -> None:
@@ -237,14 +265,19 @@ def test_snips_with_every_defect(tmp_path: Path) -> None:
     assert reading.problems[1].message.startswith("read as latin-1")
     assert [place.line for place in reading.places] == [3, 27]
     assert len(data.read_snips(tmp_path, "validate")) == 2
+    (tmp_path / "validate_GetWeather.json").unlink()
+    with pytest.raises(ValueError, match=r"left out: there is no \.json file in it whose name begins with `validate_`"):
+        data.read_snips(tmp_path, "validate")
     with pytest.raises(ValueError, match='"train" or "validate"'):
         data.read_snips(tmp_path, "test")  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_snips_counts_no_query_twice(zipped: bool, tmp_path: Path) -> None:
-    """The published folders hold some of an intent's queries in a second file."""
-    names = [tmp_path / name for name in ("train_GetWeather.json", "train_GetWeather_full.json")]
+    """The published set has a folder for each intent, which holds some of its queries in a second file."""
+    folder = tmp_path / "2017-06-custom-intent-engines" / "GetWeather"
+    folder.mkdir(parents=True)
+    names = [folder / name for name in ("train_GetWeather.json", "train_GetWeather_full.json")]
     for name in names:
         name.write_text(json.dumps(QUERIES))
     archive = tmp_path / "snips.zip"

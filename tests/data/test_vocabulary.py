@@ -121,6 +121,20 @@ def test_unknown_symbols() -> None:
         strict.encode("ab", end=True)
 
 
+@pytest.mark.parametrize(("unit", "text", "error", "message"), [
+    ("word", ["the cat", "a dog"], ValueError, "one word in each entry; entry 0 is 'the cat': encode text by text"),
+    ("word", ["the", ""], ValueError, "one word in each entry; entry 1 is ''"),
+    ("word", [["the"], ["cat"]], TypeError, r"a string or a list of words; entry 0 is \['the'\]"),
+    ("character", ["a", "bc"], ValueError, "one character in each entry; entry 1 is 'bc': encode text by text"),
+    ("character", b"abc", TypeError, "a string or a list of characters; entry 0 is 97"),
+])  # fmt: skip
+def test_a_list_has_one_symbol_in_each_entry(unit: str, text: object, error: type[Exception], message: str) -> None:
+    vocabulary = {"word": Vocabulary.words, "character": Vocabulary.characters}[unit](["the cat ab"])
+    for call in (vocabulary.encode, vocabulary.complaint):
+        with pytest.raises(error, match=message):
+            call(text)  # type: ignore[operator]
+
+
 def test_decoding_ends_at_end_and_drops_what_is_no_text() -> None:
     vocabulary = Vocabulary.characters(["abc"])
     assert vocabulary.decode([1, 0, 4, 0, 5, 2, 6, 6]) == "ab"

@@ -145,7 +145,9 @@ def test_a_narrow_beam_is_the_search_with_lists(name: str, penalised: bool) -> N
 
 
 def test_a_narrow_beam_with_rules_is_the_search_with_lists() -> None:
-    model, rule = Toy(7, 6, scale=1.5), {"min_length": 2, "bans": (4,), "no_repeat": 2}
+    model = Toy(7, 6, scale=1.5)
+    history = np.random.default_rng(0).integers(-2, 7, (6, 9))
+    rule = {"min_length": 2, "bans": (4,), "no_repeat": 2, "history": history}
     found = find(model, 6, 4, end=2, n_best=2, length_penalty=PerToken(), **rule)
     for row in range(6):
         agrees(found, row, search_with_lists(model, row, 6, 4, 2, 2, lambda n: n, False, rule), model)

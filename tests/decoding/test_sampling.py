@@ -13,6 +13,7 @@ from scipy import stats
 
 import rnnjax as rj
 from rnnjax.decoding import Decoded, greedy, sample
+from rnnjax.decoding._sample import row_keys
 
 from .toy import END, RULES, Toy, forbidden
 
@@ -90,6 +91,28 @@ def test_fed_its_own_outputs_a_layer_agrees(decoder: Any) -> None:
     log_probs = jnp.take_along_axis(jax.nn.log_softmax(logits), found.tokens.T[..., None], axis=-1)[..., 0]
     inside = np.arange(8)[:, None] < np.asarray(found.lengths)
     np.testing.assert_allclose(found.log_probs, jnp.where(inside, log_probs, 0).sum(0), rtol=1e-12)
+
+
+@pytest.mark.slow
+def test_ragged_prompts_are_read_but_for_their_last_tokens() -> None:
+    """The state is of all before the last token, which is `start`: what follows is what the layer says behind all."""
+    layer = rj.Stack([rj.Embedding(V, 4), rj.GRU(5), rj.Dense(V)])
+    params = jax.tree.map(lambda leaf: 3 * leaf, layer.init(jax.random.key(1), V, jnp.float64))
+    prompts, lengths = jnp.array([[3, 5, 1, 4], [2, 6, 0, 0], [4, 0, 0, 0]], jnp.int32), jnp.array([4, 2, 1], jnp.int32)
+
+    @jax.jit
+    def go_on(params: Any) -> Decoded:
+        _, carry = layer(params, prompts.T, lengths=lengths - 1)
+        start = jnp.take_along_axis(prompts, lengths[:, None] - 1, axis=1)[:, 0]
+        return greedy(rj.decoding.next_token(layer, params), carry, start, 3)
+
+    tokens, read = np.asarray(go_on(params).tokens), np.zeros((7, 3), np.int32)
+    for row, length in enumerate(lengths.tolist()):
+        read[: length + 3, row] = [*prompts[row, :length], *tokens[row]]
+    logits, _ = jax.jit(layer)(params, read)
+    for row, length in enumerate(lengths.tolist()):
+        assert tokens[row].tolist() == np.asarray(logits[length - 1 : length + 2, row]).argmax(-1).tolist()
+    assert len({tuple(row) for row in tokens.tolist()}) == 3
 
 
 def filtered(logits: np.ndarray, tokens: list[int], options: dict[str, Any]) -> np.ndarray:
@@ -176,6 +199,14 @@ def test_a_row_draws_by_its_own_key_alone() -> None:
     twice = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf[::-1]]), (model.carry(), jnp.asarray(model.start), keys))
     both = call(*twice)
     np.testing.assert_array_equal(both.tokens, jnp.stack([whole.tokens, whole.tokens[::-1]]))
+
+
+def test_raw_keys_are_those_that_they_hold() -> None:
+    key = jax.random.key(11)
+    keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(B, dtype=jnp.uint32))
+    wanted = jax.random.key_data(keys)
+    for given in (jax.random.key_data(key), np.asarray(jax.random.key_data(key)), wanted):
+        np.testing.assert_array_equal(jax.random.key_data(row_keys(given, (B,))), wanted)
 
 
 def test_equal_draws_at_later_steps_differ() -> None:
@@ -288,7 +319,9 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
         r"`carry\['h'\]` goes from \(5, 6\) to \(5, 2\)",
     ),
     ({"key": 3}, TypeError, "`key` must be a JAX random key"),
-    ({"key": jnp.zeros(2, jnp.uint32)}, TypeError, "`key` must be a JAX random key"),
+    ({"key": jnp.zeros(2, jnp.int32)}, TypeError, "`key` must be a JAX random key"),
+    ({"key": jnp.zeros((B, 3), jnp.uint32)}, TypeError, "`key` must be a JAX random key"),
+    ({"key": jnp.zeros((3, 2), jnp.uint32)}, ValueError, r"one key or one a row, \*B = \(5,\)"),
     ({"key": jax.random.split(jax.random.key(0), 3)}, ValueError, r"one key or one a row, \*B = \(5,\)"),
     ({"temperature": -1.0}, ValueError, "`temperature` must lie in"),
     ({"top_k": 0}, ValueError, "`top_k` must be at least 1"),
@@ -297,7 +330,12 @@ BAD: list[tuple[dict[str, Any], type[Exception], str]] = [
     ({"temperature": np.inf}, ValueError, r"`temperature` must lie in \[0, ∞\); got inf"),
     ({"repetition_penalty": -1.0}, ValueError, "`repetition_penalty` must lie in"),
     ({"repetition_penalty": np.inf}, ValueError, r"`repetition_penalty` must lie in \(0, ∞\); got inf"),
-    ({"history": jnp.zeros((B, 2), int)}, ValueError, "`history` is for the `repetition_penalty`"),
+    ({"history": jnp.zeros((B, 2), int)}, ValueError, "`history` is for `no_repeat` and the `repetition_penalty`"),
+    (
+        {"history": jnp.zeros((2, B), int), "no_repeat": 2},
+        ValueError,
+        r"`history` must be integers \(\*B, P\) with \*B",
+    ),
     ({"history": [1], "repetition_penalty": 2.0}, ValueError, r"`history` must be integers \(\*B, P\) with \*B"),
 ]
 

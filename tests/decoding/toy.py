@@ -10,6 +10,7 @@ import numpy as np
 from rnnjax._types import Array
 
 END = 3
+HISTORY = np.array([[4, 1, -1, 1], [5, 2, 4, -1], [-1, -1, -1, -1], [2, 6, 2, 2], [-1, 6, 3, 6]])
 PREFIX = np.array([[0, 2], [-1, 6], [4, -1], [-1, -1], [END, 0]])
 RULES: dict[str, dict[str, Any]] = {
     "none": {},
@@ -19,6 +20,8 @@ RULES: dict[str, dict[str, Any]] = {
     "unigrams": {"no_repeat": 1},
     "bigrams": {"no_repeat": 2, "end": END},
     "trigrams": {"no_repeat": 3, "bans": (2, 4, 6)},
+    "unigrams_of_history": {"no_repeat": 1, "history": HISTORY},
+    "bigrams_of_history": {"no_repeat": 2, "history": HISTORY, "end": END},
     "prefix": {"prefix": PREFIX, "end": END, "min_length": 1, "bans": (6,), "no_repeat": 2},
 }
 
@@ -74,6 +77,7 @@ def forbidden(
     min_length: int = 0,
     bans: Any = (),
     no_repeat: Any = None,
+    history: Any = None,
     prefix: Any = None,
 ) -> set[int]:
     """What must not follow these tokens."""
@@ -82,6 +86,7 @@ def forbidden(
         return set(range(7)) - {int(prefix[row, t])}
     found = set(bans) | ({end} if t < min_length else set())
     if no_repeat is not None:
-        grams = {tuple(tokens[i : i + no_repeat]) for i in range(t - no_repeat + 1)}
-        found |= {token for token in range(7) if tuple([*tokens, token][-no_repeat:]) in grams}
+        known = [token for token in ([] if history is None else history[row]) if token >= 0] + tokens
+        grams = {tuple(known[i : i + no_repeat]) for i in range(len(known) - no_repeat + 1)}
+        found |= {token for token in range(7) if tuple([*known, token][-no_repeat:]) in grams}
     return found

@@ -1,4 +1,4 @@
-"""A file that cannot be read ends an example with a sentence; `--encoding` reads it, and unknown symbols are named."""
+"""What cannot be used ends an example with a sentence; `--encoding` reads a file, and unknown symbols are named."""
 
 from __future__ import annotations
 
@@ -20,6 +20,28 @@ TEXTS = {
     "speech": ("missing.wav\tsaid", "left out: .*missing.wav"),
     "summarisation": ('{"source": "a b", "target": "a"}', "has 1 pairs: too few"),
     "translation": ("one\tuno", "has 1 pairs of at most 10 words: too few"),
+}
+
+QUERY = '{"data": [{"text": "wake me"}]}'
+TURN = '{"usr": {"transcript": "a", "slu": []}, "sys": {"sent": "b"}}'
+# flags, files in a folder, and what is said of so few, for each example whose sets are folders or have no encoding
+FEW = {
+    "requests": (
+        ["dialogue"],
+        {"train_A_full.json": f'{{"A": [{QUERY}]}}', "validate_A.json": f'{{"A": [{QUERY}]}}'},
+        "has 1 items to learn from: too few, 20 are needed",
+    ),
+    "conversations": (
+        ["dialogue", "respond"],
+        {"camrest.json": f'[{{"dialogue_id": 1, "dial": [{TURN}]}}]'},
+        "has 1 items to learn from: too few, 5 are needed",
+    ),
+    "sentences": (["sentiment"], {"a.neg": "so bad", "a.pos": "so good"}, "has 2 sentences: too few"),
+    "digits": (
+        ["speech"],
+        {"0_ann_0.wav": "", "1_ann_7.wav": ""},
+        r"has \[1, 0, 1\] clips .*: too few; speakers: \['ann'",
+    ),
 }
 
 
@@ -63,6 +85,26 @@ def test_a_file_in_another_encoding_is_read_if_that_is_said(run, name):
 def test_a_missing_file_ends_with_a_sentence(run, name):
     with pytest.raises(SystemExit, match=r"No such file or directory: '.*nowhere"):
         run(name, "--data", "nowhere")
+
+
+@pytest.mark.parametrize("case", FEW)
+def test_too_little_to_learn_from_ends_with_a_sentence(run, case):
+    (name, *flags), files, wrong = FEW[case]
+    Path("few").mkdir()
+    for file, text in files.items():
+        if file.endswith(".wav"):
+            rj.data.write_wav(Path("few", file), [0.1] * 4000, 8000)
+        else:
+            Path("few", file).write_text(text)
+    with pytest.raises(SystemExit, match=f"few {wrong}"):
+        run(name, *flags, "--data", "few")
+
+
+@pytest.mark.parametrize("data", [[], ["--data", "table.tsv"]], ids=["morse", "table"])
+def test_only_speakers_of_digits_are_held_out(run, capsys, data):
+    with pytest.raises(SystemExit):
+        run("speech", "--hold-out", "alice", *data)
+    assert "--hold-out needs `--data` with the folder of the spoken digits" in capsys.readouterr().err
 
 
 def test_a_text_is_also_named_by_its_other_flag(run):

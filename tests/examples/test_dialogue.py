@@ -103,6 +103,7 @@ def test_conversations_become_numbers(dialogue):
     np.testing.assert_array_equal(targets[0], [[a, b, 2, 0, 0], [c] * 5])
     np.testing.assert_array_equal(inputs["before"][0], [[0] * 5, [1, a, b, 0, 0]])
     np.testing.assert_array_equal(inputs["users"][1], [[a, 0, 0, 0, 0], [0] * 5])
+    assert not inputs["before"][1].any()  # behind the last turn there is padding
     np.testing.assert_array_equal(targets[1], [[b, 2, 0, 0, 0], [0] * 5])
     np.testing.assert_array_equal(lengths, [2, 1])
 

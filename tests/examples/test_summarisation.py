@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import json
 import sys
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -348,6 +350,21 @@ def test_packages_are_held_out(summarisation):
     assert min(map(len, (train, validation, test))) > 50
     assert not {pair.text for pair in train} & {pair.text for pair in test}
     assert not set(summarisation.TRAIN + summarisation.VALIDATION) & set(summarisation.TEST)
+
+
+def test_the_seed_is_that_of_the_order(summarisation, coded, args, monkeypatch):
+    """Three pairs in batches of one have six orders, in each epoch."""
+    monkeypatch.setattr(rj.training, "fit", lambda model, batches, **_: batches)
+    network = SimpleNamespace(init=lambda key: key, apply=None)
+
+    def order(seed):
+        options = argparse.Namespace(**{**vars(args), "seed": seed, "batch": 1})
+        batches = summarisation.train(network, coded, coded, options)
+        return [int(lengths[0]) for epoch in range(4) for _, _, lengths, _ in batches(epoch)]
+
+    assert sorted(order(0)) == sorted(coded.pairs.source_lengths.tolist() * 4)
+    assert order(0) == order(0)
+    assert order(0) != order(1)
 
 
 @pytest.mark.slow
