@@ -332,7 +332,8 @@ def _in_step(cell: Any, shortcut: str, method: str) -> bool:
 @struct
 class Wrapper(Cell):
     """A cell around another one, with the same capability, so that it keeps the inner cell's fast paths. Only around an
-    associative or chunked cell a `finish` makes it a plain one: its steps no longer compose.
+    associative or chunked cell a `finish` makes it a plain one: its steps no longer compose. Around a gated one a
+    `finish` or a `feed` leaves it without the native `kernel`, which knows neither.
 
     A subclass overrides the hooks `unwrap`, `rewrap`, `draw`, `feed`, `finish` and, where it must, single methods.
     """

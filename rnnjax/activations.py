@@ -48,6 +48,11 @@ def identity(x: Array) -> Array:
     return x
 
 
+def gelu(x: Array) -> Array:
+    """x Φ(x) with Φ of the normal distribution, as in Keras 3 and PyTorch; "gelu_tanh" is JAX's approximation."""
+    return jax.nn.gelu(x, approximate=False)
+
+
 def softsign(x: Array) -> Array:
     """x / (1 + |x|)."""
     return jax.nn.soft_sign(x)
@@ -62,7 +67,8 @@ _NAMED: dict[str, Callable[[Array], Array]] = {
     "identity": identity,
     "softsign": softsign,
     "silu": jax.nn.silu,
-    "gelu": jax.nn.gelu,
+    "gelu": gelu,
+    "gelu_tanh": jax.nn.gelu,
     "elu": jax.nn.elu,
     "softplus": jax.nn.softplus,
 }

@@ -447,8 +447,8 @@ MUTATIONS = (
     Mutation(
         "gradient of the sum, not of the mean",
         "training/_step.py",
-        "scale = 1 / jnp.where(mean.count > 0, mean.count, 1)",
-        "scale = jnp.ones_like(mean.count) / rows_of(batch)",
+        "scale = 1 / jnp.where(every > 0, every, 1)",
+        "scale = jnp.ones_like(every) / rows_of(batch)",
         ("tests/training/test_fit.py::test_trains_as_the_loop_that_is_written_out[False-layer]",),
     ),
     Mutation(
@@ -559,7 +559,7 @@ MUTATIONS = (
     Mutation(
         "lengths of the inputs cut other axes",
         "training/_measure.py",
-        "outputs.ndim < 3 or outputs.shape[1] not in first | others",
+        "outputs.ndim < 3 or outputs.shape[1] not in (*steps, *others)",
         "outputs.ndim < 3",
         ("tests/training/test_fit.py::test_lengths_are_of_the_steps_of_the_inputs",),
     ),

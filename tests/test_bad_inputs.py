@@ -213,6 +213,18 @@ CONSTRUCTORS: list[Row] = [
         "must be a function of one JAX array; <ufunc 'tanh'> stops at",
     ),
     (lambda: rj.Elman(H, activation=jnp.sum), TypeError, "an activation must keep the shape of its array"),
+    (lambda: rj.CoRNN(H, step_size=np.float64(0)), ValueError, "`step_size` must be above 0; got 0.0"),
+    (lambda: rj.GLA(H, temperature=np.float32(-1)), ValueError, "`temperature` must be above 0; got -1.0"),
+    (
+        lambda: rj.LEM(H, step_size=np.array([1.0, 0.0, 1.0, 1.0])),
+        ValueError,
+        "`step_size` must be above 0; got [1. 0.",
+    ),
+    (lambda: rj.GradientClip(LSTM, bound=np.float32(0)), ValueError, "`bound` must be above 0; got 0.0"),
+    (lambda: rj.GradientClip(LSTM, bound=np.nan), ValueError, "`bound` must be above 0; got nan"),
+    (lambda: rj.ActiveUnits(LSTM, units=np.int64(128)), ValueError, "`units` must be at most the cell's 4; got 128"),
+    (lambda: rj.ActiveUnits(LSTM, units=np.int64(0)), ValueError, "`units` must be above 0; got 0"),
+    (lambda: rj.ActiveUnits(LSTM, units=5), ValueError, "`units` must be at most the cell's 4; got 5"),
     (lambda: rj.Dense(0), ValueError, "`size` must be at least 1; got 0"),
     (lambda: rj.Dense(3, use_bias="no"), TypeError, "`use_bias` must be True or False; got 'no'"),
     (lambda: rj.RNN(GRU, reverse="no"), TypeError, "`reverse` must be True or False; got 'no'"),
@@ -234,8 +246,33 @@ INIT: list[Row] = [
         (init(cell, I, "complex64"), TypeError, "`dtype` must be a floating-point dtype .. got 'complex64'"),
     ]
 ] + [
+    (
+        init(rj.LSTM(H, forget_bias=zeros(3)), I),
+        ValueError,
+        "`forget_bias` must be one number or .. (4,); got shape (3,)",
+    ),
+    (
+        init(rj.GRU(H, update_bias=zeros(1)), I),
+        ValueError,
+        "`update_bias` must be one number or .. (4,); got shape (1,)",
+    ),
     (init(rj.Embedding(9, H), key=0), TypeError, "`key` must be a JAX random key; got int: make one with"),
     (init(rj.Embedding(9, H), None, "int8"), TypeError, "`dtype` must be a floating-point dtype .. got 'int8'"),
+]
+
+DT = np.ones((T, B))
+DT[4, 1] = -0.5
+S5 = rj.S5(H)
+
+
+def timed(**options: Any) -> Callable[[], Any]:
+    return lambda: rj.unroll(S5, params_of(S5), (XS, DT), **options)
+
+
+ELAPSED: list[Row] = [
+    (timed(), ValueError, "elapsed times `dt` must be 0 or more .. got -0.5: sort the steps by time, or mask"),
+    (timed(lengths=np.array([1, 5, 1])), ValueError, "elapsed times `dt` must be 0 or more"),
+    (timed(mask=~bools(T, B)), ValueError, "elapsed times `dt` must be 0 or more"),
 ]
 
 TABLES = {
@@ -245,6 +282,7 @@ TABLES = {
     "lengths": LENGTHS,
     "flags": FLAGS,
     "options": OPTIONS,
+    "elapsed": ELAPSED,
     "constructors": CONSTRUCTORS,
     "init": INIT,
 }
@@ -379,6 +417,30 @@ def test_garbage_at_valid_steps_stays_in_its_row(value: float, implementation: s
     np.testing.assert_array_equal(last.h[::2], wanted_last.h[::2])
     if np.isnan(value):
         assert np.isnan(ys[2:, 1]).all()
+
+
+@pytest.mark.parametrize("remat", [None, 4])
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize(
+    "cell", [rj.MLSTM(H), rj.GLA(H, rank=2), rj.DeltaNet(H), rj.GatedDeltaNet(H), rj.LRU(H)], ids=repr
+)
+def test_garbage_reaches_no_step_before_it_in_a_chunk(cell: rj.Cell, value: float, remat: Any) -> None:
+    params, broken = params_of(cell), XS.copy()
+    broken[2, 1] = value
+    run = jax.jit(lambda xs: rj.unroll(cell, params, xs, implementation="chunked", remat=remat))
+    (ys, last), (wanted, wanted_last) = run(broken), run(XS)
+    np.testing.assert_array_equal(ys[:, [0, 2]], wanted[:, [0, 2]])
+    np.testing.assert_array_equal(ys[:2], wanted[:2])
+    assert not np.isfinite(ys[2:, 1]).all(-1).any()
+    for leaf, want in zip(last, wanted_last, strict=True):
+        np.testing.assert_array_equal(leaf[::2], want[::2])
+
+
+def test_times_below_zero_where_nothing_is_read() -> None:
+    at = {"lengths": np.array([6, 4, 6])}, {"mask": DT >= 0}
+    for options in at:
+        timed(**options)()
+    jax.eval_shape(lambda dt: rj.unroll(S5, params_of(S5), (XS, dt)), DT)
 
 
 @pytest.mark.parametrize(

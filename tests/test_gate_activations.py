@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from statistics import NormalDist
 from types import SimpleNamespace
 from typing import Any
 
@@ -37,8 +38,8 @@ NAMED: dict[str, Function] = {
     "identity": lambda x: x,
     "softsign": lambda x: x / (1 + np.abs(x)),
     "silu": lambda x: x * sigmoid(x),
-    # with tanh in the place of the error function, as JAX has it
-    "gelu": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
+    "gelu": lambda x: x * np.vectorize(NormalDist().cdf)(x),
+    "gelu_tanh": lambda x: x / 2 * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3))),
     "elu": lambda x: np.where(x > 0, x, np.exp(np.minimum(x, 0)) - 1),
     "softplus": lambda x: np.log(1 + np.exp(x)),
 }

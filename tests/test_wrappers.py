@@ -229,6 +229,16 @@ def test_learned_initial_state_is_zero_at_first_and_broadcast() -> None:
         np.testing.assert_array_equal(leaf, np.broadcast_to(own, (2, 5, SIZE)))
 
 
+def test_a_learned_state_of_an_slstm_has_a_norm() -> None:
+    """Its stabiliser is so low at first that nothing is left of the state, and still has a square in float32."""
+    cell, tune = rj.LearnedInitialState(rj.SLSTM(SIZE)), rj.training.optimizer(1e-2, clip_adaptive=0.1)
+    params = cell.init(KEY, IN, jnp.float32)
+    loss = lambda params: (rj.unroll(cell, params, jnp.ones((STEPS, ROWS, IN), jnp.float32))[0] ** 2).sum()  # noqa: E731
+    with jax.numpy_dtype_promotion("standard"):  # Optax promotes
+        updates, _ = tune.update(jax.grad(loss)(params), tune.init(params), params)
+    assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(updates))
+
+
 def test_a_learned_matrix_is_not_rounded_to_the_compute_dtype() -> None:
     """1.003 is 1 in bfloat16."""
     cell = rj.LearnedInitialState(rj.GLA(4, heads=2, rank=2, compute_dtype="bfloat16"))

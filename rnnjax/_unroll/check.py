@@ -53,6 +53,8 @@ def arguments(
     check_lengths(lengths, steps, batch_shape)
     check_flags("mask", mask, steps, batch_shape, xs)
     check_flags("reset", reset, steps, batch_shape, xs)
+    if cell.elapsed and isinstance(xs, tuple):
+        check_elapsed(xs[1], lengths, mask)
     if key is not None:
         check_key("key", key)
     check_flag("reverse", reverse)
@@ -278,6 +280,29 @@ def check_flags(name: str, flags: Any, steps: int, batch_shape: tuple[int, ...],
     if tuple(flags.shape) != wanted:
         raise ValueError(
             f"`{name}` must be (T, *B) = {wanted} to match `xs` {_shapes(xs)}; got {tuple(flags.shape)}. {_TIME}"
+        )
+
+
+def check_elapsed(dt: Any, lengths: Any, mask: Any) -> None:
+    """Elapsed times (T, *B) are 0 or more at valid steps, where all three are concrete."""
+    times = known(dt)
+    if times is None or not (times < 0).any():
+        return
+    below = times < 0
+    if lengths is not None:
+        cut = known(lengths)
+        if cut is None:
+            return
+        below &= np.arange(len(times)).reshape(-1, *(1,) * cut.ndim) < cut
+    if mask is not None:
+        valid = known(mask)
+        if valid is None:
+            return
+        below &= valid
+    if below.any():
+        raise ValueError(
+            f"elapsed times `dt` must be 0 or more, the time since the step before; got {times[below].min()}: sort the "
+            "steps by time, or mask those that are not valid"
         )
 
 

@@ -23,8 +23,8 @@ reads_out = True
 
 _CHUNK_BYTES = 1 << 20
 _LEAST_ROWS = 256
-# a power of two, to which cells pad what they halve; an even length that is none is slower than a shorter last chunk
-_MEMORY_STEPS = 64
+_SMALL_MEMORY = 8
+"""Rows and columns of a matrix memory up to which a CPU reads and writes it faster than it forms a chunk's products."""
 
 
 def supports(call: Call) -> str | None:
@@ -38,7 +38,12 @@ def prefer(call: Call) -> str | None:
     """Why another implementation is faster, or None."""
     if call.steps == 1:
         return "a single step has no loop to speed up"
-    if not takes_chunks(call.cell) and jax.default_backend() != "cpu":
+    if takes_chunks(call.cell):
+        side = _memory_side(call)
+        if side > _SMALL_MEMORY or jax.default_backend() != "cpu":
+            return None
+        return f"a memory of {side} × {side} is read and written faster than the products of a chunk are formed"
+    if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}, which has room for all steps at once"
     return None
 
@@ -47,7 +52,7 @@ def run(call: Call) -> tuple[Any, State]:
     """Outputs (T, *B, O) and the last state."""
     if takes_chunks(call.cell):
         kept = length(call)
-        return memories.run(call, min(kept, _MEMORY_STEPS), kept)
+        return memories.run(call, min(kept, _memory_steps(call)), kept)
     return transitions.in_pieces(call, "loop" if jax.default_backend() == "cpu" else "parallel", length(call))
 
 
@@ -56,9 +61,22 @@ def length(call: Call) -> int:
     if call.remat not in (None, "state"):
         return chunks.length(call.steps, call.remat)
     if takes_chunks(call.cell):
-        return _MEMORY_STEPS
+        return _memory_steps(call)
     noise = merge_noise(call.flow.noise, call.constant_noise)
     z = jax.eval_shape(lambda p, x, n: call.cell.project(p, x, *some(n)), call.params, call.flow.xs, noise)
     bytes_a_step = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(z)) // call.steps
     rows = max(1, math.prod(call.batch_shape))
     return chunks.even_length(call.steps, max(_CHUNK_BYTES // max(1, bytes_a_step), -(-_LEAST_ROWS // rows), 8))
+
+
+def _memory_steps(call: Call) -> int:
+    """Steps in a chunk of a matrix memory: a power of two, to which cells pad what they halve; an even length that is
+    none is slower than a shorter last chunk. On a CPU longer ones cost more products than they save of the memory."""
+    if jax.default_backend() != "cpu":
+        return 64
+    return 32 if _memory_side(call) > 16 else 16
+
+
+def _memory_side(call: Call) -> int:
+    """Rows or columns of the memory, whichever are fewer."""
+    return min(max(jax.tree.leaves(call.state), key=lambda leaf: leaf.size).shape[-2:])

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import initializers
-from .._errors import check_size, floating, is_array
+from .._errors import check_size, floating, is_array, known
 from .._struct import set_field
 from .._types import Array, DTypeLike, Gates, Key, at_least_float32
 from ..activations import canonical
@@ -52,15 +52,16 @@ def forget_bias(
     gates: int,
     forget: int,
     inputs: int | None,
+    name: str,
     bias: float | Array,
     max_time: int | None,
     dtype: DTypeLike,
 ) -> Array:
-    """b (G·H): zero, with `bias` for the forget gate (of a GRU, the update gate), or chrono biases for it and the input
-    gate when `max_time` is given."""
+    """b (G·H): zero, with `bias`, the cell's field `name`, for the forget gate (of a GRU, the update gate), or chrono
+    biases for it and the input gate when `max_time` is given."""
     blocks = [jnp.zeros((size,), dtype) for _ in range(gates)]
     if max_time is None:
-        blocks[forget] = jnp.full((size,), bias, dtype)
+        blocks[forget] = across(name, bias, (size,), dtype)
     else:
         blocks[forget] = initializers.chrono(key, size, max_time, dtype)
         if inputs is not None:
@@ -69,10 +70,14 @@ def forget_bias(
 
 
 def settle_positive(cell: Any, name: str) -> None:
-    """`settle_number`, and raises for a Python number that is not positive."""
+    """`settle_number`, and raises if a number is not positive; what is traced passes."""
     settle_number(cell, name)
-    if not is_array(getattr(cell, name)):
-        check_positive_number(name, getattr(cell, name))
+    value = getattr(cell, name)
+    if not is_array(value):
+        check_positive_number(name, value)
+    numbers_of = known(value)
+    if numbers_of is not None and not (numbers_of > 0).all():
+        raise ValueError(f"`{name}` must be above 0; got {value}")
 
 
 def check_positive_number(name: str, value: Any) -> None:

@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Wrapper
-from .._errors import is_array
+from .._errors import is_array, known
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Gates, Noise, Params, State, Z
-from ._common import check_positive_number, settle_number
+from ._common import settle_positive
 
 
 @struct
@@ -20,8 +20,8 @@ class ActiveUnits(Wrapper):
 
     What is zero feeds nothing back and reaches no later layer, and its weights get no gradient. Nor is anything else
     read in its place of a `state` that is passed in, or of an initial state that is learned. Parameters, state and
-    output are the inner cell's, and implementations where it is not one whose steps compose. The weights are drawn
-    for the full size.
+    output are the inner cell's, and so are implementations, but for "cpu", where it is not one whose steps compose.
+    The weights are drawn for the full size.
 
     Args:
         cell: the inner cell, of the largest size. It must be `unitwise`: Elman, LSTM and GRU cells are, those that
@@ -49,13 +49,12 @@ class ActiveUnits(Wrapper):
                 "`cell` must be one whose units meet in its recurrent product alone, such as an LSTM, or with fewer of "
                 f"them it is another network; got {self.cell!r}. A cell of your own says so by `unitwise = True`"
             )
-        settle_number(self, "units")
+        settle_positive(self, "units")
+        numbers_of = known(self.units)
+        if numbers_of is not None and (numbers_of > self.cell.hidden_size).any():
+            raise ValueError(f"`units` must be at most the cell's {self.cell.hidden_size}; got {self.units}")
         if is_array(self.units):
             set_field(self, "units", jnp.asarray(self.units, jnp.float32))  # integers have no gradient, not even zero
-            return
-        check_positive_number("units", self.units)
-        if self.units > self.cell.hidden_size:
-            raise ValueError(f"`units` must be at most the cell's {self.cell.hidden_size}; got {self.units:g}")
 
     def initial_state(self, params: Params, batch_shape: tuple[int, ...] = (), dtype: DTypeLike = jnp.float32) -> State:
         return jax.tree.map(self._masked, super().initial_state(params, batch_shape, dtype))

@@ -48,8 +48,8 @@ class CfC(Cell):
     c       (4H)     bias of the heads, zero
     ======  =======  ==========================================
 
-    Heads lie on the last axis in the order f, g, r, o. Irregular samples: pass `(x, dt)`, with dt (T, *B) the time
-    since the last step; without it Δt = 1. State: `CfCState(h)`, zero at first. The output is h.
+    Heads lie on the last axis in the order f, g, r, o. Irregular samples: pass `(x, dt)`, with dt (T, *B) ≥ 0 the
+    time since the last step; without it Δt = 1. State: `CfCState(h)`, zero at first. The output is h.
 
     Args:
         hidden_size: H.

@@ -43,7 +43,7 @@ class HGRN(DiagonalCell):
     ======  =======  ==========================================================
     w       (I, 5H)  input weights, Glorot uniform
     b       (5H)     bias, zero
-    theta   (H)      θ, the angle of a step, 10000^(−j/H) for unit j at first
+    theta   (H)      θ, the angle of a step, 10000^(−2j/H) for unit j at first
     ======  =======  ==========================================================
 
     Parts lie on the last axis in the order re, im, f, o; o has 2H. In the paper γ is learned and grows from layer to
@@ -88,7 +88,7 @@ class HGRN(DiagonalCell):
         return HGRNParams(
             w=initializers.glorot_uniform(key, (in_size, 5 * size), dtype, gates=5),
             b=jnp.zeros((5 * size,), dtype),
-            theta=(10000.0 ** (-units / size)).astype(dtype),
+            theta=(10000.0 ** (-2 * units / size)).astype(dtype),
         )
 
     def initial_state(

@@ -43,8 +43,9 @@ class IndRNN(Cell):
     ======  ======  ===========================================
 
     u_max = 2^(1/T) for sequences of T = `max_time` steps, and 1 without: with relu, the gradient of h_T with respect to
-    h_0 is then 2 at most. Training leaves that range: apply `constrain` after each step of the optimiser. Units mix
-    only between layers, so stack at least two. State: `IndRNNState(h)`, zero at first. The output is h.
+    h_0 is then 2 at most. Training leaves that range: apply `constrain` after each step of the optimiser, or in
+    `rnnjax.training.fit` by an Optax transformation that is the last of a chain. Units mix only between layers, so
+    stack at least two. State: `IndRNNState(h)`, zero at first. The output is h.
 
     Args:
         hidden_size: H.

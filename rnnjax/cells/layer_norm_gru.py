@@ -96,7 +96,7 @@ class LayerNormGRU(GatedCell):
         return LayerNormGRUParams(
             w=initializers.glorot_uniform(key_w, (in_size, 3 * size), dtype, gates=3),
             u=initializers.orthogonal(key_u, size, 3, dtype),
-            b=forget_bias(key_b, size, 3, 1, None, self.update_bias, self.max_time, dtype),
+            b=forget_bias(key_b, size, 3, 1, None, "update_bias", self.update_bias, self.max_time, dtype),
             b_n=jnp.zeros((size,), dtype),
             gain_x=jnp.ones((3 * size,), dtype),
             gain_h=jnp.ones((3 * size,), dtype),

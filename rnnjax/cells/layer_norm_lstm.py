@@ -98,7 +98,7 @@ class LayerNormLSTM(GatedCell):
         return LayerNormLSTMParams(
             w=initializers.glorot_uniform(key_w, (in_size, 4 * size), dtype, gates=4),
             u=initializers.orthogonal(key_u, size, 4, dtype),
-            b=forget_bias(key_b, size, 4, 1, 0, self.forget_bias, self.max_time, dtype),
+            b=forget_bias(key_b, size, 4, 1, 0, "forget_bias", self.forget_bias, self.max_time, dtype),
             gain_x=jnp.ones((4 * size,), dtype),
             gain_h=jnp.ones((4 * size,), dtype),
             gain_c=jnp.ones((size,), dtype),

@@ -67,7 +67,7 @@ class LTC(Cell):
     e                 (H)     potential at rest, uniform on [−0.2, 0.2]
     ================  ======  =====================================================
 
-    Irregular samples: pass `(x, dt)`, with dt (T, *B) the time since the last step; without it Δt = 1. State:
+    Irregular samples: pass `(x, dt)`, with dt (T, *B) ≥ 0 the time since the last step; without it Δt = 1. State:
     `LTCState(h)`, zero at first, in at least float32. The output is h.
 
     Args:

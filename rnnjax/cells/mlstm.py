@@ -147,10 +147,10 @@ class MLSTM(ChunkedCell):
             log_i, log_f = jnp.where(valid, log_i, -jnp.inf), jnp.where(valid, log_f, 0)
         reach = Reach.of(marks.reset, q.shape[-2])
         between, past = reach.decays(log_f)
-        written = between + log_i[..., None, :]
-        past = past + reach.before(marks, state, lambda s: jnp.broadcast_to(s.m[..., None], past.shape))
-        m = jnp.maximum(written.max(-1), past)
-        written, past = jnp.exp(written - m[..., None]), jnp.exp(past - m)
+        start = reach.before(marks, state, lambda s: jnp.broadcast_to(s.m[..., None], past.shape))
+        m = jnp.maximum((between + log_i[..., None, :]).max(-1), past + start)
+        # differences of large numbers first: a decay close to 1 would be lost in their rounding
+        written, past = jnp.exp(between + (log_i[..., None, :] - m[..., None])), jnp.exp(past + (start - m))
 
         weights = jnp.einsum("...td,...jd->...tj", q, k) * written
         c = reach.before(marks, state, lambda s: q @ s.c)

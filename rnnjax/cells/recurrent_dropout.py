@@ -19,7 +19,8 @@ class RecurrentDropout(Wrapper):
 
     The recurrent product reads h̃ in the place of h; all gates share m, and the state itself is not dropped. Without a
     key nothing is. Only gated cells name what they feed back, so that others such as `ConvLSTM`, `ResetBeforeGRU`,
-    `ProjectionLSTM` and `IndRNN` are refused. Parameters, state, output and implementations are the inner cell's.
+    `ProjectionLSTM` and `IndRNN` are refused. Parameters, state and output are the inner cell's, and
+    implementations but for "cpu".
 
     Args:
         cell: the inner cell, gated.

@@ -55,13 +55,13 @@ class S5(DiagonalCell):
 
     Of every two conjugate states one is kept, so H complex numbers stand for a real state of 2H. w and c hold real
     parts, then imaginary parts, on the last axis; they are drawn as real matrices of variance 1/I and 1/(2H) in the
-    basis of that real state. Irregular samples: pass `(x, dt)`, with dt (T, *B) the time since the last step in units
-    of the regular one, and Δ dt takes the place of Δ. State: `S5State(re, im)`, zero at first, in at least float32. The
-    output has I features.
+    basis of that real state. Irregular samples: pass `(x, dt)`, with dt (T, *B) ≥ 0 the time since the last step in
+    units of the regular one, and Δ dt takes the place of Δ. State: `S5State(re, im)`, zero at first, in at least
+    float32. The output has I features.
 
     Args:
         hidden_size: H, complex numbers in the state.
-        discretization: "zoh", which holds each input until the next, or "bilinear".
+        discretization: "zoh", which holds each input over the time since the last step, or "bilinear".
         min_step: smallest Δ at first.
         max_step: largest Δ at first.
         compute_dtype: dtype of the products and outputs; None takes the promotion of inputs and parameters.

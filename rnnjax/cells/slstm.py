@@ -50,9 +50,12 @@ class SLSTM(Cell):
     ======  ==========  ==========================================================
 
     Gates lie on the last axis in the order i, f, z, o. There are N heads of D = H/N units, one after another. h does
-    not depend on m, which only keeps exp in range; n is at least 1 behind the first step. State: `SLSTMState(h, c, n,
-    m)`, zero at first, but m so low that the first step forgets c and n, which a `LearnedInitialState` so does not
-    learn; in at least float32. The output is h.
+    not depend on m, which only keeps exp in range; n is at least 1 behind the first step, but for the rounding of m.
+    State: `SLSTMState(h, c, n, m)`, zero at first, but m so low that the first step forgets c and n, which a
+    `LearnedInitialState` so does not learn; in at least float32. The output is h.
+
+    The bias of f is what the authors' package calls "small_init". Its defaults are others: u zero, and a bias of f that
+    falls from 5 to −7 over the units of a head, the faster the lower its block lies.
 
     Args:
         hidden_size: H.
@@ -108,9 +111,10 @@ class SLSTM(Cell):
     def step(self, params: SLSTMParams, state: SLSTMState, z: Gates, noise: Noise = None) -> SLSTMState:
         product = head_product(state.h, params.u)
         i, f, new, o = (a + merge_heads(b) for a, b in zip(z, jnp.split(product, 4, axis=-1), strict=True))
-        f = jax.nn.log_sigmoid(f) + state.m
-        m = jnp.maximum(f, i)
-        i, f = jnp.exp(i - m), jnp.exp(f - m)
+        log_f = jax.nn.log_sigmoid(f)
+        m = jnp.maximum(log_f + state.m, i)
+        # not the sum of the maximum less m, which is 1 for every f that is too close to 1 for the rounding of m
+        i, f = jnp.exp(i - m), jnp.exp(log_f + (state.m - m))
         c = f * state.c + i * jnp.tanh(new)
         n = f * state.n + i
         # n is 0 where nothing was written yet: behind a state of zeros, while every input gate is shut
@@ -118,4 +122,4 @@ class SLSTM(Cell):
         return SLSTMState(jax.nn.sigmoid(o) * read, c, n, m)
 
 
-_NOTHING = -1e30
+_NOTHING = -1e15  # as a parameter it has a square in float32

@@ -23,7 +23,8 @@ class Zoneout(Wrapper):
 
     Within a step the inner cell works with its new values: an LSTM's h_t is formed from c_t before c_t is held, as in
     the paper. The rates are leaves of the cell: `vmap` reaches them, and without a key `grad` as well. Parameters,
-    state and output are the inner cell's, and implementations where it is not one whose steps compose.
+    state and output are the inner cell's, and so are implementations, but for "cpu", where it is not one whose steps
+    compose.
 
     Args:
         cell: the inner cell; not `SLSTM` or `MLSTM`, in whose states one array says in which units others are, nor an
