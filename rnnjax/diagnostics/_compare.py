@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -15,10 +15,9 @@ from .._types import Params
 from ..layers import Stack
 from ..training import Swept, optimizer, sweep
 from ..training._batches import Batch, rows_of, take
-from ..training._measure import Measure, badness, measures, rises
+from ..training._measure import Measure, all_take_masks, badness, measures, rises
 from ..training._model import adapt
-from ..training._runs import stacked
-from ..training._step import make_evaluation
+from ..training._runs import of_parts, stacked
 from . import _cost
 from ._contenders import Contender, Task, contenders, within
 from ._intervals import of_mean
@@ -80,7 +79,7 @@ class Comparison(NamedTuple):
     rows: one a model, the best on the validation rows first.
     metric: the measure of quality.
     confidence: that of the intervals.
-    constant: the quality of the best constant answer.
+    constant: the quality of a constant answer: mean, median, frequencies or a class, as is best on the training rows.
     recommendation: in words, with the numbers that it rests on.
     sweeps: the trainings, by name of the model.
     layers: the models, by name; with the parameters in `sweeps` they can be run.
@@ -191,9 +190,11 @@ def compare(
     check_finite(parts, task)
     if metric is None and loss == "cross_entropy":
         metric = "accuracy"
-    used = measures(loss, [] if metric is None else [metric])
+    used = measures(loss, [] if metric is None else [metric], shared=True)
     rising = rises(used, used[-1].name, mode)
     networks = [within(name, make, task, budget, embedding) for name, make in contenders(cells).items()]
+    constant = constant_quality(parts[0], parts[2], task, used[-1], rising)
+    _check_scores(networks[0].layer, parts[2], used)
 
     space = {"learning_rate": list(learning_rates), "seed": list(range(seeds))}
     sweeps, took = {}, []
@@ -204,7 +205,6 @@ def compare(
     rows = _rows(networks, sweeps, parts, task, used, rising, batch_size, confidence)
     rows = [row._replace(seconds=seconds) for row, seconds in zip(rows, took, strict=True)]
     rows.sort(key=lambda row: badness(row.validation if np.isfinite(row.quality) else np.nan, rising))
-    constant = constant_quality(parts[0], parts[2], task, used[-1], loss)
     title = (loss if isinstance(loss, str) else Measure.of(loss, "loss").name) if metric is None else used[-1].name
     said = recommendation(rows, title, rising, constant, confidence, learning_rates)
     layers = {own.name: own.layer for own in networks}
@@ -317,16 +317,29 @@ def _where_finite(loss: Any, quality: Any) -> np.ndarray:
 
 def _scores(layer: Stack, members: Params, batch: Batch, used: tuple[Measure, ...]) -> np.ndarray:
     """The last measure of every member on these rows, (S); NaN where the first one, the loss, is not finite."""
-    model = adapt((jax.tree.map(lambda leaf: leaf[0], members), layer), batch.inputs, jax.random.key(0))
-    evaluate = make_evaluation(model.apply, used)
-    parts = stacked(batch, min(128, rows_of(batch)))
-
-    def one(params: Params) -> list[Any]:
-        totals, _ = jax.lax.map(lambda part: evaluate(params, (), part), parts)
-        return [total.value for total in jax.tree.map(lambda leaf: leaf.sum(0), totals)]
-
-    found = jax.jit(lambda members: jax.lax.map(one, members))(members)
+    score = _scoring(layer, batch, used)
+    found = jax.jit(lambda members: jax.lax.map(score, members))(members)
     return _where_finite(found[0], np.asarray(found[-1], np.float64))
+
+
+def _check_scores(layer: Stack, batch: Batch, used: tuple[Measure, ...]) -> None:
+    """Raises for measures that these rows cannot be scored by, before anything is trained."""
+    params = jax.eval_shape(lambda: adapt(layer, batch.inputs, jax.random.key(0)).params)
+    jax.eval_shape(_scoring(layer, batch, used), params)
+
+
+def _scoring(layer: Stack, batch: Batch, used: tuple[Measure, ...]) -> Callable[[Params], list[Any]]:
+    """The measures on these rows, as a function of parameters. A measure of one's own has them all at once: it may
+    take no `mask` for rows that fill a part up, or be no mean."""
+    apply = adapt((None, layer), batch.inputs, jax.random.key(0)).apply
+    size = min(128, rows_of(batch)) if all_take_masks(used) else rows_of(batch)
+    parts = jax.device_put(stacked(batch, size))
+
+    def score(params: Params) -> list[Any]:
+        totals = of_parts(apply, used, params, (), parts, take, rows_of(parts))
+        return [total.value for total in totals]
+
+    return score
 
 
 def _receptive_field(layer: Stack) -> int | None:

@@ -35,15 +35,15 @@ class GradientMonitor:
         self.readings: list[Reading] = []
         self.every, self._log, self._last = every, log, -math.inf
         batch = take(as_batch(data), slice(0, rows))
-        (measure,) = measures(loss, ())
-        xs = jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf), 1, 0), batch.inputs)
+        (measure,) = measures(loss, (), shared=True)
+        xs, reset = jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf), 1, 0), (batch.inputs, batch.reset))
 
         def total(ys: Array) -> Array:
             outputs = ys.swapaxes(0, 1) if model.keeps_time else ys
             return is_loss(measure(outputs, batch)).value
 
         def read(params: Any) -> Any:
-            flow = gradient_flow(model, params, xs, total, lengths=batch.lengths)
+            flow = gradient_flow(model, params, xs, total, lengths=batch.lengths, reset=reset)
             found = {}
             for name, norms in flow.norms.items():
                 share = kept_share(norms, flow.reverse[name], flow.mask)
@@ -84,7 +84,7 @@ def gradient_monitor(
 
     Args:
         model: the layer that is trained.
-        data: (inputs, targets) or (inputs, targets, lengths) as for `fit`, batch-major; the first `rows` are used.
+        data: arrays as for `fit`, batch-major, such as (inputs, targets, lengths); the first `rows` are used.
         loss: as for `fit`.
         every: steps from one reading to the next; an epoch whose steps it does not divide begins to count anew.
         rows: how many rows of `data` are used.

@@ -23,7 +23,8 @@ def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stri
         xs: inputs, an array or a pytree, all with T steps on the same axis.
         baseline: what stands in, a number, or arrays that broadcast against `xs`.
         window: steps that are replaced together.
-        stride: steps from one window to the next; the last window ends with the sequence, and may be shorter.
+        stride: steps from one window to the next. The last window ends with the sequence: it may be shorter, and where
+            steps lie between windows, `stride` above `window`, it is nearer to the one before.
         axis: of time, 0 in the functional form and 1 for batch-major models.
 
     Returns:
@@ -46,7 +47,8 @@ def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stri
     steps = jax.tree.leaves(xs)[0].shape[axis]
     if window > steps:
         raise ValueError(f"`window` must be at most T = {steps}, the steps of `xs`; got {window}: take a shorter one")
-    begins = jnp.arange(-(-(steps - window) // stride) + 1) * stride
+    latest = steps - window if stride > window else steps - 1
+    begins = jnp.minimum(jnp.arange(-(-(steps - window) // stride) + 1) * stride, latest)
     times = jnp.arange(steps)
     inside = (times[None] >= begins[:, None]) & (times[None] < begins[:, None] + window)
     whole = _outputs(f, xs)

@@ -11,8 +11,8 @@ import numpy as np
 
 from .._errors import describe
 from ..training._batches import Batch, as_batch, is_arrays, rows_of, take
-from ..training._measure import Measure
-from ._contenders import Task, is_binary
+from ..training._measure import Measure, badness
+from ._contenders import Task
 
 
 def parts_of(data: Any, validation: Any, test: Any) -> tuple[Batch, Batch, Batch]:
@@ -70,17 +70,30 @@ def _arrays(batch: Batch, task: Task) -> list[tuple[str, np.ndarray, np.ndarray]
     return found
 
 
-def constant_quality(train: Batch, test: Batch, task: Task, measure: Measure, loss: Any) -> float:
-    """The quality of the best answer that does not read the inputs, as far as means and frequencies give it."""
+def constant_quality(train: Batch, test: Batch, task: Task, measure: Measure, rising: bool) -> float:
+    """The quality on the test rows of an answer that does not read the inputs: of `_constants` the one that is best on
+    the training rows."""
+
+    @jax.jit
+    def quality(answer: jax.Array, batch: Batch) -> jax.Array:
+        lead = batch.inputs.shape[:2] if task.each_step else batch.inputs.shape[:1]
+        return measure(jnp.broadcast_to(answer, (*lead, task.outputs)), batch).value
+
+    answers, rows = jnp.asarray(_constants(train, task), jnp.float32), jax.device_put(train)
+    best = min(answers, key=lambda answer: badness(float(quality(answer, rows)), rising))
+    return float(quality(best, jax.device_put(test)))
+
+
+def _constants(train: Batch, task: Task) -> np.ndarray:
+    """Answers (K, O): log frequencies and each class, or means and medians, and what these are as logits where all
+    targets are probabilities."""
     _, (_, targets, valid) = _arrays(train, task)
     if task.classes:
         counts = np.bincount(targets[valid], minlength=task.outputs)
-        answer = np.log((counts + 1) / (counts + 1).sum())
-    else:
-        answer = targets.astype(np.float64).mean(tuple(range(targets.ndim - 1)), where=valid)
-        if is_binary(loss):
-            share = np.clip(answer, 1e-6, 1 - 1e-6)
-            answer = np.log(share) - np.log1p(-share)
-    lead = test.inputs.shape[:2] if task.each_step else test.inputs.shape[:1]
-    outputs = jnp.broadcast_to(jnp.asarray(answer, jnp.float32), (*lead, task.outputs))
-    return float(measure(outputs, jax.device_put(test)).value)
+        return np.stack([np.log((counts + 1) / (counts + 1).sum()), *np.eye(task.outputs)])
+    numbers = targets[valid].reshape(-1, task.outputs).astype(np.float64)
+    mean, median = numbers.mean(0), np.median(numbers, axis=0)
+    if numbers.min(initial=0) < 0 or numbers.max(initial=1) > 1:
+        return np.stack([mean, median])
+    share = np.clip(mean, 1e-6, 1 - 1e-6)
+    return np.stack([mean, median, np.log(share) - np.log1p(-share), np.log(share)])

@@ -23,7 +23,7 @@ def recommendation(
     Args:
         rows: of the table, the best on the validation rows first.
         metric, rises: the measure of quality, and whether more is better.
-        constant: the quality of the best constant answer.
+        constant: the quality of a constant answer.
         confidence: of every interval, each by itself.
         rates: the learning rates that were tried.
     """

@@ -19,7 +19,7 @@ from ._positions import check_lengths
 class Batch(NamedTuple):
     """Rows of data. Every leaf leads with the rows (B, …); time, where there is any, is the second axis.
 
-    inputs and targets may be pytrees; lengths (B) are valid steps of the inputs, of several those with the most axes;
+    inputs and targets may be pytrees; lengths (B) are valid steps of the inputs, as `fit` says of several;
     weights (B), or (B, T) of single steps, say how much a row counts, 0 for the rows that fill up a batch; reset (B, T)
     is True where a new sequence begins. A plain tuple (inputs, targets), (inputs, targets, lengths), … is taken for
     one, but two tuples (inputs, targets) of arrays could also be two batches.
@@ -102,6 +102,14 @@ def rows_of(batch: Batch) -> int:
     return jax.tree.leaves(batch.inputs)[0].shape[0]
 
 
+def sequences(inputs: Any) -> list[Any]:
+    """The inputs that have steps of their own: ids (B, T), and the arrays with the most axes or more than two. Other
+    numbers (B, …) are elapsed times of these steps, or features of a row."""
+    leaves = [leaf for leaf in jax.tree.leaves(inputs) if leaf.ndim > 1]
+    least = min(max((leaf.ndim for leaf in leaves), default=0), 3)
+    return [leaf for leaf in leaves if leaf.ndim >= least or jax.numpy.issubdtype(leaf.dtype, np.integer)]
+
+
 def take(batch: Batch, rows: Any) -> Batch:
     """These rows of a batch."""
     return jax.tree.map(lambda leaf: leaf[rows], batch)
@@ -133,7 +141,8 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
 
     The rows are dealt into `count` buckets of about equal size by their lengths, and time is cut off behind the longest
     row of a bucket, so that a program is compiled for each bucket and no more. Arrays whose second axis is that of the
-    inputs are cut along with them.
+    inputs are cut along with them. Inputs that are several sequences must share their steps: behind the lengths each is
+    padding, one number. `rnnjax.data.pair_buckets` is for a source and a target, which have lengths of their own.
 
     Args:
         data: arrays (inputs, targets, lengths, …) with T as the second axis of the inputs.
@@ -145,9 +154,9 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
         a function of the epoch, whose batches `fit` reads.
 
     Raises:
-        ValueError: for data without lengths, arrays that differ in their number of rows, lengths that are negative or
-            beyond the steps, weights that are negative, not finite or of more than two axes, a `batch_size` or `count`
-            below 1, and a negative `seed`.
+        ValueError: for data without lengths, arrays that differ in their number of rows, inputs that are several
+            sequences and do not share their steps, lengths that are negative or beyond the steps, weights that are
+            negative, not finite or of more than two axes, a `batch_size` or `count` below 1, and a negative `seed`.
         TypeError: for data that are no tuple of two to five parts, a part that is no array with rows, lengths that are
             not integers, and a `batch_size` or `count` that is no integer.
 
@@ -167,6 +176,7 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
     batch = weighed(batch)
     lengths = np.asarray(batch.lengths)
     steps = featured(batch.inputs).shape[1]
+    _check_shared(sequences(batch.inputs), lengths)
     order = np.argsort(lengths, kind="stable")
     borders = sorted({int(lengths[part[-1]]) for part in np.array_split(order, count) if len(part)})
     groups = np.searchsorted(borders, lengths)
@@ -187,6 +197,26 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
             yield fill_up(jax.tree.map(lambda leaf, longest=longest: cut(leaf, longest), chosen), batch_size)
 
     return epoch_of
+
+
+def _check_shared(found: list[Any], lengths: np.ndarray) -> None:
+    """Raises ValueError for several sequences (N, T, …), unless all are padding behind these lengths."""
+    if len(found) < 2:
+        return
+    instead = "`rnnjax.data.pair_buckets` is for a source and a target, which have lengths of their own"
+    steps = [leaf.shape[1] for leaf in found]
+    if len(set(steps)) > 1:
+        raise ValueError(
+            f"buckets know one axis of time, and inputs have {', '.join(map(str, steps))} steps: {instead}"
+        )
+    behind = np.arange(steps[0]) >= lengths[:, None]
+    for leaf in found:
+        padding = np.asarray(leaf)[behind]
+        if padding.size and not np.array_equal(padding, np.broadcast_to(padding.flat[0], padding.shape), True):
+            raise ValueError(
+                f"inputs that are several sequences must be padding, one number, behind `lengths`; {describe(leaf)} is "
+                f"not: buckets would cut it off. Fill it up with zeros; {instead}"
+            )
 
 
 class Cut(NamedTuple):

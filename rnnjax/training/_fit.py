@@ -34,14 +34,14 @@ from ._batches import (
 from ._checks import Check, check_ids, checks
 from ._loop import Judge, Loop, Record, Watchers, checkpoints, taken_up
 from ._measure import Measure, all_known, all_take_masks, measures, own_name, rises, values
-from ._model import Model, adapt
+from ._model import Model, adapt, remembered, shares_steps
 from ._parallel import Parallel, divided
 from ._precision import computed_in
 from ._progress import Bar
 from ._step import TrainState, start
 from .loggers import Log
 from .optimizers import optimizer as default_optimizer
-from .truncation import TBPTT, Windows, windowed
+from .truncation import TBPTT, Windows, outputs_of_windows, windowed
 
 
 class _Fields(NamedTuple):
@@ -118,9 +118,10 @@ def fit(
 
     Arrays that fit in memory are moved to the device once, and an epoch is one compiled loop. What is random follows
     from `seed`: the parameters of a bare layer, the order of the rows in every epoch, and noise, but for that of an nnx
-    module, which draws from its own `Rngs`. A batch or window in which nothing counts changes neither parameters nor
-    the optimizer's state. What is compiled for a model, with measures of the library and the same optimizer object,
-    serves later calls too, but for `truncate` and `mesh`.
+    module, which draws from its own `Rngs`. The gradient is that of the batch's mean loss. A batch or window in which
+    nothing counts changes neither parameters nor the optimizer's state. What is compiled for a layer, a module or a
+    function of `jax.jit`, with measures of the library and the same optimizer object, serves later calls too, but for
+    `truncate` and `mesh`.
 
     Where Ctrl-C or an error ends the training, an nnx module has what was trained so far; a pair has not, and needs
     `checkpoint_dir`. Ctrl-C waits for the compiled loop that runs; a second one does not.
@@ -137,11 +138,13 @@ def fit(
             of such batches, or a function that returns one, such as `buckets(…)`. Without `steps_per_epoch` an iterable
             is read once an epoch; a function with a parameter `epoch` is given its number. A batch with fewer rows than
             those before is filled up if loss and metrics take a `mask`, and else compiles once more. Lengths cut off
-            outputs (B, T, …) with the T of the inputs. Where these differ in T, outputs with that of one of them need
-            weights (B, T), such as those of a decoder, and lengths are for the model alone.
+            outputs (B, T, …) with the T of the inputs. Inputs of a layer, or module of rnnjax, share their T. Another
+            model may read several sequences, such as a source and a target: arrays (B, T, …) or ids (B, T), but not
+            times (B, T) beside an array (B, T, I). Then lengths are for the model alone, also where all have equal T,
+            and outputs with the T of one of them need weights (B, T).
         loss: a name such as "cross_entropy", a function of `rnnjax.training`, or a function
-            `(outputs, targets, *, mask, lengths) -> scalar or training.Mean`; it is passed the arguments that it takes.
-            None is that of a `Fitted`, and for any other model "cross_entropy".
+            `(outputs, targets, *, mask, lengths) -> scalar or training.Mean`; it is passed the arguments that it takes,
+            and must take those that the data need. None is that of a `Fitted`, and for any other model "cross_entropy".
         optimizer: an Optax transformation; None is `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.
         metrics: more of the same, or pairs of a name and a function; None are those of a `Fitted`, else none.
         epochs: how often the data are read, or so many times `steps_per_epoch` batches of them.
@@ -214,7 +217,7 @@ def fit(
     steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
 
     loss, metrics = _measured_by(model, loss, metrics)
-    used, chain = measures(loss, metrics), _transformation(optimizer)
+    used, chain = measures(loss, metrics, shares_steps(_model_of(model))), _transformation(optimizer)
     monitor, rising = _direction(used, monitor, mode, validation is not None or validation_split is not None)
     judge, watchers = Judge(monitor, rising, patience, min_delta, restore_best), Watchers(callbacks)
     read, parallel = _read(data, validation, validation_split, steps_per_epoch, all_take_masks(used)), Parallel(mesh)
@@ -252,8 +255,8 @@ def fit(
         "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
         "every": None if read.batches is not None else watchers.every,
         **judge.described,
-        "loss": own_name(used[0].function),
-        "metrics": [measure.name for measure in used[1:]],
+        "loss": own_name(used[0].function) + used[0].fixed,
+        "metrics": [measure.name + measure.fixed for measure in used[1:]],
         "rows": None if read.batches is not None else rows_of(read.first),
         "window": truncate and list(truncate),
     }
@@ -404,11 +407,11 @@ def evaluate(
             fit, targets that are no class or no probability, a `truncate` for an iterable or for arrays that are not
             (B, L, …), variables of linen without "params", float16 as `compute_dtype`, and a `batch_size` below 1.
         TypeError: for a model, data, metrics, `compute_dtype` or `batch_size` of another kind, a model that does not
-            take the lengths or resets of the data, and a function that returns neither a scalar nor a total, or takes
-            no `mask` where rows have weights.
+            take the lengths or resets of the data, and a function that returns neither a scalar nor a total, takes no
+            `mask` where rows have weights, or no `lengths` where steps of outputs (B, T, …) do not count.
     """
     check_size("batch_size", batch_size)
-    used = measures(*_measured_by(model, loss, metrics))
+    used = measures(*_measured_by(model, loss, metrics), shares_steps(_model_of(model)))
     first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
     adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
     plain = adapted
@@ -419,7 +422,15 @@ def evaluate(
     return values(used, totals(adapted.params, adapted.rest))
 
 
-def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 128, compute_dtype: Any = None) -> Any:
+def predict(
+    model: Any,
+    inputs: Any,
+    *,
+    lengths: Any = None,
+    batch_size: int = 128,
+    truncate: TBPTT | None = None,
+    compute_dtype: Any = None,
+) -> Any:
     """The outputs of a model for all rows of `inputs`, without noise.
 
     Args:
@@ -432,6 +443,7 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
         lengths: valid steps of each row, integers (N), for arrays; batches of an iterable have their own, as in
             `(inputs, None, lengths)`.
         batch_size: rows that are computed at a time, for arrays.
+        truncate: as for `fit`, for arrays (B, L, …): one window at a time, each from the state of the one before.
         compute_dtype: as for `fit`.
 
     Returns:
@@ -439,24 +451,31 @@ def predict(model: Any, inputs: Any, *, lengths: Any = None, batch_size: int = 1
 
     Raises:
         ValueError: for inputs that have no row or differ in their number of rows, lengths of another number or beyond
-            the steps, lengths beside an iterable, batches whose outputs differ in more than their rows, variables of
+            the steps, lengths or `truncate` beside an iterable, a `truncate` for inputs that are not (B, L, …) or a
+            model without an output for every step, batches whose outputs differ in more than their rows, variables of
             linen without "params", float16 as `compute_dtype`, and a `batch_size` below 1.
         TypeError: for a model, inputs, `compute_dtype` or `batch_size` of another kind, lengths that are not integers,
-            and a model that does not take lengths, where they are given.
+            and a model that does not take lengths, or a state for `truncate`, where they are given.
     """
     check_size("batch_size", batch_size)
+    if truncate is not None and not isinstance(inputs, Batch) and is_iterable(inputs):
+        raise ValueError("`truncate` needs arrays (B, L, …)")
     parts = _parts(inputs, lengths, batch_size)
     first = next(parts, None)
     if first is None:
         raise ValueError("`inputs` hold no row")
     adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
+    if truncate is None:
+        run = remembered(_outputs, adapted.apply) if adapted.kept else _outputs(adapted.apply)
+    else:
+        run = outputs_of_windows(adapted, truncate)
     outputs, size = [], 0
     for part in itertools.chain([first], parts):
         check_ids(adapted.vocabulary, part)
         rows = rows_of(part)
         size = max(size, rows)  # a smaller batch than those before needs no program of its own
         filled = fill_up(part, size)._replace(weights=None)
-        found = jax.device_get(_outputs(adapted.apply, adapted.params, adapted.rest, filled))
+        found = jax.device_get(run(adapted.params, adapted.rest, filled))
         outputs.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], found))
     return jax.tree.map(_joined, *outputs)
 
@@ -486,9 +505,9 @@ def _joined(*leaves: np.ndarray) -> np.ndarray:
     return np.concatenate(leaves)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _outputs(apply: Callable[..., Any], params: Any, rest: Any, batch: Batch) -> Any:
-    return apply(params, rest, batch, None, False)[0]
+def _outputs(apply: Callable[..., Any]) -> Callable[..., Any]:
+    """The outputs for a batch, compiled."""
+    return jax.jit(lambda params, rest, batch: apply(params, rest, batch, None, False)[0])
 
 
 def _model_of(model: Any) -> Any:

@@ -10,9 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._types import Array
+from .._types import Array, featured
 from . import losses, metrics
-from ._batches import Batch, rows_of
+from ._batches import Batch, rows_of, sequences
 from ._model import Accepted, accepted
 from .totals import Mean, Total
 
@@ -39,11 +39,13 @@ CLASSES = (*ENTROPIES, metrics.accuracy, metrics.macro_accuracy, metrics.f1)
 
 
 class Measure(NamedTuple):
-    """A loss or metric: its name in the history, its function, and which arguments that takes."""
+    """A loss or metric: its name in the history, its function, and which arguments that takes. shared says that all
+    inputs of the model share their steps."""
 
     name: str
     function: Callable[..., Any]
     accepted: Accepted
+    shared: bool = False
 
     @classmethod
     def of(cls, what: Any, role: str) -> Measure:
@@ -96,47 +98,68 @@ class Measure(NamedTuple):
             f"{otherwise}"
         )
 
+    def _check_lengths(self) -> None:
+        """Raises TypeError if it takes no `lengths`, which steps of the outputs need."""
+        if not self.accepted.takes("lengths"):
+            raise TypeError(
+                f"{self.name} does not take `lengths`, and would count the padding of outputs (B, T, …): let it take "
+                "them, also if it knows padding by itself"
+            )
+
     def takes_lengths(self, outputs: Any, batch: Batch) -> bool:
-        """Whether it is given the lengths of a batch, because they are of the steps of the outputs. Where shapes leave
-        that open, a function of the user's own is given them, and for one of the library's it is a ValueError: but for
-        those of classes, of which (B, K) are always a row's. For `ctc` it is one too where the model changes T."""
-        if batch.lengths is None or not self.accepted.takes("lengths"):
+        """Whether it is given the lengths of a batch, because they are of the steps of the outputs. Where that is open,
+        as shapes leave it for numbers (B, T), and inputs that are several sequences for all outputs, a function of the
+        user's own is given them, and for one of the library's it is a ValueError: but for those of classes, of which
+        (B, K) are always a row's. For `ctc` it is one too where the model changes T."""
+        if batch.lengths is None:
             return False
+        takes = self.accepted.takes("lengths")
         if not hasattr(outputs, "ndim"):
-            return True
-        first, others = _steps(batch.inputs)
-        if outputs.ndim == 2 and self.inner in CLASSES:
-            return False
-        if outputs.ndim == 2 and outputs.shape[1] in first and getattr(batch.targets, "shape", None) == outputs.shape:
+            return takes
+        steps, others = _steps(batch.inputs, self.shared)
+        if outputs.ndim == 2:
+            same = outputs.shape[1] in steps and getattr(batch.targets, "shape", None) == outputs.shape
+            if not same or self.inner in CLASSES:
+                return False
             if not self.known:
-                return True
+                return takes
             raise ValueError(
                 f"outputs and targets {tuple(outputs.shape)} may be a number for each step, which `lengths` cuts "
                 "off, or features of a row: pass them as (B, T, 1), or a loss of your own that takes `lengths`, or "
                 "that, for features, takes none"
             )
-        if self.inner is losses.ctc and outputs.ndim == 3 and first != {outputs.shape[1]}:
+        if self.inner is losses.ctc and outputs.ndim == 3 and steps != [outputs.shape[1]]:
             raise ValueError(
                 f"`lengths` are of the steps of the inputs, and ctc needs those of the {outputs.shape[1]} steps of the "
                 "outputs: pass them with the labels, as targets (labels, output_lengths), and a loss of your own that "
                 "hands both to `ctc`"
             )
-        if outputs.ndim < 3 or outputs.shape[1] not in first | others:
+        if outputs.ndim < 3 or outputs.shape[1] not in (*steps, *others):
             return False
-        if not self.known or first == {outputs.shape[1]}:
+        if steps == [outputs.shape[1]]:
+            self._check_lengths()
             return True
+        if not self.known:
+            return takes
         if np.ndim(batch.weights) == 2:
             return False
-        steps = outputs.shape[1]
+        own = outputs.shape[1]
         raise ValueError(
-            f"inputs differ in their steps, and `lengths` may not be of the {steps} steps of the outputs: say which of "
-            f"these count by `weights` (B, {steps}), or pass a loss of your own that takes `lengths`"
+            f"inputs are several arrays with steps, and `lengths` may not be of the {own} steps of the outputs: say "
+            f"which of these count by `weights` (B, {own}), or pass a loss of your own that takes `lengths`"
         )
 
     @property
     def inner(self) -> Callable[..., Any]:
         """The function without the arguments that `functools.partial` has fixed."""
         return getattr(self.function, "func", self.function)
+
+    @property
+    def fixed(self) -> str:
+        """The numbers and words that `functools.partial` has fixed, such as "(delta=5)", or nothing."""
+        keywords = sorted(getattr(self.function, "keywords", {}).items())
+        plain = [f"{name}={value!r}" for name, value in keywords if isinstance(value, bool | int | float | str)]
+        return f"({', '.join(plain)})" if plain else ""
 
     @property
     def known(self) -> bool:
@@ -164,15 +187,16 @@ def own_name(function: Any) -> Any:
     return getattr(inner, "__name__", type(inner).__name__)
 
 
-def measures(loss: Any, others: Sequence[Any]) -> tuple[Measure, ...]:
-    """The loss, named so, and the metrics; their names must differ."""
+def measures(loss: Any, others: Sequence[Any], shared: bool = False) -> tuple[Measure, ...]:
+    """The loss, named so, and the metrics, for a model whose inputs share their steps or may not; their names must
+    differ."""
     if isinstance(others, str) or not isinstance(others, Sequence):
         raise TypeError(f'`metrics` must be a sequence, such as ["accuracy"]; got {others!r}')
     found = (Measure.of(loss, "loss")._replace(name="loss"), *(Measure.of(other, "metrics") for other in others))
     names = [one.name for one in found]
     if len(set(names)) != len(names):
         raise ValueError(f"names of metrics must differ; got {', '.join(names)}: give a pair of name and function")
-    return found
+    return tuple(one._replace(shared=shared) for one in found)
 
 
 def all_known(used: Sequence[Measure]) -> bool:
@@ -222,14 +246,11 @@ def badness(value: float, rising: bool) -> float:
     return math.inf if math.isnan(value) else -value if rising else value
 
 
-def _steps(inputs: Any) -> tuple[set[int], set[int]]:
-    """The second axes of the inputs with the most axes, which have features if any do, and those of the others."""
-    leaves = [leaf for leaf in jax.tree.leaves(inputs) if leaf.ndim > 1]
-    most = max((leaf.ndim for leaf in leaves), default=0)
-    return (
-        {leaf.shape[1] for leaf in leaves if leaf.ndim == most},
-        {leaf.shape[1] for leaf in leaves if leaf.ndim < most},
-    )
+def _steps(inputs: Any, shared: bool) -> tuple[list[int], set[int]]:
+    """T of each sequence among the inputs, one if they share it, and the second axes of all inputs."""
+    found = [featured(inputs)] if shared else sequences(inputs)
+    every = {leaf.shape[1] for leaf in jax.tree.leaves(inputs) if leaf.ndim > 1}
+    return [leaf.shape[1] for leaf in found if leaf.ndim > 1], every
 
 
 def values(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, float]:
@@ -243,11 +264,15 @@ def values(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str
 
 
 def numbers(totals: Any) -> list[Array]:
-    """The values of totals, of which the first is the loss's; NaN if that has counted nothing, as where every step was
-    left out."""
-    counted = totals[0].count > 0 if isinstance(totals[0], Mean) else True
+    """The values of totals, of which the first is the loss's. A mean that has counted nothing, as where every step was
+    left out, is NaN; what is no mean goes by the loss."""
+
+    def counts(total: Total) -> Any:
+        mean = total if isinstance(total, Mean) else totals[0]
+        return mean.count > 0 if isinstance(mean, Mean) else True
+
     with jax.numpy_dtype_promotion("standard"):  # a total of the user's own may have a value that is an integer
-        return [jnp.where(counted, total.value, jnp.nan) for total in totals]
+        return [jnp.where(counts(total), total.value, jnp.nan) for total in totals]
 
 
 _numbers = jax.jit(numbers)

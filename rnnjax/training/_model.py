@@ -68,8 +68,17 @@ def adapt(model: Any, inputs: Any, key: Key) -> Model:
         if _is_instance(apply, "flax.linen", "Module"):
             return _from_linen(params, apply)
         if callable(apply):
-            return remembered(_from_function, apply)._replace(params=params)
+            # one that is jitted is the same again, as for JAX
+            kept = isinstance(apply, jax.stages.Wrapped)
+            return remembered(_from_function, apply)._replace(params=params, kept=kept)
     raise TypeError(f"`model` must be {KINDS}; got {type(model).__name__}")
+
+
+def shares_steps(model: Any) -> bool:
+    """Whether all inputs of a model have one axis of time, as those of a layer of rnnjax and of its modules have. A
+    source and a target, which others may read, have two."""
+    body = model[1] if isinstance(model, tuple) and len(model) == 2 else model
+    return isinstance(body, layers.Layer) or _is_module_of_ours(body)
 
 
 def remembered(make: Callable[..., T], *of: Any) -> T:
@@ -99,6 +108,10 @@ def _is_instance(value: Any, module: str, name: str) -> bool:
     """Whether it is an instance of a class of a module that need not have been imported."""
     loaded = sys.modules.get(module)
     return loaded is not None and isinstance(value, getattr(loaded, name))
+
+
+def _is_module_of_ours(value: Any) -> bool:
+    return any(_is_instance(value, f"rnnjax.flax.{kind}", "Recurrent") for kind in ("nnx", "linen"))
 
 
 def _time_first(tree: Any) -> Any:
@@ -131,7 +144,7 @@ def _from_layer(layer: layers.Layer) -> Model:
 def _vocabulary(model: Any) -> int | None:
     """The size of the vocabulary whose ids a layer reads, or a module that owns a layer; None where the first one is no
     embedding."""
-    if any(_is_instance(model, f"rnnjax.flax.{kind}", "Recurrent") for kind in ("nnx", "linen")):
+    if _is_module_of_ours(model):
         model = model.functional
     while isinstance(model, layers.Stack):
         model = model.layers[0]

@@ -293,8 +293,9 @@ def evaluation(
     whole = parallel.whole
 
     def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
-        """What the library's measures are compiled to is kept; a function of the user's own may have changed."""
-        return remembered(make, model.apply, used) if all_known(used) else make(model.apply, used)
+        """The same again, unless a function of the user's own, which may have changed, is among model and measures."""
+        kept = model.kept and all_known(used)
+        return remembered(make, model.apply, used) if kept else make(model.apply, used)
 
     def summed(run: Callable[..., Any], *takes: Any) -> Callable[..., Any]:
         """The same over the rows of all devices."""
@@ -322,7 +323,7 @@ def evaluation(
     @jax.jit
     def of_windows(params: Any, rest: Any, streams: Any) -> tuple[Any, ...]:
         rest = begin(model, params, rest, streams[0].inputs)
-        return _of_parts(model.apply, used, params, rest, streams, windows.at, windows.count)
+        return of_parts(model.apply, used, params, rest, streams, windows.at, windows.count)
 
     over_windows = summed(of_windows, whole, (whole, parallel.rows), parallel.rows)
     return Evaluation(over_windows, parallel.put((windows.batch, windows.mask), parallel.rows))
@@ -336,10 +337,10 @@ def _of_a_batch(apply: Apply, used: tuple[Measure, ...]) -> Callable[..., tuple[
 
 def _of_arrays(apply: Apply, used: tuple[Measure, ...]) -> Callable[..., tuple[Any, ...]]:
     """The totals of batches (S, B, …), compiled."""
-    return jax.jit(lambda params, rest, parts: _of_parts(apply, used, params, rest, parts, take, rows_of(parts)))
+    return jax.jit(lambda params, rest, parts: of_parts(apply, used, params, rest, parts, take, rows_of(parts)))
 
 
-def _of_parts(
+def of_parts(
     apply: Apply,
     used: tuple[Measure, ...],
     params: Any,

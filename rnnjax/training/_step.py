@@ -58,26 +58,42 @@ def make_step(
     """
     update = optax.with_extra_args_support(optimizer).update
 
-    def loss(params: Any, rest: Any, batch: Batch, key: Key) -> tuple[Array, Any]:
+    def forward(params: Any, rest: Any, batch: Batch, key: Key) -> tuple[Any, Any]:
         outputs, rest = model.apply(params, rest, _without_spoilt_rows(batch), key, True)
         totals = tuple(measure(outputs, batch) for measure in measures)
-        return is_loss(totals[0]).total, (totals, rest)
+        is_loss(totals[0])
+        return totals, rest
+
+    def loss(params: Any, rest: Any, batch: Batch, key: Key, count: Array | None = None) -> tuple[Array, Any]:
+        """The part that a batch has in the mean over `count`, by default that of the batch on all devices."""
+        totals, rest = forward(params, rest, batch, key)
+        mean = totals[0]
+        every = parallel.sum(jax.lax.stop_gradient(mean.count)) if count is None else count
+        scale = 1 / jnp.where(every > 0, every, 1)
+        return mean.total * scale.astype(mean.total.dtype), (totals, rest)
 
     def gradients(state: TrainState, batch: Batch, key: Key) -> tuple[Any, Any, Any]:
         if accumulate == 1:
             (_, (totals, rest)), gradient = jax.value_and_grad(loss, has_aux=True)(state.params, state.rest, batch, key)
             return gradient, totals, rest
 
-        def micro(carry: Any, part: Any) -> tuple[Any, Any]:
-            rest, gradient, index = carry
-            (_, (totals, rest)), more = jax.value_and_grad(loss, has_aux=True)(
-                state.params, rest, part, jax.random.fold_in(key, index)
-            )
-            return (rest, jax.tree.map(jnp.add, gradient, more), index + 1), totals
+        def counted(part: Any) -> Array:  # mostly of weights and lengths alone, and XLA leaves the model out
+            index, batch = part
+            return forward(state.params, state.rest, batch, jax.random.fold_in(key, index))[0][0].count
 
-        parts = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), batch)
+        def micro(carry: Any, part: Any) -> tuple[Any, Any]:
+            rest, gradient = carry
+            index, batch = part
+            (_, (totals, rest)), more = jax.value_and_grad(loss, has_aux=True)(
+                state.params, rest, batch, jax.random.fold_in(key, index), count
+            )
+            return (rest, jax.tree.map(jnp.add, gradient, more)), totals
+
+        batches = jax.tree.map(lambda leaf: leaf.reshape(accumulate, -1, *leaf.shape[1:]), batch)
+        parts = jnp.arange(accumulate), batches
+        count = parallel.sum(jax.lax.map(counted, parts).sum(0))
         nothing = jax.tree.map(jnp.zeros_like, state.params)
-        (rest, gradient, _), totals = jax.lax.scan(micro, (state.rest, nothing, jnp.int32(0)), parts)
+        (rest, gradient), totals = jax.lax.scan(micro, (state.rest, nothing), parts)
         return gradient, jax.tree.map(lambda leaf: leaf.sum(0), totals), rest
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Any]:
@@ -87,9 +103,8 @@ def make_step(
         gradient, totals, rest = gradients(state, batch, jax.random.fold_in(state.key, state.step))
         gradient, totals = parallel.sum((gradient, totals))
         mean = totals[0]
-        scale = 1 / jnp.where(mean.count > 0, mean.count, 1)
         # of a complex number JAX gives the conjugate of the direction in which the loss rises
-        gradient = jax.tree.map(lambda leaf: jnp.conj(leaf * scale.astype(leaf.dtype)), gradient)
+        gradient = jax.tree.map(jnp.conj, gradient)
         # optax mixes dtypes inside, which the strict promotion of a user's own settings would refuse
         with jax.numpy_dtype_promotion("standard"):
             change, after = update(gradient, state.optimizer, state.params, value=mean.value)

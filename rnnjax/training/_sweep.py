@@ -19,8 +19,8 @@ from ._checks import checks
 from ._measure import Measure, badness, measures, numbers, rises
 from ._model import Model, adapt
 from ._parallel import Parallel
-from ._runs import stacked
-from ._step import TrainState, make_evaluation, make_step, scan_batches, start
+from ._runs import of_parts, stacked
+from ._step import TrainState, make_step, scan_batches, start
 from .optimizers import counters, decays, recurrent
 from .optimizers import optimizer as default_optimizer
 
@@ -135,7 +135,7 @@ def sweep(
     for config in configs:
         check_seed(config.get("seed", seed))
         check_positive("initial_scale", config.get("initial_scale", 1.0))
-    used = measures(loss, metrics)
+    used = measures(loss, metrics, shared=True)
     if not is_arrays(data):
         raise TypeError("a sweep needs arrays (inputs, targets), which all configurations share; got an iterable")
     arrays = as_batch(data)
@@ -357,13 +357,7 @@ class _Program:
         skipped = sum(counters(state.optimizer), jnp.zeros((), jnp.int32))
         found = _entries(self.used, totals) | {"skipped_steps": skipped}
         if held is not None:
-            evaluate = make_evaluation(model.apply, self.used)
-
-            def body(totals: Any, batch: Batch) -> tuple[Any, None]:
-                return jax.tree.map(jnp.add, totals, evaluate(state.params, state.rest, batch)[0]), None
-
-            first, _ = evaluate(state.params, state.rest, take(held, 0))
-            totals, _ = jax.lax.scan(body, first, take(held, slice(1, None)))
+            totals = of_parts(model.apply, self.used, state.params, state.rest, held, take, rows_of(held))
             found |= _entries(self.used, totals, "val_")
         return state, found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -28,7 +29,7 @@ class TBPTT(NamedTuple):
 
 
 def tbptt(window: int, overlap: int = 0) -> TBPTT:
-    """Truncated back-propagation through time, for `fit` and `evaluate` on long streams.
+    """Truncated back-propagation through time, for `fit`, `evaluate` and `predict` on long streams.
 
     Every `window - overlap` steps the parameters are updated, from a gradient that reaches back over at least `overlap`
     and at most `window` steps; the state is carried on, the gradient is not. Every step's loss counts once. A window as
@@ -40,7 +41,7 @@ def tbptt(window: int, overlap: int = 0) -> TBPTT:
         overlap: steps that a window shares with the one before, fewer than `window`.
 
     Returns:
-        a `TBPTT`, the `truncate` of `fit` and `evaluate`.
+        a `TBPTT`, the `truncate` of `fit`, `evaluate` and `predict`.
 
     Raises:
         ValueError: for a `window` below 1, and an `overlap` that is negative or not below `window`.
@@ -168,6 +169,38 @@ def windowed(model: Model, cut: TBPTT) -> Model:
         return model.publish(params, rest[0])
 
     return model._replace(rest=(model.rest, None), apply=apply, publish=publish)
+
+
+def outputs_of_windows(model: Model, cut: TBPTT) -> Callable[..., Any]:
+    """A function from parameters, other state and a batch to the outputs (B, L, …) of all its windows, compiled."""
+    apply = windowed(model, cut).apply
+
+    @jax.jit
+    def run(params: Any, rest: Any, windows: tuple[Batch, Any]) -> Any:
+        batch, mask = windows
+        own = Windows(batch, mask, (mask.shape[1] - cut.overlap) // cut.stride, cut)
+
+        def body(rest: Any, index: Any) -> tuple[Any, Any]:
+            outputs, rest = apply(params, rest, own.at(windows, index), None, False)
+            return rest, outputs
+
+        _, outputs = jax.lax.scan(body, begin(model, params, (rest, None), batch.inputs), jnp.arange(own.count))
+        return jax.tree.map(joined, outputs)
+
+    def joined(leaf: Any) -> Any:
+        count, *shape = leaf.shape
+        if len(shape) < 2 or shape[1] != cut.stride:
+            raise ValueError(
+                "`truncate` needs a model with an output for every step, (B, L, …); got "
+                f"{tuple(shape)} for a window of {cut.stride} steps"
+            )
+        return jnp.moveaxis(leaf, 0, 1).reshape(shape[0], count * cut.stride, *shape[2:])
+
+    def outputs(params: Any, rest: Any, batch: Batch) -> Any:
+        windows, steps = Windows.of(batch, cut), jax.tree.leaves(batch.inputs)[0].shape[1]
+        return jax.tree.map(lambda leaf: leaf[:, :steps], run(params, rest, (windows.batch, windows.mask)))
+
+    return outputs
 
 
 def begin(model: Model, params: Any, rest: Any, inputs: Any) -> tuple[Any, Any]:

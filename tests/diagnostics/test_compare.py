@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +14,7 @@ import pytest
 from scipy import stats
 
 import rnnjax as rj
-from rnnjax.diagnostics import Compared, compare
+from rnnjax.diagnostics import Compared, _compare, compare
 from rnnjax.diagnostics._contenders import DEFAULT, Task, network, parameters_of, within
 from rnnjax.diagnostics._cost import by_steps, farthest, reach
 from rnnjax.diagnostics._flops import flops
@@ -120,23 +121,35 @@ def test_farthest() -> None:
 
 
 def test_constant_answers() -> None:
-    """Frequencies, means and log odds of the training targets, without their padding."""
+    """Frequencies, means and log odds of the training targets, without their padding; a median or a class where that is
+    better there, whatever is on the test rows."""
     accuracy, squares, odds = (
         measures(name, ())[0] for name in ("accuracy", "mean_squared_error", "binary_cross_entropy")
     )
     train, test = Batch(X[:3], np.array([1, 1, 0])), Batch(X[:4], np.array([1, 0, 0, 0]))
-    assert constant_quality(train, test, TASK, accuracy, "cross_entropy") == 0.25
+    assert constant_quality(train, test, TASK, accuracy, True) == 0.25
     y = np.arange(3.0 * T).reshape(3, T, 1)
     train, test = Batch(X[:3], y, np.array([2, 1, 0])), Batch(X[:3], y)
     task = TASK._replace(outputs=1, each_step=True, classes=False)
     mean = (0 + 1 + T) / 3
-    np.testing.assert_allclose(
-        constant_quality(train, test, task, squares, "mean_squared_error"), ((y - mean) ** 2).mean(), rtol=1e-6
-    )
+    np.testing.assert_allclose(constant_quality(train, test, task, squares, False), ((y - mean) ** 2).mean(), rtol=1e-6)
     yes = Batch(X[:4], np.array([[1], [1], [1], [0]]))
     entropy = -(0.75 * np.log(0.75) + 0.25 * np.log(0.25))
     task = TASK._replace(outputs=1, classes=False)
-    np.testing.assert_allclose(constant_quality(yes, yes, task, odds, "binary_cross_entropy"), entropy, rtol=1e-6)
+    np.testing.assert_allclose(constant_quality(yes, yes, task, odds, False), entropy, rtol=1e-6)
+    absolute, f1 = (measures(name, ())[0] for name in ("mean_absolute_error", "f1"))
+    rare = Batch(X[:10], np.where(np.arange(10) == 0, 5.0, 0.0)[:, None])
+    assert constant_quality(rare, rare._replace(targets=rare.targets + 1), task, absolute, False) == 1.5
+    three = TASK._replace(outputs=3)
+    balanced = measures(functools.partial(f1.function, average="binary"), ())[0]
+    train, test = Batch(X[:6], np.array([0, 0, 0, 0, 1, 2])), Batch(X[:4], np.array([1, 1, 0, 2]))
+    assert constant_quality(train, test, three, f1, True) == pytest.approx(2 / 5 / 3)  # of class 0, on average over all
+    assert constant_quality(train, test, three, balanced, True) == pytest.approx(2 * 2 / (4 + 2))  # all are 1
+    soft = Batch(X[:2], np.array([[0.5, 0.25, 0.25], [0.7, 0.15, 0.15]]))
+    nats = -(soft.targets * np.log([0.6, 0.2, 0.2])).sum(-1).mean()
+    entropy = measures("cross_entropy", ())[0]
+    found = constant_quality(soft, soft, three._replace(classes=False), entropy, False)
+    assert found == pytest.approx(nats, rel=1e-5)
     bad = X.copy()
     bad[1, 3:] = np.nan
     lengths = np.array([6, 3, 6, 6])
@@ -244,6 +257,42 @@ def test_scores_are_those_of_fit(kind: str) -> None:
     assert row.learning_rate == best
     np.testing.assert_allclose(row.validation, means[best][0][0], rtol=1e-4)
     np.testing.assert_allclose(row.scores, np.array(means[best][1])[:, 1], rtol=1e-4)
+
+
+@pytest.mark.parametrize("role", ["loss", "metric"])
+def test_scores_are_checked_before_anything_is_trained(role: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_compare, "sweep", None)
+
+    def alone(outputs: Any, targets: Any, mask: Any = None) -> Any:
+        if len(outputs) == 8:
+            raise ValueError("eight rows")
+        return outputs.mean()
+
+    measured: dict[str, Any] = {"metric": "accuracy"} | {role: alone}
+    with pytest.raises(ValueError, match="eight rows"):
+        compare([rj.Elman], (X, Y), 60, mode="max", test=(X[:8], Y[:8]), **measured, **SHORT)
+
+
+@pytest.mark.slow
+def test_an_own_metric_sees_all_test_rows_at_once() -> None:
+    """132 rows, which are no multiple of what the library's measures are given at a time: it takes no `mask`, and is no
+    mean."""
+
+    def root(outputs: Any, targets: Any) -> Any:
+        return jnp.sqrt(((outputs - targets) ** 2).mean())
+
+    rng = np.random.default_rng(1)
+    x, y = rng.normal(size=(132, T, I)).astype(np.float32), rng.normal(size=(132, 1)).astype(np.float32)
+    data, held = (X, X[:, 0, :1]), (X[:16], X[:16, 0, :1])
+    options: dict[str, Any] = SHORT | {"loss": "mean_squared_error", "mode": "min", "validation": held}
+    found = compare([rj.Elman], data, 60, metric=root, test=(x, y), **options | {"batch_size": 8})
+    members = found.sweeps["Elman"].members
+    for place, config in enumerate(found.sweeps["Elman"].configs):
+        params = jax.tree.map(lambda leaf, place=place: leaf[place], members)
+        outputs = np.asarray(found.layers["Elman"](params, x.swapaxes(0, 1))[0], np.float64)
+        wanted = np.sqrt(((outputs - y) ** 2).mean())
+        assert found.rows[0].scores[int(config["seed"])] == pytest.approx(wanted, rel=1e-5)
+    assert found.constant == pytest.approx(np.sqrt(((y - X[:, 0, :1].mean()) ** 2).mean()), rel=1e-2)
 
 
 @pytest.mark.parametrize(

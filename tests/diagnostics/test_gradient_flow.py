@@ -321,6 +321,25 @@ def test_monitor(tmp_path: Any) -> None:
         rj.diagnostics.gradient_monitor(lambda x: x, (x, y))  # type: ignore[arg-type]
 
 
+def test_monitor_of_packed_sequences() -> None:
+    """Behind a reset in the middle rows are sequences of their own: nothing reaches over it."""
+    rng, model = np.random.default_rng(17), rj.Stack([rj.RNN(rj.GRU(H)), rj.Dense(2)])
+    x, y = rng.standard_normal((6, T, I)).astype("float32"), rng.integers(0, 2, (6, T))
+    last = np.tile((np.arange(T) == T - 1).astype("float32"), (6, 1))  # which the loss reads alone
+    params, middle = model.init(jax.random.key(0), I), T // 2
+    reset = np.zeros((6, T), bool)
+    reset[:, middle] = True
+    packed = rj.diagnostics.gradient_monitor(model, rj.training.Batch(x, y, None, last, reset))
+    alone = rj.diagnostics.gradient_monitor(model, (x[:, middle:], y[:, middle:], None, last[:, middle:]))
+    for monitor in (packed, alone):
+        monitor.during(1, params)
+    share, wanted = (monitor.readings[0].share["0"] for monitor in (packed, alone))
+    assert share.shape == (T,)
+    np.testing.assert_allclose(share[: T - middle], wanted, rtol=1e-5)
+    assert not share[T - middle :].any()
+    assert packed.readings[0].horizon == alone.readings[0].horizon
+
+
 ODD = {
     "matrix memory": (rj.MLSTM(H, heads=2), I, None),
     "as many features": (rj.SRU(H), H, None),

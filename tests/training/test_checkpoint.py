@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import subprocess
@@ -303,6 +304,22 @@ def test_what_does_not_fit_is_refused_by_name(run: Path) -> None:
     with pytest.raises(ValueError, match=r"another model or recipe: it has no `state\.optimizer"):
         go_on(optimizer=training.optimizer(0.1, algorithm="adabelief", weight_decay=0.1, schedule=lambda step: 1.0))
     go_on()
+
+
+@pytest.mark.parametrize("role", ["loss", "metrics"])
+def test_numbers_of_a_measure_are_compared(role: str, tmp_path: Path) -> None:
+    huber, targets = training.huber, np.eye(K)[Y]
+
+    def go_on(delta: float, epochs: int) -> Any:
+        own = functools.partial(huber, delta=delta)
+        measured = {"loss": own} if role == "loss" else {"loss": "huber", "metrics": [("own", own)]}
+        options = {"epochs": epochs, "batch_size": 8, "progress": False, "checkpoint_dir": tmp_path}
+        return fit(LAYER, (X, targets), **options, **measured)
+
+    go_on(1.0, 1)
+    with pytest.raises(ValueError, match=rf"with {role} = .*\(delta=1\.0\).*, and this run has .*\(delta=5\.0\)"):
+        go_on(5.0, 2)
+    assert len(go_on(1.0, 2).history["loss"]) == 2
 
 
 def test_what_an_earlier_version_did_not_write_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -469,7 +469,7 @@ def compiled() -> Iterator[list[str]]:
     jax.monitoring.clear_event_listeners()
 
 
-@pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
+@pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, jax.jit(logits_of))], ids=["layer", "jitted"])
 @pytest.mark.parametrize("data", [(X[:8], Y[:8]), [(X[:8], Y[:8])]], ids=["arrays", "iterable"])
 def test_evaluation_compiles_once(model: Any, data: Any, compiled: list[str]) -> None:
     first = training.evaluate(model, data, metrics=["accuracy"])
@@ -501,7 +501,7 @@ def test_prediction_reads_a_batch() -> None:
         training.predict((PARAMS, LAYER), given, lengths=lengths)
 
 
-@pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, logits_of)], ids=["layer", "function"])
+@pytest.mark.parametrize("model", [(PARAMS, LAYER), (PARAMS, jax.jit(logits_of))], ids=["layer", "jitted"])
 def test_prediction_compiles_once(model: Any, compiled: list[str]) -> None:
     first = training.predict(model, X, lengths=LENGTHS, batch_size=B)
     assert compiled
@@ -582,11 +582,19 @@ def test_training_sees_a_model_that_has_changed() -> None:
         def __call__(self, params: Any, x: Any) -> Any:
             return self.scale * x.mean(1) @ params
 
-    net, params = Net(), jnp.ones((I, 3))
-    first = fit((params, net), (X, Y), **OPTIONS)
+    net, params = Net(), jnp.eye(I, 3)
+    options = OPTIONS | {"validation": (X, Y), "optimizer": optax.sgd(0.1)}
+    first, outputs = fit((params, net), (X, Y), **options), training.predict((params, net), X)
+    batches = fit((params, net), (X, Y), **options | {"validation": [(X, Y)]})
     net.scale = 0.0
-    assert fit((params, net), (X, Y), **OPTIONS).history["loss"] == pytest.approx([np.log(3)])
-    assert first.history["loss"] != pytest.approx([np.log(3)])
+    for validation in ((X, Y), [(X, Y)]):
+        history = fit((params, net), (X, Y), **options | {"validation": validation}).history
+        assert [*history["loss"], *history["val_loss"]] == pytest.approx([np.log(3)] * 2)
+        assert training.evaluate((params, net), validation)["loss"] == pytest.approx(np.log(3))
+    assert not training.predict((params, net), X).any()
+    assert outputs.any()
+    assert first.history["val_loss"] == pytest.approx(batches.history["val_loss"])
+    assert first.history["val_loss"] != pytest.approx([np.log(3)])
 
 
 def test_what_is_kept_of_a_training_holds_no_array_of_a_layer() -> None:
@@ -1193,16 +1201,18 @@ def answers(params: Any, inputs: Any, lengths: Any) -> Any:
     return params[inputs["target"]]
 
 
+@pytest.mark.parametrize("steps", [T, S], ids=["other steps", "as many steps"])
 @pytest.mark.parametrize(
     "source", [RNG.integers(0, 7, (N, T)), X], ids=["of as many axes as the target", "with features"]
 )
-def test_lengths_of_a_source_do_not_cut_the_outputs(source: Any) -> None:
+def test_lengths_of_a_source_do_not_cut_the_outputs(source: Any, steps: int) -> None:
+    source, lengths = source[:, :steps], np.minimum(LENGTHS, steps)
     table, target = RNG.normal(size=(4, K)).astype(np.float32), RNG.integers(0, 4, (N, S))
     labels, weights = RNG.integers(0, K, (N, S)), np.arange(S) < RNG.integers(1, S + 1, N)[:, None]
     log_p = np.asarray(jax.nn.log_softmax(table))[target]
     nats = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0]
     inputs = {"source": source, "target": target}
-    data = training.Batch(inputs, labels, LENGTHS, weights.astype(np.float32))
+    data = training.Batch(inputs, labels, lengths, weights.astype(np.float32))
     got = training.evaluate((table, answers), data, metrics=["accuracy"])
     assert got["loss"] == pytest.approx(nats[weights].mean(), rel=1e-5)
     assert got["accuracy"] == pytest.approx((log_p.argmax(-1) == labels)[weights].mean(), rel=1e-5)
@@ -1213,7 +1223,99 @@ def test_lengths_of_a_source_do_not_cut_the_outputs(source: Any) -> None:
     def own(outputs: Any, targets: Any, mask: Any, lengths: Any) -> Any:
         return lengths.sum().astype(outputs.dtype)
 
-    assert training.evaluate((table, answers), data, loss=own)["loss"] == LENGTHS.sum()
+    assert training.evaluate((table, answers), data, loss=own)["loss"] == lengths.sum()
+
+
+class Logits(NamedTuple):
+    h: jax.Array
+
+
+@rj.struct
+class Both(rj.Cell):
+    """Logits a w + b v of inputs {"a": a, "b": b}, (T, B, I) each."""
+
+    hidden_size: int = K
+
+    def init(self, key: Any, in_size: int, dtype: Any = jnp.float32) -> Any:
+        return jnp.ones((2, in_size, K), dtype)
+
+    def initial_state(self, params: Any, batch_shape: tuple[int, ...] = (), dtype: Any = jnp.float32) -> Logits:
+        return Logits(jnp.zeros((*batch_shape, K), dtype))
+
+    def project(self, params: Any, x: Any, noise: Any = None) -> Any:
+        return x["a"] @ params[0] + x["b"] @ params[1]
+
+    def step(self, params: Any, state: Logits, z: Any, noise: Any = None) -> Logits:
+        return Logits(z)
+
+
+def test_inputs_of_a_layer_share_their_steps() -> None:
+    """Those of a function may not."""
+    params, labels = RNG.normal(size=(2, I, K)).astype(np.float32), RNG.integers(0, K, (N, T))
+    data = {"a": X, "b": 2 * X}, labels, LENGTHS
+    log_p = np.asarray(jax.nn.log_softmax(X @ params[0] + 2 * X @ params[1]))
+    inside = np.arange(T) < LENGTHS[:, None]
+    nats = -np.take_along_axis(log_p, labels[..., None], -1)[..., 0][inside].mean()
+    assert training.evaluate((params, rj.RNN(Both())), data)["loss"] == pytest.approx(nats, rel=1e-5)
+    options = OPTIONS | {"optimizer": optax.sgd(0.0), "batch_size": N}
+    assert fit((params, rj.RNN(Both())), data, **options).history["loss"] == pytest.approx([nats], rel=1e-5)
+
+    def alike(params: Any, xs: Any, lengths: Any) -> Any:
+        return xs["a"] @ params[0] + xs["b"] @ params[1]
+
+    with pytest.raises(ValueError, match=r"say which of these count by `weights` \(B, 5\)"):
+        training.evaluate((params, alike), data)
+    weighted = (*data, inside.astype(np.float32))
+    assert training.evaluate((params, alike), weighted)["loss"] == pytest.approx(nats, rel=1e-5)
+
+
+def test_own_measures_of_steps_take_lengths() -> None:
+    """Without them they would count padding; a row's answer has none."""
+    layer = rj.Stack([rj.RNN(rj.GRU(H)), rj.Dense(K)])
+    params, labels = layer.init(jax.random.key(0), I), np.zeros((N, T), np.int32)
+
+    def own(outputs: Any, targets: Any, mask: Any = None) -> Any:
+        return outputs.mean()
+
+    for measured in ({"loss": own}, {"metrics": [own]}):
+        with pytest.raises(TypeError, match=r"does not take `lengths`, and would count the padding of outputs"):
+            training.evaluate((params, layer), (X, labels, LENGTHS), **measured)
+    found = training.evaluate((PARAMS, LAYER), (X, Y, LENGTHS), loss=own)["loss"]
+    assert found == pytest.approx(np.asarray(logits_of(PARAMS, X, LENGTHS)).mean(), rel=1e-5)
+
+
+def test_a_metric_over_nothing_is_not_a_number() -> None:
+    """Zeros of `one_hot` are no label, so that there is a loss of squares and no accuracy."""
+    got = training.evaluate((PARAMS, LAYER), (X, np.zeros((N, K))), loss="mean_squared_error", metrics=["accuracy"])
+    assert got["loss"] == pytest.approx((np.asarray(logits_of(PARAMS, X)) ** 2).mean(), rel=1e-5)
+    assert np.isnan(got["accuracy"])
+
+
+@pytest.mark.parametrize("by", ["value", "norm"])
+@pytest.mark.parametrize("options", [{}, {"accumulate": 2}], ids=["whole", "parts"])
+def test_a_clipped_gradient_is_that_of_the_mean(by: Any, options: dict[str, Any]) -> None:
+    """Written out in NumPy: h_t = h_{t-1} u + x_t w + b, and half the squares of h_T, of rows whose weights differ, so
+    that the parts differ in what counts."""
+    rng, weights, bound = np.random.default_rng(1), np.array([1, 1, 0.1, 0, 1, 0, 0, 0], np.float32), 0.1
+    x, target = rng.normal(size=(8, T, I)).astype(np.float32), rng.normal(size=(8, H)).astype(np.float32)
+    layer = rj.Stack([rj.RNN(rj.GradientClip(rj.Elman(H, activation="identity"), bound, by=by)), rj.Last()])
+    (cell, last) = layer.init(jax.random.key(2), I)
+    w, u, h = np.asarray(cell.w, np.float64), np.asarray(cell.u, np.float64), [np.zeros((8, H))]
+    for t in range(T):
+        h.append(h[-1] @ u + x[:, t] @ w)
+    flow = weights[:, None] / weights.sum() * 2 / H * (h[-1] - target)
+    slopes, clipped = np.zeros_like(u), 0
+    for t in reversed(range(T)):
+        norm = np.linalg.norm(flow, axis=1, keepdims=True)
+        bounded = (
+            np.clip(flow, -bound, bound) if by == "value" else flow * np.minimum(1, bound / np.maximum(norm, 1e-9))
+        )
+        clipped += (bounded != flow).any(1).sum()
+        slopes, flow = slopes + h[t].T @ bounded, bounded @ u.T
+    assert 0 < clipped < 4 * T
+    fixed = OPTIONS | {"optimizer": optax.sgd(1.0), "loss": "mean_squared_error", "batch_size": 8}
+    fitted = fit(((cell, last), layer), (x, target, None, weights), **fixed, **options)
+    np.testing.assert_allclose(np.asarray(cell.u) - fitted.params[0].u, slopes, rtol=1e-4, atol=1e-6)
 
 
 def test_features_of_a_row_have_no_steps() -> None:
@@ -1582,6 +1684,16 @@ def test_buckets_hold_every_row_once_and_cut_time() -> None:
         training.buckets((X, Y), 4)
     with pytest.raises(ValueError, match="`seed` must not be negative; got -2"):
         training.buckets(data, 4, seed=-2)
+    with pytest.raises(ValueError, match=r"inputs have 5, 4 steps: `rnnjax\.data\.pair_buckets` is for a source and"):
+        training.buckets(({"source": x, "target": np.ones((23, 4), int)}, *data[1:]), 4)
+    target = np.ones((23, T), int)  # as many steps by chance, and longer than some source
+    target[:, -1] = 2
+    with pytest.raises(ValueError, match=r"must be padding, one number, behind `lengths`; int64\(23, 5\) is not"):
+        training.buckets(({"source": x, "target": target}, *data[1:]), 4)
+    pair = {"ids": np.where(np.arange(T) < lengths[:, None], target, 0), "x": x}
+    shared = list(training.buckets((pair, *data[1:]), 4, count=3)())
+    assert all(batch.inputs["ids"].shape[1] == batch.inputs["x"].shape[1] for batch in shared)
+    assert min(batch.inputs["ids"].shape[1] for batch in shared) < T
     several = {"about": np.ones((23, 2)), "x": x}  # in this order
     (batch, *_) = training.buckets((several, *data[1:]), 4, count=3, seed=None)()
     assert lengths[batch.targets].max() <= batch.inputs["x"].shape[1] < T

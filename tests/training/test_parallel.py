@@ -70,6 +70,10 @@ def check_all_kinds() -> None:
     ragged = ROWS | {"validation": batches()}
     assert_same(fit(LAYER, batches(), mesh=explicit, **ragged), fit(LAYER, batches(), **ragged))
     assert_same(fit(TAGGER, (LONG, SIGNS), mesh=explicit, **STREAMS), fit(TAGGER, (LONG, SIGNS), **STREAMS))
+    clipped = rj.Stack([rj.RNN(rj.GradientClip(rj.GRU(3), 0.01)), rj.Last(), rj.Dense(K)])
+    data = X, Y, LENGTHS, RNG.uniform(size=N)
+    found = fit(clipped, data, mesh=explicit, accumulate=2, **ROWS | {"batch_size": 16})
+    assert_same(found, fit(clipped, data, **ROWS | {"batch_size": 16}))
 
 
 def check_another_number_of_devices(directory: str) -> None:

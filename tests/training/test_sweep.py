@@ -126,6 +126,31 @@ def test_programs_do_not_grow_with_the_data() -> None:
     assert many < 1.1 * few
 
 
+def test_programs_hold_the_validation_once() -> None:
+    """Not once for its first batch, and once more for the others."""
+    counts: list[int] = []
+    epoch = _sweep._Program.epoch
+
+    def sine(config: dict[str, Any]) -> Any:
+        return rj.Stack([rj.Last(), rj.Dense(K), rj.Activate(jax.lax.sin)]), optax.sgd(config["learning_rate"])
+
+    def seen(program: Any, *args: Any) -> Any:
+        run = program._epochs
+
+        def lowered(*given: Any) -> Any:
+            counts.append(run.lower(*given).as_text().count("stablehlo.sine"))
+            return run(*given)
+
+        program._epochs = lowered
+        return epoch(program, *args)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_sweep._Program, "epoch", seen)
+        for validation in (None, (X, Y)):
+            sweep(sine, {"learning_rate": [0.1, 0.2]}, (X, Y), batch_size=8, validation=validation)
+    assert counts[1] == counts[0] + 1
+
+
 def test_own_measures_see_the_batches_of_fit() -> None:
     """Of one that is no mean the value depends on them. One that takes no `mask` can have no batch filled up, as one of
     128 of these 132 rows would leave."""

@@ -216,8 +216,12 @@ def test_every_kind_of_model_trains_as_a_layer(kind: str) -> None:
     wanted = fit((start, LAYER), data, **options)
     fitted = fit(model, data, **options)
     np.testing.assert_allclose(fitted.history["loss"], wanted.history["loss"], rtol=1e-5)
-    outputs = training.predict(fitted.model if kind != "function" else (fitted.params, LAYER), X)
-    np.testing.assert_allclose(outputs, training.predict(wanted.model, X), atol=1e-5)
+    inside = np.arange(L) < LENGTHS[:, None]
+    ys, _ = LAYER(wanted.params, X.swapaxes(0, 1), lengths=LENGTHS, reset=resets.T)
+    for cut in (tbptt(5, 2), tbptt(4)):
+        outputs = training.predict(fitted, data, truncate=cut, batch_size=2)
+        assert outputs.shape == (B, L, K)
+        np.testing.assert_allclose(outputs[inside], np.asarray(ys).swapaxes(0, 1)[inside], atol=1e-5)
 
 
 def test_window_that_is_left_out_leaves_the_state_alone() -> None:
@@ -290,6 +294,13 @@ def test_a_loss_without_mask_is_told_of_the_steps() -> None:
         (lambda: tbptt(4, 4), "`overlap` must be smaller than `window`, 4; got 4"),
         (lambda: tbptt(0), "`window` must be at least 1"),
         (lambda: fit((PARAMS, LAYER), [(X, Y)], truncate=tbptt(4), **OPTIONS), "`truncate` needs arrays"),
+        (lambda: training.predict((PARAMS, LAYER), [X], truncate=tbptt(4)), "`truncate` needs arrays"),
+        (
+            lambda: training.predict(
+                (1.0, lambda params, x, state, mask: (x.sum(1), jnp.ones(B))), X, truncate=tbptt(4)
+            ),
+            r"an output for every step, \(B, L, …\); got \(3, 2\) for a window of 4 steps",
+        ),
         (lambda: fit((PARAMS, LAYER), (X, Y[:, 0]), truncate=tbptt(4), **OPTIONS), "targets for every step"),
         (
             lambda: fit((PARAMS, LAYER), (X, Y + 1, LENGTHS), truncate=tbptt(4), **OPTIONS),
