@@ -42,7 +42,9 @@ def test_exactly_the_named_implementations_run(row: Descriptor) -> None:
 def test_one_implementation_is_chosen(row: Descriptor) -> None:
     chosen = re.findall(r"^→ (\w+) +chosen, the first that can and would$", rj.explain(*arguments(row)), re.MULTILINE)
     assert len(chosen) == 1
-    assert chosen[0] == next(name for name in NAMES if name in row.implementations)
+    memory = "chunked" in row.implementations and "associative" not in row.implementations
+    small = "scan"  # a memory of so few units is left to it
+    assert chosen[0] == (small if memory else next(name for name in NAMES if name in row.implementations))
     run(row, None)
 
 

@@ -361,9 +361,19 @@ def test_bad_hyperparameters_are_refused(make: Callable[[], Any], words: str) ->
 
 
 @pytest.mark.parametrize(
-    ("side", "chosen", "lengths"), [(8, "scan", {16}), (16, "chunked", {16}), (17, "chunked", {32})]
+    ("keys", "values", "chosen", "lengths"),
+    [
+        (8, 8, "scan", {16}),
+        (8, 9, "chunked", {16}),
+        (16, 16, "chunked", {16}),
+        (17, 8, "chunked", {32}),
+        (1, 64, "chunked", {32}),
+    ],
 )
-def test_chunks_are_as_long_as_a_cpu_gains_by(side: int, chosen: str, lengths: set[int]) -> None:
+@pytest.mark.parametrize("rows", [1, 40])
+def test_chunks_are_as_long_as_a_cpu_gains_by(
+    keys: int, values: int, chosen: str, lengths: set[int], rows: int
+) -> None:
     seen = set()
 
     @rj.struct
@@ -372,8 +382,10 @@ def test_chunks_are_as_long_as_a_cpu_gains_by(side: int, chosen: str, lengths: s
             seen.add(z.k.shape[0])
             return super().chunk(params, state, z, marks)
 
-    cell = Watched(2 * side, heads=2, key_size=side)
-    params, xs = jax.eval_shape(lambda: draw(cell, 64, 1))
-    assert f"→ {chosen}" in rj.explain(cell, params, xs)
+    cell = Watched(2 * values, heads=2, key_size=keys)
+    params, xs = jax.eval_shape(lambda: draw(cell, 64, rows))
+    said = rj.explain(cell, params, xs)
+    assert f"→ {chosen}" in said
+    assert (f"a memory of {keys} × {values}" in said) == (chosen == "scan")
     jax.eval_shape(lambda params, xs: rj.unroll(cell, params, xs, implementation="chunked"), params, xs)
     assert seen == lengths

@@ -25,6 +25,8 @@ _CHUNK_BYTES = 1 << 20
 _LEAST_ROWS = 256
 _SMALL_MEMORY = 8
 """Rows and columns of a matrix memory up to which a CPU reads and writes it faster than it forms a chunk's products."""
+_MEDIUM_MEMORY = 16
+"""Those up to which longer chunks cost a CPU more products than they save it of the memory."""
 
 
 def supports(call: Call) -> str | None:
@@ -39,10 +41,10 @@ def prefer(call: Call) -> str | None:
     if call.steps == 1:
         return "a single step has no loop to speed up"
     if takes_chunks(call.cell):
-        side = _memory_side(call)
-        if side > _SMALL_MEMORY or jax.default_backend() != "cpu":
+        rows, columns = _memory(call)
+        if max(rows, columns) > _SMALL_MEMORY or jax.default_backend() != "cpu":
             return None
-        return f"a memory of {side} × {side} is read and written faster than the products of a chunk are formed"
+        return f"a memory of {rows} × {columns} is read and written faster than the products of a chunk are formed"
     if jax.default_backend() != "cpu":
         return f"the default device is a {jax.default_backend()}, which has room for all steps at once"
     return None
@@ -71,12 +73,14 @@ def length(call: Call) -> int:
 
 def _memory_steps(call: Call) -> int:
     """Steps in a chunk of a matrix memory: a power of two, to which cells pad what they halve; an even length that is
-    none is slower than a shorter last chunk. On a CPU longer ones cost more products than they save of the memory."""
+    none is slower than a shorter last chunk."""
     if jax.default_backend() != "cpu":
         return 64
-    return 32 if _memory_side(call) > 16 else 16
+    return 32 if max(_memory(call)) > _MEDIUM_MEMORY else 16
 
 
-def _memory_side(call: Call) -> int:
-    """Rows or columns of the memory, whichever are fewer."""
-    return min(max(jax.tree.leaves(call.state), key=lambda leaf: leaf.size).shape[-2:])
+def _memory(call: Call) -> tuple[int, int]:
+    """Rows and columns of a matrix memory, which of the arrays of a state has the most axes and numbers."""
+    memory = max(jax.tree.leaves(call.state), key=lambda leaf: (leaf.ndim, leaf.size))
+    rows, columns = memory.shape[-2:]
+    return rows, columns

@@ -24,8 +24,8 @@ class GradientClip(Wrapper):
     Clipping the whole gradient after back-propagation bounds its length and keeps its direction, which one exploding
     step may have set; this keeps that step from drowning the others. The values are the inner cell's. The gradient is
     then not that of any function, so that it has no forward mode; where nothing is clipped it is the inner cell's.
-    L is the loss that is differentiated, in `rnnjax.training.fit` the mean over what counts in a batch: of the mean over
-    n steps or rows, ∂L/∂s_t is about 1/n of what it is of their sum, and a bound must be as much smaller.
+    L is the loss that is differentiated, in `rnnjax.training.fit` the mean over what counts in a batch: of the mean
+    over n steps or rows, ∂L/∂s_t is about 1/n of what it is of their sum, and a bound must be as much smaller.
     Parameters, state and output are the inner cell's, and so are implementations, but for "cpu" and "newton", where it
     is not one whose steps compose.
 

@@ -37,7 +37,9 @@ class Rules(NamedTuple):
             early = jnp.asarray(np.arange(vocabulary) == self.end) & (t < self.min_length)
             result = jnp.where(_spread(early, logits), -jnp.inf, result)
         if self.no_repeat is not None:
-            result = jnp.where(repeating(*self._known(tokens, t), self.no_repeat, vocabulary), -jnp.inf, result)
+            known, count = self._known(tokens, t)
+            if self.no_repeat <= known.shape[-1]:
+                result = jnp.where(repeating(known, count, self.no_repeat, vocabulary), -jnp.inf, result)
         return result if self.prefix is None else self._force(result, logits, t)
 
     def _known(self, tokens: Array, t: Array) -> tuple[Array, Array]:
@@ -117,7 +119,7 @@ def _prefix(prefix: Any, vocabulary: int, length: int, batch_shape: tuple[int, .
 
 def repeating(history: Array, t: Array, n: int, vocabulary: int) -> Array:
     """True for the tokens that would complete, as token t, an n-gram which history (…, L) holds before it, (…, V)."""
-    windows = max(history.shape[-1] - n + 1, 0)
+    windows = history.shape[-1] - n + 1
     found = jnp.broadcast_to(jnp.arange(windows, dtype=jnp.int32) + n - 1 < t, (*history.shape[:-1], windows))
     for j in range(n - 1):
         latest = jnp.take(history, jnp.maximum(t - (n - 1) + j, 0), axis=-1)[..., None]

@@ -70,6 +70,10 @@ def _arrays(batch: Batch, task: Task) -> list[tuple[str, np.ndarray, np.ndarray]
     return found
 
 
+_CLASSES_TRIED = 10
+"""As answers by themselves: each is an evaluation of all training rows."""
+
+
 def constant_quality(train: Batch, test: Batch, task: Task, measure: Measure, rising: bool) -> float:
     """The quality on the test rows of an answer that does not read the inputs: of `_constants` the one that is best on
     the training rows."""
@@ -85,12 +89,13 @@ def constant_quality(train: Batch, test: Batch, task: Task, measure: Measure, ri
 
 
 def _constants(train: Batch, task: Task) -> np.ndarray:
-    """Answers (K, O): log frequencies and each class, or means and medians, and what these are as logits where all
-    targets are probabilities."""
+    """Answers (K, O): log frequencies and each of the most frequent classes, or means and medians, and what these are
+    as logits where all targets are probabilities."""
     _, (_, targets, valid) = _arrays(train, task)
     if task.classes:
         counts = np.bincount(targets[valid], minlength=task.outputs)
-        return np.stack([np.log((counts + 1) / (counts + 1).sum()), *np.eye(task.outputs)])
+        frequent = np.argsort(-counts, kind="stable")[:_CLASSES_TRIED]
+        return np.stack([np.log((counts + 1) / (counts + 1).sum()), *(np.arange(task.outputs) == frequent[:, None])])
     numbers = targets[valid].reshape(-1, task.outputs).astype(np.float64)
     mean, median = numbers.mean(0), np.median(numbers, axis=0)
     if numbers.min(initial=0) < 0 or numbers.max(initial=1) > 1:

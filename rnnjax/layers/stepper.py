@@ -23,42 +23,50 @@ _SMALL = 4096
 
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where the leaves of a model's state lie in the arrays of a `Packed`."""
+class _Form:
+    """The state of a model: its structure, and the shape of each leaf without batch axes."""
 
     structure: Any
     shapes: tuple[tuple[int, ...], ...]
-    """Of each leaf of one row."""
-    groups: tuple[tuple[int, ...], ...]
-    """Leaves that are one array: those of one shape."""
 
     @classmethod
-    def of(cls, state: State) -> _Layout:
+    def of(cls, state: State) -> _Form:
         """That of a state without batch axes."""
         leaves, structure = jax.tree.flatten(state)
-        kinds = [(leaf.shape, leaf.dtype) if math.prod(leaf.shape) <= _SMALL else i for i, leaf in enumerate(leaves)]
-        groups = (tuple(i for i, own in enumerate(kinds) if own == kind) for kind in dict.fromkeys(kinds))
-        return cls(structure, tuple(leaf.shape for leaf in leaves), tuple(groups))
+        return cls(structure, tuple(tuple(leaf.shape) for leaf in leaves))
 
     def together(self, state: State) -> Packed:
-        """The leaves of a group side by side, behind the batch axes."""
+        """The leaves of one shape and dtype side by side, behind the batch axes, if they are small."""
         leaves = jax.tree.leaves(state)
+        kinds = [
+            (shape, leaf.dtype) if math.prod(shape) <= _SMALL else i
+            for i, (leaf, shape) in enumerate(zip(leaves, self.shapes, strict=True))
+        ]
+        groups = tuple(tuple(i for i, own in enumerate(kinds) if own == kind) for kind in dict.fromkeys(kinds))
 
         def joined(group: tuple[int, ...]) -> Array:
             if len(group) == 1:
                 return leaves[group[0]]
             return jnp.stack([leaves[i] for i in group], axis=-1 - len(self.shapes[group[0]]))
 
-        return Packed(map(joined, self.groups), self)
+        return Packed(map(joined, groups), _Layout(self, groups))
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """Where the leaves of a state lie in the arrays of a `Packed`."""
+
+    form: _Form
+    groups: tuple[tuple[int, ...], ...]
 
     def apart(self, packed: Packed) -> State:
         """Undoes `together`."""
         leaves = {}
         for group, array in zip(self.groups, packed.arrays, strict=True):
-            axis = array.ndim - 1 - len(self.shapes[group[0]])
+            axis = array.ndim - 1 - len(self.form.shapes[group[0]])
             for place, i in enumerate(group):
                 leaves[i] = array if len(group) == 1 else jax.lax.index_in_dim(array, place, axis, keepdims=False)
-        return jax.tree.unflatten(self.structure, [leaves[i] for i in range(len(leaves))])
+        return jax.tree.unflatten(self.form.structure, [leaves[i] for i in range(len(leaves))])
 
 
 class Packed:
@@ -98,17 +106,20 @@ class Stepper:
 
     def __init__(self, layer: Layer, params: Params) -> None:
         self._layer, self._params = layer, params
-        layout = self._layout = _Layout.of(jax.eval_shape(lambda: layer.initial_state(params)))
+        form = self._form = _Form.of(jax.eval_shape(lambda: layer.initial_state(params)))
 
         # the state first: JAX gives donated memory to the first results of its shape, and its memory is the next one's
         def run(state: Packed, x: Xs) -> tuple[Packed, Array]:
-            if state._layout != layout:  # at compilation alone
-                raise TypeError(_expected(layout, state._layout.structure))
-            ys, after = layer(params, jax.tree.map(lambda leaf: leaf[None], x), layout.apart(state))
-            return layout.together(after), ys[0]
+            if state._layout.form != form:  # at compilation alone
+                raise TypeError(_expected(form, state._layout.form.structure))
+            before = state._layout.apart(state)
+            ys, after = layer(params, jax.tree.map(lambda leaf: leaf[None], x), before)
+            if [*map(jnp.shape, jax.tree.leaves(after))] != [*map(jnp.shape, jax.tree.leaves(before))]:
+                raise TypeError(f"{layer!r} returned another state than it was given: {after}, behind {before}")
+            return form.together(after), ys[0]
 
         self._run = jax.jit(run, donate_argnums=0)
-        self._pack = jax.jit(layout.together)
+        self._pack = jax.jit(form.together)
 
     def __call__(self, x: Xs, state: Packed | State) -> tuple[Array, Packed]:
         """The output (*B, O) of one input (*B, I), and the next state. A state that comes packed, from `initial_state`
@@ -132,11 +143,11 @@ class Stepper:
             TypeError: if it has another structure, or other leaves than floating point arrays.
             ValueError: if a leaf has another shape than the batch axes of the first one ask for.
         """
-        layout = self._layout
-        if jax.tree.structure(state) != layout.structure:
-            raise TypeError(_expected(layout, jax.tree.structure(state)))
+        form = self._form
+        if jax.tree.structure(state) != form.structure:
+            raise TypeError(_expected(form, jax.tree.structure(state)))
         batch_shape = None
-        for (path, leaf), shape in zip(jax.tree_util.tree_flatten_with_path(state)[0], layout.shapes, strict=True):
+        for (path, leaf), shape in zip(jax.tree_util.tree_flatten_with_path(state)[0], form.shapes, strict=True):
             name = f"`state{jax.tree_util.keystr(path)}`"
             if not is_array(leaf) or not jnp.issubdtype(leaf.dtype, jnp.floating):
                 raise TypeError(f"{name} must be a floating point array; got {describe(leaf)}")
@@ -149,8 +160,8 @@ class Stepper:
         return f"stepper({self._layer!r})"
 
 
-def _expected(layout: _Layout, got: Any) -> str:
-    return f"`step(x, state)`: `state` must be what a step returned, or {layout.structure}; got {got}"
+def _expected(form: _Form, got: Any) -> str:
+    return f"`step(x, state)`: `state` must be what a step returned, or {form.structure}; got {got}"
 
 
 def stepper(model: Cell | Layer, params: Params) -> Stepper:

@@ -176,7 +176,8 @@ def buckets(data: Any, batch_size: int, *, count: int = 4, seed: int | None = 0)
     batch = weighed(batch)
     lengths = np.asarray(batch.lengths)
     steps = featured(batch.inputs).shape[1]
-    _check_shared(sequences(batch.inputs), lengths)
+    features = featured(batch.inputs).ndim > 2  # beside which integers (N, K) may be of a row
+    _check_shared([a for a in sequences(batch.inputs) if not features or a.ndim > 2 or a.shape[1] == steps], lengths)
     order = np.argsort(lengths, kind="stable")
     borders = sorted({int(lengths[part[-1]]) for part in np.array_split(order, count) if len(part)})
     groups = np.searchsorted(borders, lengths)

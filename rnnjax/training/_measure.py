@@ -146,7 +146,8 @@ class Measure(NamedTuple):
         own = outputs.shape[1]
         raise ValueError(
             f"inputs are several arrays with steps, and `lengths` may not be of the {own} steps of the outputs: say "
-            f"which of these count by `weights` (B, {own}), or pass a loss of your own that takes `lengths`"
+            f"which of these count by `weights` (B, {own}), or pass a loss of your own that takes `lengths`. Integers "
+            "(B, K) that are features of a row are no steps as floats"
         )
 
     @property

@@ -97,8 +97,8 @@ class Windows(NamedTuple):
         shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves((batch.inputs, batch.targets, batch.reset))}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
             raise ValueError(
-                "truncated back-propagation needs inputs and targets for every step, (B, L, …) with the same B and L; "
-                f"got {', '.join(map(str, sorted(shapes)))}"
+                "`truncate` needs inputs, targets and resets, where there are any, for every step, (B, L, …) with the "
+                f"same B and L; got {', '.join(map(str, sorted(shapes)))}"
             )
         ((rows, steps),) = shapes
         count = -(-steps // cut.stride)
@@ -184,17 +184,24 @@ def outputs_of_windows(model: Model, cut: TBPTT) -> Callable[..., Any]:
             outputs, rest = apply(params, rest, own.at(windows, index), None, False)
             return rest, outputs
 
-        _, outputs = jax.lax.scan(body, begin(model, params, (rest, None), batch.inputs), jnp.arange(own.count))
+        state = begin(model, params, (rest, None), batch.inputs)
+        # by two lengths, one of which an axis of features may have too
+        every_step(_one_step(model, params, rest, batch.inputs, state[1])[0], 1)
+        _, outputs = jax.lax.scan(body, state, jnp.arange(own.count))
+        every_step(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], outputs)), cut.stride)
         return jax.tree.map(joined, outputs)
 
+    def every_step(outputs: Any, steps: int) -> None:
+        for leaf in jax.tree.leaves(outputs):
+            if leaf.ndim < 2 or leaf.shape[1] != steps:
+                raise ValueError(
+                    "`truncate` needs a model with an output for every step, (B, L, …); got "
+                    f"{tuple(leaf.shape)} for {steps} of them"
+                )
+
     def joined(leaf: Any) -> Any:
-        count, *shape = leaf.shape
-        if len(shape) < 2 or shape[1] != cut.stride:
-            raise ValueError(
-                "`truncate` needs a model with an output for every step, (B, L, …); got "
-                f"{tuple(shape)} for a window of {cut.stride} steps"
-            )
-        return jnp.moveaxis(leaf, 0, 1).reshape(shape[0], count * cut.stride, *shape[2:])
+        count, rows, steps, *features = leaf.shape
+        return jnp.moveaxis(leaf, 0, 1).reshape(rows, count * steps, *features)
 
     def outputs(params: Any, rest: Any, batch: Batch) -> Any:
         windows, steps = Windows.of(batch, cut), jax.tree.leaves(batch.inputs)[0].shape[1]
@@ -207,7 +214,12 @@ def begin(model: Model, params: Any, rest: Any, inputs: Any) -> tuple[Any, Any]:
     """The other state before the first window of these rows: each starts from the initial state, in the dtypes that a
     step leaves it in."""
     state = model.initial_state(params, rest[0], inputs)
+    _, after = _one_step(model, params, rest[0], inputs, state)
+    return rest[0], jax.tree.map(lambda leaf, then: leaf.astype(then.dtype), state, after)
+
+
+def _one_step(model: Model, params: Any, rest: Any, inputs: Any, state: Any) -> tuple[Any, Any]:
+    """Shapes and dtypes of the outputs of a single step of these inputs, and of the state behind it."""
     one = jax.tree.map(lambda leaf: leaf[:, :1], inputs)
     mask = jnp.ones(jax.tree.leaves(one)[0].shape[:2], bool)
-    after = jax.eval_shape(lambda: model.stream(params, rest[0], Streamed(one, mask, None, state), None, False)[1])
-    return rest[0], jax.tree.map(lambda leaf, then: leaf.astype(then.dtype), state, after)
+    return jax.eval_shape(lambda: model.stream(params, rest, Streamed(one, mask, None, state), None, False)[:2])

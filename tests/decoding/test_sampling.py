@@ -215,6 +215,18 @@ def test_equal_draws_at_later_steps_differ() -> None:
     assert (tokens[1:] == tokens[:-1]).mean() < 0.5
 
 
+def test_runs_longer_than_all_that_is_known_ask_for_nothing() -> None:
+    model, start = Toy(V, B), jnp.zeros(B, jnp.int32)
+
+    def program(no_repeat: int | None, known: int | None = None) -> int:
+        history = None if known is None else jnp.zeros((B, known), jnp.int32)
+        run = partial(greedy, model.step, length=6, no_repeat=no_repeat, history=history)
+        return len(jax.make_jaxpr(run)(model.carry(), start).pretty_print())
+
+    assert program(7) == program(10**6) == program(None) < program(6)
+    assert program(9, known=2) == program(10**6, known=2) < program(8, known=2)
+
+
 def test_the_loop_stops_with_the_last_row() -> None:
     model = Toy(V, B)
     options = {"end": END, "no_repeat": 1}

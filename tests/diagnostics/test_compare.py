@@ -145,6 +145,9 @@ def test_constant_answers() -> None:
     train, test = Batch(X[:6], np.array([0, 0, 0, 0, 1, 2])), Batch(X[:4], np.array([1, 1, 0, 2]))
     assert constant_quality(train, test, three, f1, True) == pytest.approx(2 / 5 / 3)  # of class 0, on average over all
     assert constant_quality(train, test, three, balanced, True) == pytest.approx(2 * 2 / (4 + 2))  # all are 1
+    many = TASK._replace(outputs=30)
+    often = Batch(X[:9], np.array([20, 21, 22, 23, 24, 25, 26, 29, 29]))
+    assert constant_quality(often, often, many, accuracy, True) == pytest.approx(2 / 9)
     soft = Batch(X[:2], np.array([[0.5, 0.25, 0.25], [0.7, 0.15, 0.15]]))
     nats = -(soft.targets * np.log([0.6, 0.2, 0.2])).sum(-1).mean()
     entropy = measures("cross_entropy", ())[0]

@@ -61,8 +61,7 @@ class Numbers {
   T* const memory_;
 };
 
-void on_threads(void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
-  const int64_t threads = *static_cast<int64_t*>(self);
+void on_threads(void*, int64_t threads, int64_t count, void (*task)(void*, int64_t), void* arg) {
   std::vector<std::thread> all;
   for (int64_t t = 0; t < threads; ++t) {
     all.emplace_back([=] {
@@ -113,8 +112,7 @@ struct Case {
     }
     p.ys = out(TB * hidden), p.h = out(BH), p.kept = out(kept);
     if (lstm) p.c = out(BH);
-    Runner runner = {threads, &threads_, on_threads, [](void*) { return true; }};
-    threads_ = threads;
+    Runner runner = {threads, nullptr, on_threads, [](void*) { return true; }};
     bool done = forward(p, runner);
     p.ys_in = {p.ys.data, p.ys.stride}, p.kept_in = {p.kept.data, p.kept.stride};
     p.d_ys = in(TB * hidden), p.d_h = in(BH), p.d_c = in(BH);
@@ -157,8 +155,6 @@ struct Case {
   static bool forward(const Problem<double>& p, const Runner& r) { return RNNJAX_VARIANT::variant.forward_f64(p, r); }
   static bool backward(const Problem<float>& p, const Runner& r) { return RNNJAX_VARIANT::variant.backward_f32(p, r); }
   static bool backward(const Problem<double>& p, const Runner& r) { return RNNJAX_VARIANT::variant.backward_f64(p, r); }
-
-  static inline int64_t threads_ = 1;
 };
 
 bool climb(const Problem<float>* p, int64_t n, const Runner& r) { return RNNJAX_VARIANT::variant.climb_f32(p, n, r); }
@@ -187,7 +183,7 @@ std::vector<T> climb_on(int64_t threads, int64_t batch) {
     x = p.h.data, inputs = hidden;
   }
   layers.back().ys.data = draw(batch * inputs);
-  const Runner runner = {threads, &threads, on_threads, [](void*) { return true; }};
+  const Runner runner = {threads, nullptr, on_threads, [](void*) { return true; }};
   bool done = true;
   for (int step = 0; step < 3; ++step) done = done && climb(layers.data(), int64_t(layers.size()), runner);
   std::vector<T> all(layers.back().ys.data, layers.back().ys.data + batch * inputs);

@@ -14,6 +14,7 @@
 #include <functional>
 #include <mutex>
 #include <random>
+#include <set>
 #include <thread>
 #include <vector>
 
@@ -87,8 +88,8 @@ class Inline {
 
 template <class Threads>
 Runner runner_on(Threads& pool) {
-  const auto run = [](void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
-    Crew::instance().run(*static_cast<Threads*>(self), count, task, arg);
+  const auto run = [](void* self, int64_t threads, int64_t count, void (*task)(void*, int64_t), void* arg) {
+    Crew::instance().run(*static_cast<Threads*>(self), threads, count, task, arg);
   };
   return {pool.num_threads(), &pool, run, [](void*) { return Crew::instance().awake(); }};
 }
@@ -97,12 +98,20 @@ Runner runner_on(Threads& pool) {
 void rounds(Pool& pool, int seed) {
   std::mt19937 numbers(seed);
   for (int i = 0; i < 300; ++i) {
-    std::vector<int64_t> done(1 + numbers() % 7);
-    const auto task = [](void* arg, int64_t index) { (*static_cast<std::vector<int64_t>*>(arg))[index] += index + 1; };
-    Crew::instance().run(pool, int64_t(done.size()), task, &done);
-    for (size_t index = 0; index < done.size(); ++index) {
-      check(done[index] == int64_t(index) + 1, "a task did not run once");
-    }
+    struct Done {
+      int64_t times = 0;
+      std::thread::id by;
+    };
+    std::vector<Done> done(1 + numbers() % 7);
+    const int64_t threads = 1 + numbers() % 4;
+    const auto task = [](void* arg, int64_t index) {
+      Done& own = (*static_cast<std::vector<Done>*>(arg))[index];
+      ++own.times, own.by = std::this_thread::get_id();
+    };
+    Crew::instance().run(pool, threads, int64_t(done.size()), task, &done);
+    std::set<std::thread::id> workers;
+    for (const Done& own : done) check(own.times == 1, "a task did not run once"), workers.insert(own.by);
+    check(int64_t(workers.size()) <= threads, "more threads than asked for");
     if (numbers() % 8 == 0) std::this_thread::sleep_for(std::chrono::microseconds(numbers() % 400));
   }
 }
@@ -196,8 +205,13 @@ void seats() {
   CPU_ZERO(&one);
   sched_getaffinity(0, sizeof all, &all);
   if (CPU_COUNT(&all) < 2) return;
+  const cpu_set_t before = all;
   const int leads = sched_getcpu();
   CPU_SET(leads, &one);
+  // as many as it is made for
+  for (int cpu = 0, kept = 1; cpu < CPU_SETSIZE; ++cpu) {
+    if (cpu != leads && CPU_ISSET(cpu, &all) && ++kept > 4) CPU_CLR(cpu, &all);
+  }
   sched_setaffinity(0, sizeof one, &one);
   Seats seats;
   seats.take();
@@ -211,7 +225,7 @@ void seats() {
     sched_getaffinity(0, sizeof after, &after);
     check(CPU_EQUAL(&after, &all), "a thread is tied to a processor");
   }).join();
-  sched_setaffinity(0, sizeof all, &all);
+  sched_setaffinity(0, sizeof before, &before);
 #endif
 }
 

@@ -254,6 +254,39 @@ def test_a_state_of_other_arrays_is_refused(leaves: Any, error: type[Exception],
         step(xs, type(state.unpack())(*leaves))
 
 
+def test_states_keep_the_dtypes_of_the_model() -> None:
+    def dtypes(tree: Any) -> list[Any]:
+        return [leaf.dtype for leaf in jax.tree.leaves(tree)]
+
+    model = rj.Stack([rj.LSTM(4), rj.GRU(4, compute_dtype=jnp.float64)])
+    params = model.init(jax.random.key(0), 4)
+    step = rj.stepper(model, params)
+    x = jnp.ones((2, 4), jnp.float32)
+    _, last = model(params, x[None], model.initial_state(params, (2,)))
+    state = step.pack(last)
+    for _ in range(3):
+        _, state = step(x, state)
+        assert dtypes(state.unpack()) == dtypes(last)
+    assert step._run._cache_size() == 1
+
+
+@rj.struct
+class Remembers(rj.layers.Stateless):
+    """It returns a state of which its first one says nothing."""
+
+    def apply(self, params: Any, x: Any, valid: Any, key: Any) -> Any:
+        return x
+
+    def __call__(self, params: Any, xs: Any, state: Any = None, **_: Any) -> Any:
+        return xs, xs[-1]
+
+
+def test_a_layer_that_returns_another_state_is_refused() -> None:
+    step = rj.stepper(rj.Stack([Remembers(), rj.LSTM(4)]), ((), rj.LSTM(4).init(jax.random.key(0), 3)))
+    with pytest.raises(TypeError, match="returned another state than it was given"):
+        step(jnp.ones((2, 3), jnp.float32), step.initial_state((2,)))
+
+
 @pytest.mark.parametrize("rows", [1, 16])
 def test_a_step_is_native_code(rows: int) -> None:
     model = MODELS["native"]

@@ -1685,7 +1685,10 @@ def test_buckets_hold_every_row_once_and_cut_time() -> None:
     with pytest.raises(ValueError, match="`seed` must not be negative; got -2"):
         training.buckets(data, 4, seed=-2)
     with pytest.raises(ValueError, match=r"inputs have 5, 4 steps: `rnnjax\.data\.pair_buckets` is for a source and"):
-        training.buckets(({"source": x, "target": np.ones((23, 4), int)}, *data[1:]), 4)
+        training.buckets(({"source": np.ones((23, T), int), "target": np.ones((23, 4), int)}, *data[1:]), 4)
+    (batch, *_) = training.buckets(({"kinds": np.ones((23, 4), int), "x": x}, *data[1:]), 4, count=3, seed=None)()
+    assert batch.inputs["kinds"].shape == (4, 4)  # of a row, or steps that the lengths are not of
+    assert batch.inputs["x"].shape[1] < T
     target = np.ones((23, T), int)  # as many steps by chance, and longer than some source
     target[:, -1] = 2
     with pytest.raises(ValueError, match=r"must be padding, one number, behind `lengths`; int64\(23, 5\) is not"):

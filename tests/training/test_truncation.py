@@ -299,9 +299,24 @@ def test_a_loss_without_mask_is_told_of_the_steps() -> None:
             lambda: training.predict(
                 (1.0, lambda params, x, state, mask: (x.sum(1), jnp.ones(B))), X, truncate=tbptt(4)
             ),
-            r"an output for every step, \(B, L, …\); got \(3, 2\) for a window of 4 steps",
+            r"an output for every step, \(B, L, …\); got \(3, 2\) for 1 of them",
         ),
-        (lambda: fit((PARAMS, LAYER), (X, Y[:, 0]), truncate=tbptt(4), **OPTIONS), "targets for every step"),
+        (
+            lambda: training.predict(
+                (1.0, lambda params, x, state, mask: (jnp.ones((B, 4)), jnp.ones(B))), X, truncate=tbptt(4)
+            ),
+            r"an output for every step, \(B, L, …\); got \(3, 4\) for 1 of them",
+        ),
+        (
+            lambda: training.predict(
+                (1.0, lambda params, x, state, mask: (jnp.ones((B, 1)), jnp.ones(B))), X, truncate=tbptt(4)
+            ),
+            r"an output for every step, \(B, L, …\); got \(3, 1\) for 4 of them",
+        ),
+        (
+            lambda: fit((PARAMS, LAYER), (X, Y[:, 0]), truncate=tbptt(4), **OPTIONS),
+            "targets and resets, where there are any",
+        ),
         (
             lambda: fit((PARAMS, LAYER), (X, Y + 1, LENGTHS), truncate=tbptt(4), **OPTIONS),
             r"`targets` must lie in 0 … 2, the classes of `logits` \(3, 11, 3\); got values from 1 to 3",

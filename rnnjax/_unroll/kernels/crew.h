@@ -103,10 +103,10 @@ class Crew {
   // Whether a thread is waiting for a round.
   bool awake() const { return waiting_.load() > 0; }
 
-  // `pool`: num_threads() threads that run what is given to Schedule.
+  // `pool`: num_threads() threads that run what is given to Schedule, of which `threads` at most work for this round.
   template <class Pool>
-  void run(Pool& pool, int64_t count, void (*task)(void*, int64_t), void* arg) {
-    const int64_t wanted = std::min<int64_t>(pool.num_threads(), count);
+  void run(Pool& pool, int64_t threads, int64_t count, void (*task)(void*, int64_t), void* arg) {
+    const int64_t wanted = std::min({int64_t(pool.num_threads()), threads, count});
     const auto round = std::make_shared<Round>(count, wanted - 1, task, arg);
     {
       std::lock_guard<std::mutex> lock(mutex_);

@@ -50,8 +50,8 @@ const Choice* choices(int64_t* count) {
 }
 
 Runner runner_on(ffi::ThreadPool& pool) {
-  const auto run = [](void* self, int64_t count, void (*task)(void*, int64_t), void* arg) {
-    Crew::instance().run(*static_cast<ffi::ThreadPool*>(self), count, task, arg);
+  const auto run = [](void* self, int64_t threads, int64_t count, void (*task)(void*, int64_t), void* arg) {
+    Crew::instance().run(*static_cast<ffi::ThreadPool*>(self), threads, count, task, arg);
   };
   const auto awake = [](void*) { return Crew::instance().awake(); };
   return {std::max<int64_t>(1, pool.num_threads()), &pool, run, awake};

@@ -17,12 +17,12 @@ struct Operand {
   int64_t stride;  // elements from one model to the next
 };
 
-// Runs task(arg, 0 … count - 1), some of them at the same time, and returns when all are done. `awake`: whether another
+// Runs task(arg, 0 … count - 1) on so many threads at most, and returns when all are done. `awake`: whether another
 // thread is waiting for work, which needs not be woken.
 struct Runner {
   int64_t threads;
   void* self;
-  void (*run)(void* self, int64_t count, void (*task)(void* arg, int64_t index), void* arg);
+  void (*run)(void* self, int64_t threads, int64_t count, void (*task)(void* arg, int64_t index), void* arg);
   bool (*awake)(void* self);
 };
 

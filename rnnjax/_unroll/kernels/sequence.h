@@ -28,7 +28,7 @@ void parallel(const Runner& runner, int64_t count, F&& body) {
     for (int64_t i = 0; i < count; ++i) body(i);
   } else {
     typedef typename std::remove_reference<F>::type Body;
-    runner.run(runner.self, count, [](void* arg, int64_t i) { (*static_cast<Body*>(arg))(i); }, (void*)&body);
+    runner.run(runner.self, runner.threads, count, [](void* arg, int64_t i) { (*static_cast<Body*>(arg))(i); }, (void*)&body);
   }
 }
 
