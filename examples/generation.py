@@ -63,7 +63,7 @@ def symbols_of(text: str, unit: str) -> list[str]:
 
 
 def read(
-    path: str | None, unit: str = "character", size: int | None = None, most: int | None = None, encoding: str = "utf-8"
+    path: str | None = None, unit: str = "character", size: int | None = None, most: int | None = None, encoding="utf-8"
 ) -> Text:
     """The text of a file or of the `.txt` files of a folder, by default Python's documentation, up to `most` of it.
     Unknown are characters that come up less than ten times, and words that come up once or are not among the `size`
