@@ -114,7 +114,8 @@ class Stepper:
                 raise TypeError(_expected(form, state._layout.form.structure))
             before = state._layout.apart(state)
             ys, after = layer(params, jax.tree.map(lambda leaf: leaf[None], x), before)
-            if [*map(jnp.shape, jax.tree.leaves(after))] != [*map(jnp.shape, jax.tree.leaves(before))]:
+            shapes, wanted = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (after, before))
+            if shapes != wanted or jax.tree.structure(after) != form.structure:
                 raise TypeError(f"{layer!r} returned another state than it was given: {after}, behind {before}")
             return form.together(after), ys[0]
 
