@@ -6,6 +6,7 @@ import contextlib
 import os
 import platform
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -86,6 +87,12 @@ def variant_flags(name: str) -> list[str]:
     return [f"-DRNNJAX_VARIANT={name}", f"-DRNNJAX_VECTOR_BYTES={width}", *flags]
 
 
+def platform_flags() -> list[str]:
+    """The compiler's flags that make true what the wheel's tag promises: the oldest macOS that it runs on."""
+    oldest = _oldest_macos()
+    return [] if oldest is None else [f"-mmacosx-version-min={oldest}"]
+
+
 def build(root: Path, extra: tuple[str, ...] = ()) -> None:
     """Compiles the library into the source tree, all variants side by side.
 
@@ -100,9 +107,12 @@ def build(root: Path, extra: tuple[str, ...] = ()) -> None:
     except ImportError as error:
         raise Unavailable("jaxlib, whose headers are needed, is not there") from error
     headers = Path(jaxlib.__file__).parent / "include"
-    jobs = {"handlers": [*(["-DRNNJAX_X86"] if _x86() else []), "-isystem", str(headers), "handlers.cc"]}
+    fingerprint = runpy.run_path(str(root / SOURCES / "fingerprint.py"))["fingerprint"](root / SOURCES)
+    defines = [f'-DRNNJAX_FINGERPRINT="{fingerprint}"', *(["-DRNNJAX_X86"] if _x86() else [])]
+    jobs = {"handlers": [*defines, "-isystem", str(headers), "handlers.cc"]}
     jobs |= {name: [*variant_flags(name), "variant.cc"] for name in variants()}
 
+    extra = (*platform_flags(), *extra)
     with TemporaryDirectory() as objects, ThreadPoolExecutor(os.cpu_count()) as pool:
 
         def compile_one(name: str) -> str:
@@ -120,9 +130,22 @@ def build(root: Path, extra: tuple[str, ...] = ()) -> None:
 
 def _platform() -> str:
     """The platform as a wheel's tag has it. macOS names two architectures where Python has both, and the kernels have
-    one; with arm64 alone it begins at 11.0."""
+    one."""
     name = sysconfig.get_platform().replace("universal2", platform.machine())
-    return re.sub(r"^macosx-10\.\d+-arm64$", "macosx-11.0-arm64", name).replace("-", "_").replace(".", "_")
+    return re.sub(r"^macosx-[\d.]+", f"macosx-{_oldest_macos()}", name).replace("-", "_").replace(".", "_")
+
+
+def _oldest_macos() -> str | None:
+    """The oldest macOS that the library runs on: Python's own, or what MACOSX_DEPLOYMENT_TARGET says. arm64 begins at
+    11.0, and from there on tags have no minor versions. None on other platforms."""
+    python = re.match(r"macosx-([\d.]+)", sysconfig.get_platform())
+    if python is None:
+        return None
+    named = os.environ.get("MACOSX_DEPLOYMENT_TARGET") or python[1]
+    major, minor = [*map(int, named.split(".")), 0][:2]
+    if platform.machine() == "arm64":
+        major = max(major, 11)
+    return f"{major}.{minor if major == 10 else 0}"
 
 
 def _x86() -> bool:

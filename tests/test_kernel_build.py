@@ -1,4 +1,4 @@
-"""Where the kernels cannot be compiled the package is built without them, and `explain` says why."""
+"""How the kernels are compiled. Where they cannot be, or are not those of the sources, `explain` says why."""
 
 from __future__ import annotations
 
@@ -7,14 +7,18 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
+from types import ModuleType
 
 import jax
 import jax.numpy as jnp
 import pytest
 from packaging import tags
+from packaging.requirements import Requirement
 
 import rnnjax as rj
 from rnnjax._unroll import kernels
@@ -40,6 +44,14 @@ WRITES_NOTHING = """#!/bin/sh
 for target; do :; done
 : >"$target"
 """
+
+
+def recipe() -> ModuleType:
+    """The package's own build."""
+    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture
@@ -81,16 +93,27 @@ def wheel(copy: Path, cxx: str, path: str | None = None) -> tuple[Path, str]:
     return site, done.stdout + done.stderr
 
 
-def explained(site: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """What the package at that place says of its kernels."""
-    monkeypatch.setattr(kernels, "_LIBRARY", site / LIBRARY)
-    monkeypatch.setattr(kernels, "load", kernels.load.__wrapped__)
-    jax.clear_caches()  # an earlier test may have traced the same call, which would not ask for the library again
-    cell = rj.LSTM(4)
-    said = rj.explain(cell, cell.init(jax.random.key(0), 3), jnp.ones((5, 2, 3)))
+@pytest.fixture
+def take(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Path], None]]:
+    """Lets the package find its library at that place."""
+
+    def take(site: Path) -> None:
+        monkeypatch.setattr(kernels, "_LIBRARY", site / LIBRARY)
+        monkeypatch.setattr(kernels, "load", kernels.load.__wrapped__)
+        jax.clear_caches()  # an earlier test may have traced the same call, which would not ask for the library again
+
+    yield take
     monkeypatch.undo()
     jax.clear_caches()
-    return said.splitlines()[0]
+
+
+CELL, XS = rj.LSTM(4), jnp.ones((5, 2, 3))
+PARAMS = CELL.init(jax.random.key(0), 3)
+
+
+def explained() -> str:
+    """What the package says of its kernels."""
+    return rj.explain(CELL, PARAMS, XS).splitlines()[0]
 
 
 @pytest.mark.slow
@@ -105,7 +128,7 @@ def explained(site: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     ids=["does_not_start", "none", "fails", "is_silent"],
 )
 def test_the_reason_is_in_the_wheel(
-    cxx: str, path: str | None, reason: str, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cxx: str, path: str | None, reason: str, copy: Path, tmp_path: Path, take: Callable[[Path], None]
 ) -> None:
     program = compiler(tmp_path, cxx) if cxx.startswith("#!") else cxx
     site, printed = wheel(copy, program, path)
@@ -113,7 +136,8 @@ def test_the_reason_is_in_the_wheel(
     assert f"rnnjax is built without its kernels for the CPU: {reason}" in printed
     assert ("compilation terminated." in printed) == (cxx == FAILS)
     assert not (site / LIBRARY).exists()
-    assert explained(site, monkeypatch) == (
+    take(site)
+    assert explained() == (
         "  cpu          cannot run it: it was installed without the native kernels, "
         f"because {reason}; once that is mended, install rnnjax again"
     )
@@ -127,29 +151,111 @@ def test_no_reason_is_left_where_compiling_works(copy: Path, tmp_path: Path) -> 
     assert not (copy / REASON).exists()
 
 
+@pytest.mark.skipif(not kernels._LIBRARY.exists(), reason="the kernels are not compiled")
+def test_the_library_is_that_of_the_sources() -> None:
+    assert kernels.load().reason is None
+
+
+needs_kernels = pytest.mark.skipif(not kernels.load().variants, reason=kernels.load().reason or "")
+
+
+@needs_kernels
+@pytest.mark.parametrize("changed", [True, False], ids=["changed", "nameless"])
+def test_a_library_of_other_sources_is_not_taken(changed: bool, tmp_path: Path, take: Callable[[Path], None]) -> None:
+    shutil.copytree(ROOT / SOURCES, tmp_path / SOURCES)
+    if changed:
+        header = tmp_path / SOURCES / "crew.h"
+        header.write_text(header.read_text(encoding="utf-8") + "// a comment\n", encoding="utf-8")
+    else:  # as one that was compiled before libraries knew their sources
+        library = str(tmp_path / LIBRARY)
+        subprocess.run([*recipe().compiler(), "-shared", "-x", "c++", os.devnull, "-o", library], check=True)
+
+    def program() -> str:
+        return str(jax.make_jaxpr(partial(rj.unroll, CELL))(PARAMS, XS))
+
+    assert "rnnjax_cpu_forward" in program()
+    take(tmp_path)
+    assert "rnnjax_cpu_forward" not in program()
+    assert explained() == (
+        "  cpu          cannot run it: its native kernels were compiled from other sources than those beside them; "
+        "run `python hatch_build.py` in the repository, or install rnnjax again"
+    )
+
+
+@needs_kernels
+def test_a_library_without_sources_is_taken(
+    tmp_path: Path, take: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / SOURCES).mkdir(parents=True)
+    shutil.copy(ROOT / LIBRARY, tmp_path / SOURCES)
+    monkeypatch.setattr("jax.ffi.register_ffi_target", lambda *_, **__: None)  # XLA takes a name once
+    take(tmp_path)
+    assert kernels.load().variants
+
+
 def test_an_unknown_platform_is_a_reason(copy: Path) -> None:
     program = "import sys; sys.platform = 'plan9'; import hatch_build; hatch_build.build(hatch_build.Path())"
     done = subprocess.run([sys.executable, "-c", program], cwd=copy, capture_output=True, text=True)
     assert done.stderr.endswith("Unavailable: the platform plan9 is unknown\n")
 
 
+MACS = [
+    ("macosx-10.9-universal2", "arm64", None, "11.0", tags.mac_platforms((14, 0), "arm64")),
+    ("macosx-10.9-universal2", "x86_64", None, "10.9", tags.mac_platforms((10, 15), "x86_64")),
+    ("macosx-14.0-arm64", "arm64", None, "14.0", tags.mac_platforms((14, 0), "arm64")),
+    ("macosx-10.13-universal2", "x86_64", "10.15", "10.15", tags.mac_platforms((10, 15), "x86_64")),
+    ("macosx-10.13-universal2", "arm64", "10.15", "11.0", tags.mac_platforms((11, 0), "arm64")),
+    ("macosx-10.13-universal2", "arm64", "12", "12.0", tags.mac_platforms((12, 0), "arm64")),
+    ("macosx-10.13-universal2", "x86_64", "13.3", "13.0", tags.mac_platforms((14, 0), "x86_64")),
+]
+"""As python.org's Python for macOS names the platform, which has both architectures, and Homebrew's, which has one; and
+what MACOSX_DEPLOYMENT_TARGET says. The oldest macOS, and what pip accepts."""
+
+
 @pytest.mark.parametrize(
-    ("system", "machine", "accepts"),
-    [
-        ("macosx-10.9-universal2", "arm64", tags.mac_platforms((14, 0), "arm64")),
-        ("macosx-10.9-universal2", "x86_64", tags.mac_platforms((10, 15), "x86_64")),
-        ("macosx-14.0-arm64", "arm64", tags.mac_platforms((14, 0), "arm64")),
-        ("linux-x86_64", "x86_64", ["linux_x86_64"]),
-    ],
+    ("system", "machine", "target", "oldest", "accepts"),
+    [*MACS, ("linux-x86_64", "x86_64", "12.0", None, ["linux_x86_64"])],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_pip_accepts_the_platform(
-    system: str, machine: str, accepts: Iterable[str], monkeypatch: pytest.MonkeyPatch
+def test_pip_accepts_the_platform_and_the_library_runs_on_it(
+    system: str,
+    machine: str,
+    target: str | None,
+    oldest: str | None,
+    accepts: Iterable[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As python.org's Python for macOS names it, which has both architectures, and Homebrew's, which has one."""
+    on(system, machine, target, monkeypatch)
+    assert recipe()._platform() in list(accepts)
+    assert recipe().platform_flags() == ([] if oldest is None else [f"-mmacosx-version-min={oldest}"])
+
+
+def on(system: str, machine: str, target: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sysconfig.get_platform", lambda: system)
     monkeypatch.setattr("platform.machine", lambda: machine)
-    spec = importlib.util.spec_from_file_location("hatch_build", ROOT / "hatch_build.py")
-    build = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(build)
-    assert build._platform() in list(accepts)
+    monkeypatch.delenv("MACOSX_DEPLOYMENT_TARGET", raising=False)
+    if target is not None:
+        monkeypatch.setenv("MACOSX_DEPLOYMENT_TARGET", target)
+
+
+def test_the_compiler_is_told_the_platform(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on("macosx-10.9-universal2", "arm64", None, monkeypatch)
+    said = tmp_path / "said"
+    monkeypatch.setenv("CXX", compiler(tmp_path, WRITES_NOTHING + f'echo "$@" >> {said}\n'))
+    recipe().build(copy)
+    commands = said.read_text().splitlines()
+    assert len(commands) == 3  # what XLA calls, the portable kernels, and the library of both
+    assert all(" -mmacosx-version-min=11.0 " in command for command in commands)
+
+
+def test_every_python_has_headers_to_build_with() -> None:
+    """jaxlib 0.10 has wheels for Python 3.11 to 3.14, and 0.11 is the first for 3.15."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    needed = [Requirement(line) for line in project["build-system"]["requires"] if line.startswith("jaxlib")]
+    for minor in range(11, 17):
+        python = {"python_version": f"3.{minor}"}
+        (jaxlib,) = [one for one in needed if one.marker is None or one.marker.evaluate(python)]
+        allowed = [
+            version for version in ("0.9.2", "0.10.0", "0.10.2", "0.11.1", "0.12.0") if version in jaxlib.specifier
+        ]
+        assert allowed == (["0.10.0", "0.10.2"] if minor < 15 else ["0.10.0", "0.10.2", "0.11.1", "0.12.0"])

@@ -51,7 +51,7 @@ def run(main: str, variant: str, flags: list[str], folder: Path) -> None:
         subprocess.run([*build.compiler(), *common, "-c", str(source), "-o", objects[-1]], check=True)
     program = folder / "program"
     subprocess.run([*build.compiler(), *flags, *objects, "-pthread", "-o", str(program)], check=True)
-    done = subprocess.run([program], capture_output=True, text=True, timeout=900)
+    done = subprocess.run([program], cwd=folder, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stdout + done.stderr[-3000:]
     assert done.stdout == "0 failures\n"
 

@@ -1,5 +1,6 @@
 // Several callers at once share one pool through the crew, for ThreadSanitizer to watch: rounds of small tasks, and
-// kernels whose blocks of rows, panels of weights and pairs of threads run in it.
+// kernels whose blocks of rows, panels of weights and pairs of threads run in it. Also which processors threads take, how
+// many, and that others have their turn. Files are written where it runs.
 //
 // Every task must have run once when its round is over. Whatever a number of threads may not change must have the bits
 // that one thread gives.
@@ -11,6 +12,7 @@
 #include <cstdio>
 #include <cstring>
 #include <deque>
+#include <fstream>
 #include <functional>
 #include <mutex>
 #include <random>
@@ -20,6 +22,7 @@
 
 #include "crew.h"
 #include "problem.h"
+#include "quota.h"
 
 namespace rnnjax {
 namespace RNNJAX_VARIANT {
@@ -116,7 +119,7 @@ void rounds(Pool& pool, int seed) {
   }
 }
 
-// An LSTM's forward and backward pass, and its results: ys, h, c and dx, which do not depend on the number of threads.
+// An LSTM's forward and backward pass, and those of its results that do not depend on the number of threads.
 std::vector<float> lstm(const Runner& runner, int64_t steps, int64_t batch, int64_t inputs, int64_t hidden) {
   std::mt19937 numbers(1);
   std::normal_distribution<float> normal(0, 1 / std::sqrt(float(hidden)));
@@ -143,6 +146,9 @@ std::vector<float> lstm(const Runner& runner, int64_t steps, int64_t batch, int6
   found.insert(found.end(), p.h.data, p.h.data + state);
   found.insert(found.end(), p.c.data, p.c.data + state);
   found.insert(found.end(), p.dx.data, p.dx.data + rows * inputs);
+  if (batch > 1) return found;  // of more rows, each thread adds up the weights' gradients of its own
+  found.insert(found.end(), p.dw.data, p.dw.data + inputs * across);
+  found.insert(found.end(), p.du.data, p.du.data + hidden * across);
   return found;
 }
 
@@ -186,8 +192,9 @@ void kernels(Threads& pool, int times) {
     const std::vector<float> shared = stream(runner_on(pool));
     check(std::memcmp(alone.data(), shared.data(), alone.size() * sizeof(float)) == 0, "other bits of a stream");
   }
-  // two threads share the steps of one row; blocks of rows; one step
-  const int64_t sizes[][4] = {{60, 1, 3, 96}, {9, 37, 5, 64}, {1, 4, 200, 128}};
+  // two threads share the steps of one row, also while others form products behind them, and within two blocks of rows;
+  // blocks of rows; one step
+  const int64_t sizes[][4] = {{60, 1, 3, 96}, {600, 1, 3, 96}, {300, 2, 3, 96}, {9, 37, 5, 64}, {1, 4, 200, 128}};
   for (const auto& s : sizes) {
     const std::vector<float> alone = lstm(Runner{1, nullptr, nullptr, nullptr}, s[0], s[1], s[2], s[3]);
     for (int i = 0; i < times; ++i) {
@@ -229,13 +236,63 @@ void seats() {
 #endif
 }
 
+// Callers whose rounds never end leave the pool's threads to the tasks of others too.
+void others() {
+  std::atomic<int64_t> rounds{0}, ran{0};
+  {
+    Pool pool(2);
+    std::vector<std::thread> callers;
+    for (int caller = 0; caller < 30; ++caller) {
+      callers.emplace_back([&] {
+        const auto task = [](void*, int64_t) { std::this_thread::sleep_for(std::chrono::microseconds(500)); };
+        for (int64_t i = rounds++; i < 2000; i = rounds++) {
+          if (i == 1000) pool.Schedule([&] { ran = rounds.load(); });
+          Crew::instance().run(pool, 2, 8, task, nullptr);
+        }
+      });
+    }
+    for (auto& caller : callers) caller.join();
+  }
+  check(ran < 1500, "the task of another waits behind the rounds");
+}
+
+// The files of control groups, which are missing where a text is null.
+void quotas() {
+  struct Files {
+    const char *both, *quota, *period;
+    int64_t expected;
+  };
+  const Files cases[] = {{"200000 100000\n", nullptr, nullptr, 2},
+                         {"150000 100000\n", nullptr, nullptr, 1},
+                         {"50000 100000\n", nullptr, nullptr, 1},
+                         {"max 100000\n", nullptr, nullptr, INT64_MAX},
+                         {"200000\n", nullptr, nullptr, INT64_MAX},
+                         {"two of them\n", nullptr, nullptr, INT64_MAX},
+                         {"", nullptr, nullptr, INT64_MAX},
+                         {nullptr, nullptr, nullptr, INT64_MAX},
+                         {nullptr, "350000\n", "100000\n", 3},
+                         {nullptr, "-1\n", "100000\n", INT64_MAX},
+                         {nullptr, "350000\n", "0\n", INT64_MAX},
+                         {nullptr, "350000\n", nullptr, INT64_MAX}};
+  for (const Files& files : cases) {
+    const auto put = [](const char* name, const char* text) {
+      std::remove(name);
+      if (text) std::ofstream(name) << text;
+    };
+    put("both", files.both), put("quota", files.quota), put("period", files.period);
+    check(worth("both", "quota", "period") == files.expected, files.both ? files.both : "a quota of version 1");
+  }
+}
+
 }  // namespace
 }  // namespace rnnjax
 
 int main() {
+  rnnjax::quotas();
   rnnjax::seats();
+  rnnjax::others();
   {
-    rnnjax::Pool pool(3);
+    rnnjax::Pool pool(4);
     std::vector<std::thread> callers;
     for (int seed = 0; seed < 3; ++seed) callers.emplace_back([&, seed] { rnnjax::rounds(pool, seed); });
     for (int i = 0; i < 2; ++i) callers.emplace_back([&] { rnnjax::kernels(pool, 4); });

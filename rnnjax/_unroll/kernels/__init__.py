@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 import jax
 
+from .fingerprint import fingerprint
+
 _LIBRARY = Path(__file__).parent / "librnnjax_cpu.so"
 _TARGETS = {
     "rnnjax_forward": "rnnjax_cpu_forward",
@@ -31,6 +33,12 @@ def load() -> Loaded:
         return Loaded({}, f"it was installed without the native kernels{_because()}")
     try:
         library = ctypes.CDLL(str(_LIBRARY))
+        if _stale(library):
+            return Loaded(
+                {},
+                "its native kernels were compiled from other sources than those beside them; "
+                "run `python hatch_build.py` in the repository, or install rnnjax again",
+            )
         for symbol, name in _TARGETS.items():
             jax.ffi.register_ffi_target(name, jax.ffi.pycapsule(getattr(library, symbol)), platform="cpu")
     except (OSError, AttributeError, RuntimeError, ValueError) as error:
@@ -43,6 +51,17 @@ def load() -> Loaded:
             variants[name.decode()] = index
         index += 1
     return Loaded(variants, None)
+
+
+def _stale(library: ctypes.CDLL) -> bool:
+    """Whether the sources have changed since, where they lie beside the library, as in a checkout."""
+    found = fingerprint(_LIBRARY.parent)
+    if found is None:
+        return False
+    if not hasattr(library, "rnnjax_fingerprint"):  # of a version before there was one
+        return True
+    library.rnnjax_fingerprint.restype = ctypes.c_char_p
+    return library.rnnjax_fingerprint() != found.encode()
 
 
 def _because() -> str:

@@ -116,7 +116,8 @@ class Crew {
     const int64_t waiting = waiting_.load();
     // one more than can be needed: a thread that is woken on a busy core comes too late
     for (int64_t i = waiting >= wanted - 1 ? wanted : waiting; i < wanted; ++i) {
-      pool.Schedule([this, round] { help(round); });
+      scheduled_.fetch_add(1);
+      pool.Schedule([this, round, most = int64_t(pool.num_threads())] { help(round, most); });
     }
     round->lead();
     round->wait();
@@ -127,13 +128,17 @@ class Crew {
  private:
   static constexpr std::chrono::microseconds kLongest{1000};
 
-  void help(std::shared_ptr<Round> round) {
-    if (round->full()) return;  // the one more than can be needed
+  // `most`: threads of the pool.
+  void help(std::shared_ptr<Round> round, int64_t most) {
+    const bool spare = scheduled_.fetch_sub(1) > most;
+    // the one more than can be needed; or one that is late, and the pool holds another for each of its threads
+    if (round->full() || (spare && !round->open())) return;
     const auto begin = Clock::now();
     for (auto end = begin + kMoment;;) {
       const int64_t seen = posted_.load();
       for (; round; round = open()) {
         if (round->help()) end = std::min(Clock::now() + kMoment, begin + kLongest);
+        if (Clock::now() >= begin + kLongest) return;  // no round counts on a thread that does not wait
       }
       const auto more = [&] { return posted_.load() != seen; };
       waiting_.fetch_add(1);
@@ -153,7 +158,7 @@ class Crew {
 
   std::mutex mutex_;
   std::vector<std::shared_ptr<Round>> rounds_;
-  std::atomic<int64_t> posted_{0}, waiting_{0};
+  std::atomic<int64_t> posted_{0}, waiting_{0}, scheduled_{0};
 };
 
 }  // namespace rnnjax

@@ -7,6 +7,7 @@
 
 #include "crew.h"
 #include "problem.h"
+#include "quota.h"
 #include "xla/ffi/api/ffi.h"
 
 namespace ffi = xla::ffi;
@@ -49,12 +50,19 @@ const Choice* choices(int64_t* count) {
   return all;
 }
 
+// Read once, because the bits of a call depend on its threads.
+int64_t quota() {
+  static const int64_t processors = worth("/sys/fs/cgroup/cpu.max", "/sys/fs/cgroup/cpu/cpu.cfs_quota_us",
+                                          "/sys/fs/cgroup/cpu/cpu.cfs_period_us");
+  return processors;
+}
+
 Runner runner_on(ffi::ThreadPool& pool) {
   const auto run = [](void* self, int64_t threads, int64_t count, void (*task)(void*, int64_t), void* arg) {
     Crew::instance().run(*static_cast<ffi::ThreadPool*>(self), threads, count, task, arg);
   };
   const auto awake = [](void*) { return Crew::instance().awake(); };
-  return {std::max<int64_t>(1, pool.num_threads()), &pool, run, awake};
+  return {std::clamp<int64_t>(pool.num_threads(), 1, quota()), &pool, run, awake};
 }
 
 template <class T>
@@ -297,5 +305,8 @@ extern "C" const char* rnnjax_variant(int64_t index) {
   if (index < 0 || index >= count) return nullptr;
   return all[index].usable ? all[index].name : "";
 }
+
+// Of the sources, as fingerprint.py has it.
+extern "C" const char* rnnjax_fingerprint() { return RNNJAX_FINGERPRINT; }
 
 #pragma GCC visibility pop

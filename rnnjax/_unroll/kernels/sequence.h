@@ -64,13 +64,13 @@ class Rows {
   }
 
   // Numbers of scratch memory that forward and backward need.
-  static int64_t forward_scratch(const Problem<T>& p, int64_t rows) {
+  static int64_t forward_scratch(const Problem<T>& p, const Runner& runner, int64_t rows) {
     Packed<Cell> none = {};
-    return Rows(p, {}, 0, 0, rows, none).forward_size();
+    return Rows(p, runner, 0, 0, rows, none).forward_size();
   }
-  static int64_t backward_scratch(const Problem<T>& p, int64_t rows) {
+  static int64_t backward_scratch(const Problem<T>& p, const Runner& runner, int64_t rows) {
     Packed<Cell> none = {};
-    return Rows(p, {}, 0, 0, rows, none).backward_size();
+    return Rows(p, runner, 0, 0, rows, none).backward_size();
   }
   // Numbers in the packed gradient of w, u and the biases.
   static int64_t gradient_size(const Problem<T>& p) {
@@ -86,7 +86,7 @@ class Rows {
     State &now = states[0], &next = states[1];
     start(at(p_.h0), at(p_.c0), now);
     const bool rests = resting() > 0;
-    T* products = take(scratch, ahead_ * rows_ * layout_.panels * kSlots * kLanes);
+    T* products = take(scratch, ahead_ * rows_ * in_row());
     T* kept = p_.keeps && p_.every == 0 ? at(p_.kept) : nullptr;
     // keeps what has to be kept of a whole state
     const auto begin = [&](int64_t s, State now) {
@@ -123,8 +123,7 @@ class Rows {
     dc_ = take(scratch, rows_ * stride_);
     d_boundary_h_ = take(scratch, rows_ * stride_);
     d_boundary_c_ = take(scratch, rows_ * stride_);
-    dz_ = take(scratch, block_ * rows_ * layout_.panels * kSlots * kLanes);
-    left_ = take(scratch, block_ * rows_ * (features(p_.inputs) + features(p_.hidden)));
+    Piece now = piece(scratch), last = overlaps() ? piece(scratch) : Piece{};
     gradient_ = gradient;
     zero(gradient_, gradient_size(p_));
     zero(d_boundary_h_, rows_ * stride_);
@@ -132,19 +131,32 @@ class Rows {
     fill(at(p_.d_h) + first_ * p_.hidden, dh_);
     if (Cell::kHasC) fill(at(p_.d_c) + first_ * p_.hidden, dc_);
 
+    // A thread goes back through a piece. Other threads form the products of the piece before meanwhile, or the same
+    // thread forms those of this one at once, while it is in the cache.
     const int64_t part = p_.every > 0 ? p_.every : greatest(p_.steps, 1);
     for (int64_t from = (p_.steps - 1) / part * part; from >= 0 && p_.steps > 0; from -= part) {
       const int64_t to = least(from + part, p_.steps);
-      if (p_.every > 0) remember(from, to, scratch);
-      for (int64_t end = to; end > from; end -= block_) back_through(greatest(end - block_, from), end, from);
+      for (int64_t end = to; end > from; end -= block_) {
+        now.begin = greatest(end - block_, from), now.end = end;
+        parallel(runner_, 1 + weighings(last), [&](int64_t i) {
+          if (i > 0) return weigh(last, i - 1);
+          if (p_.every > 0 && end == to) remember(from, to, scratch);
+          back_through(now, from);
+        });
+        if (overlaps()) {
+          swap(now, last);
+        } else {
+          for (int64_t i = 0; i < weighings(now); ++i) weigh(now, i);
+        }
+      }
     }
+    parallel(runner_, weighings(last), [&](int64_t i) { weigh(last, i); });
 
     unload(dh_, at(p_.dh0) + first_ * p_.hidden);
     if (Cell::kHasC) unload(dc_, at(p_.dc0) + first_ * p_.hidden);
-    if (p_.reset.data) {
-      unload(d_boundary_h_, at(p_.d_boundary_h) + first_ * p_.hidden);
-      if (Cell::kHasC) unload(d_boundary_c_, at(p_.d_boundary_c) + first_ * p_.hidden);
-    }
+    // not `reset`, which is null also where there are no steps
+    if (p_.d_boundary_h.data) unload(d_boundary_h_, at(p_.d_boundary_h) + first_ * p_.hidden);
+    if (p_.d_boundary_c.data) unload(d_boundary_c_, at(p_.d_boundary_c) + first_ * p_.hidden);
   }
 
  private:
@@ -172,8 +184,24 @@ class Rows {
     const T* product;
     T *ys, *kept;
   };
+  // Steps begin … end - 1 backwards: their cotangents, the left operands of their products, and the rows of the first step
+  // that are left out of those with u.
+  struct Piece {
+    int64_t begin, end;
+    T *dz, *left;
+    int64_t rests;
+  };
   // Forwards, the states that a step reads and sets; two threads have three more.
   static constexpr int kStates = 5;
+
+  // Pre-activations of a row, or their cotangents.
+  int64_t in_row() const { return layout_.panels * kSlots * kLanes; }
+  // Whether there are threads that form products while another one goes on.
+  bool overlaps() const { return runner_.threads > 1; }
+  Piece piece(T*& scratch) const {
+    T* dz = take(scratch, block_ * rows_ * in_row());
+    return {0, 0, dz, take(scratch, block_ * rows_ * (features(p_.inputs) + features(p_.hidden))), 0};
+  }
 
   int64_t state_size() const { return (Cell::kHasC ? 2 : 1) * rows_ * stride_; }
   State state(T*& scratch) const {
@@ -182,11 +210,11 @@ class Rows {
   }
 
   int64_t forward_size() const {
-    return kStates * state_size() + kLanes + ahead_ * rows_ * layout_.panels * kSlots * kLanes;
+    return kStates * state_size() + kLanes + ahead_ * rows_ * in_row();
   }
   int64_t backward_size() const {
     int64_t size = 4 * rows_ * stride_ + kLanes;
-    size += block_ * rows_ * (layout_.panels * kSlots * kLanes + features(p_.inputs) + features(p_.hidden));
+    size += (overlaps() ? 2 : 1) * block_ * rows_ * (in_row() + features(p_.inputs) + features(p_.hidden));
     if (p_.every > 0) size += 2 * state_size() + least(p_.every, p_.steps) * rows_ * kKept * p_.hidden;
     return size;
   }
@@ -380,11 +408,11 @@ class Rows {
   template <int rows, int vectors>
   static void both_passes(const T* x, int64_t x_row, const T* w, int64_t inputs, const T* h, int64_t h_row, const T* u,
                           int64_t hidden, const T* bias, int64_t bias_row, T* z, const T* ahead) {
-    forward_tile<T, rows, 0, (vectors < kPass ? vectors : kPass), OfState>(x, x_row, w, inputs, h, h_row, u, hidden,
-                                                                           L::kVectors, bias, bias_row, z, ahead);
-    if constexpr (vectors > kPass) {
-      forward_tile<T, rows, kPass, vectors - kPass, OfState>(x, x_row, w, inputs, h, h_row, u, hidden, L::kVectors,
-                                                             bias, bias_row, z, ahead);
+    constexpr int once = vectors < pass(rows) ? vectors : pass(rows);
+    forward_tile<T, rows, 0, once, OfState>(x, x_row, w, inputs, h, h_row, u, hidden, L::kVectors, bias, bias_row, z, ahead);
+    if constexpr (vectors > once) {
+      forward_tile<T, rows, once, vectors - once, OfState>(x, x_row, w, inputs, h, h_row, u, hidden, L::kVectors, bias,
+                                                           bias_row, z, ahead);
     }
   }
 
@@ -421,11 +449,11 @@ class Rows {
     return kept_of(s - 1, r, from);
   }
 
-  // Back from step end - 1 to begin, and the gradients of what these steps have read.
-  void back_through(int64_t begin, int64_t end, int64_t from) {
-    for (int64_t s = end - 1; s >= begin; --s) {
+  // Back through a piece: its cotangents, and what its steps have read as operands of products.
+  void back_through(Piece& piece, int64_t from) {
+    for (int64_t s = piece.end - 1; s >= piece.begin; --s) {
       const int64_t t = time(s);
-      T* dz = dz_ + (s - begin) * rows_ * kSlots * kLanes;
+      T* dz = piece.dz + (s - piece.begin) * rows_ * kSlots * kLanes;
       for (int64_t r = 0; r < rows_; ++r) pointwise(s, t, r, from, dz + r * kSlots * kLanes);
       if (s == 0 && !p_.wants_state && !p_.reset.data) {
         zero(dh_, rows_ * stride_), zero(dc_, rows_ * stride_);
@@ -439,42 +467,42 @@ class Rows {
         if (Cell::kHasC) cut(dc_ + r * stride_, d_boundary_c_ + r * stride_);
       }
     }
-    weigh(begin, end);
-  }
-
-  // The gradients of weights and inputs from the steps begin … end - 1, whose cotangents lie in dz_.
-  void weigh(int64_t begin, int64_t end) const {
-    const int64_t depth = (end - begin) * rows_, rests = begin == 0 ? resting() : 0;
-    T *x_left = left_, *h_left = left_ + depth * features(p_.inputs);
-    pack_left(p_.inputs, depth, x_left, [&](int64_t i) {
+    const int64_t begin = piece.begin, rests = begin == 0 ? resting() : 0;
+    piece.rests = rests;
+    pack_left(p_.inputs, depth(piece), piece.left, [&](int64_t i) {
       return at(p_.x) + (time(begin + i / rows_) * p_.batch + first_ + i % rows_) * p_.inputs;
     });
-    pack_left(p_.hidden, depth - rests, h_left, [&](int64_t i) {
+    pack_left(p_.hidden, depth(piece) - rests, h_left(piece), [&](int64_t i) {
       const int64_t s = begin + (i + rests) / rows_, r = (i + rests) % rows_;
       return restarts(time(s), r) ? at(p_.boundary_h) + (first_ + r) * p_.hidden : h_before(s, r);
     });
-    // panels of weights, and after them blocks of rows of dx
-    const int64_t blocks = p_.wants_dx ? ceil_div(depth, kInputRows) : 0;
-    parallel(runner_, layout_.panels + blocks, [&](int64_t i) {
-      if (i < layout_.panels) {
-        weigh_panel(i, depth, rests, x_left, h_left);
-        return;
-      }
-      const int64_t first = (i - layout_.panels) * kInputRows;
-      product(cotangents(dz_ + first * kSlots * kLanes, false), packed_.wt, p_.inputs, least(kInputRows, depth - first),
-              false, [&](int64_t r) { return dx_of(begin, first + r); });
-    });
   }
 
-  void weigh_panel(int64_t panel, int64_t depth, int64_t rests, const T* x_left, const T* h_left) const {
-    const T* dz = dz_ + panel * block_ * rows_ * kSlots * kLanes;
+  int64_t depth(const Piece& piece) const { return (piece.end - piece.begin) * rows_; }
+  T* h_left(const Piece& piece) const { return piece.left + depth(piece) * features(p_.inputs); }
+
+  // The products of a piece: panels of the weights' gradients, and after them blocks of rows of dx.
+  int64_t weighings(const Piece& piece) const {
+    if (piece.end == piece.begin) return 0;
+    return layout_.panels + (p_.wants_dx ? ceil_div(depth(piece), kInputRows) : 0);
+  }
+  void weigh(const Piece& piece, int64_t i) const {
+    if (i < layout_.panels) return weigh_panel(piece, i);
+    const int64_t first = (i - layout_.panels) * kInputRows;
+    product(cotangents(piece.dz + first * kSlots * kLanes, false), packed_.wt, p_.inputs,
+            least(kInputRows, depth(piece) - first), false, [&](int64_t r) { return dx_of(piece.begin, first + r); });
+  }
+
+  void weigh_panel(const Piece& piece, int64_t panel) const {
+    const int64_t rows = depth(piece), rests = piece.rests;
+    const T* dz = piece.dz + panel * block_ * rows_ * kSlots * kLanes;
     T* gradient = gradient_ + panel * (features(p_.inputs) + features(p_.hidden)) * L::kVectors * kLanes;
     layout_.with_vectors(panel, [&](auto vectors) {
       constexpr int n = decltype(vectors)::value;
-      accumulate<n, SameSlot>(x_left, features(p_.inputs), dz, depth, gradient);
-      accumulate<n, OfState>(h_left, features(p_.hidden), dz + rests * kSlots * kLanes, depth - rests, gradient);
+      accumulate<n, SameSlot>(piece.left, features(p_.inputs), dz, rows, gradient);
+      accumulate<n, OfState>(h_left(piece), features(p_.hidden), dz + rests * kSlots * kLanes, rows - rests, gradient);
     });
-    sum(dz, depth, gradient_ + gradient_size(p_) - (layout_.panels - panel) * kSlots * kLanes);
+    sum(dz, rows, gradient_ + gradient_size(p_) - (layout_.panels - panel) * kSlots * kLanes);
   }
 
   T* dx_of(int64_t begin, int64_t i) const {
@@ -534,11 +562,11 @@ class Rows {
           T* rows_to[kRows];
           for (int64_t i = 0; i < height; ++i) rows_to[i] = to(r + i) + first;
           with_constant<kRows>(height, [&](auto rows) {
-            constexpr int n = decltype(vectors)::value, m = decltype(rows)::value;
+            constexpr int n = decltype(vectors)::value, m = decltype(rows)::value, once = n < pass(m) ? n : pass(m);
             const T *dz = left.dz + r * width, *ahead = next + share(r) * size / kSlots;
-            product_tile<T, m, 0, (n < kPass ? n : kPass)>(left, dz, weights, rows_to, limit, adds, ahead);
-            if constexpr (n > kPass) {
-              product_tile<T, m, kPass, n - kPass>(left, dz, weights, rows_to, limit, adds, ahead);
+            product_tile<T, m, 0, once>(left, dz, weights, rows_to, limit, adds, ahead);
+            if constexpr (n > once) {
+              product_tile<T, m, once, n - once>(left, dz, weights, rows_to, limit, adds, ahead);
             }
           });
         });
@@ -566,8 +594,9 @@ class Rows {
   template <int n, class Of>
   void accumulate(const T* left, int64_t features, const T* dz, int64_t depth, T*& gradient) const {
     for (int64_t f = 0; f < features; f += kRows, left += depth * kRows, gradient += kRows * L::kVectors * kLanes) {
-      gradient_tile<T, 0, (n < kPass ? n : kPass), Of>(left, dz, depth, L::kVectors, gradient);
-      if constexpr (n > kPass) gradient_tile<T, kPass, n - kPass, Of>(left, dz, depth, L::kVectors, gradient);
+      constexpr int once = n < pass(kRows) ? n : pass(kRows);
+      gradient_tile<T, 0, once, Of>(left, dz, depth, L::kVectors, gradient);
+      if constexpr (n > once) gradient_tile<T, once, n - once, Of>(left, dz, depth, L::kVectors, gradient);
     }
   }
   static void sum(const T* dz, int64_t depth, T* total) {
@@ -584,7 +613,7 @@ class Rows {
   const L layout_;
   const Packed<Cell> packed_;
   int64_t model_, first_, rows_, stride_, block_, ahead_;
-  T *dh_, *dc_, *d_boundary_h_, *d_boundary_c_, *dz_, *left_, *gradient_, *remembered_;
+  T *dh_, *dc_, *d_boundary_h_, *d_boundary_c_, *gradient_, *remembered_;
 };
 
 }  // namespace RNNJAX_VARIANT

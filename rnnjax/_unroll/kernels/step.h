@@ -102,7 +102,7 @@ class Single {
     const int64_t across = kGates * p_.hidden, wide = row(p_);
     for_row_blocks(p_.batch, [&](int64_t first, int64_t count) {
       with_constant<kRows>(count, [&](auto rows) {
-        constexpr int m = decltype(rows)::value, width = kPass * (m == 1 ? 4 : (m == 2 ? 2 : 1));
+        constexpr int m = decltype(rows)::value, width = pass(kRows) * (m == 1 ? 4 : (m == 2 ? 2 : 1));
         const T* x = left + first * inner;
         T* z = to + first * wide;
         int64_t j = 0;

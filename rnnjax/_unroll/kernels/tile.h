@@ -9,12 +9,13 @@
 namespace rnnjax {
 namespace RNNJAX_VARIANT {
 
-// 32 vector registers hold six rows of four vectors, 16 hold six rows of two: a panel is then taken in two passes.
+// 32 vector registers hold six rows of four vectors. 16 hold six rows of two, so that a panel is taken in two passes, or
+// two rows of four, of which fewer would wait for each other's sums.
 constexpr int kRows = 6;
 #if defined(__AVX512F__) || defined(__aarch64__)
-constexpr int kPass = 4;
+constexpr int pass(int) { return 4; }
 #else
-constexpr int kPass = 2;
+constexpr int pass(int rows) { return rows <= 2 ? 4 : 2; }
 #endif
 
 struct SameSlot {

@@ -192,6 +192,12 @@ class Call {
   }
 
   int64_t tasks() const { return p_.models * splits_; }
+  // Blocks fewer than the threads share these among them.
+  Runner inner() const {
+    Runner own = runner_;
+    own.threads = tasks() > 0 ? greatest(1, runner_.threads / tasks()) : 1;
+    return own;
+  }
   // Workers take several tasks one after another, in memory that stays in their cache.
   int64_t workers() const { return least(tasks(), kTasks * runner_.threads); }
   template <class F>
@@ -211,13 +217,13 @@ class Call {
   // Blocks have one of two numbers of rows, and the smaller may need more.
   int64_t forward_scratch() const {
     if (splits_ == 0) return 0;
-    return greatest(Rows<Cell>::forward_scratch(p_, p_.batch / splits_),
-                    Rows<Cell>::forward_scratch(p_, ceil_div(p_.batch, splits_)));
+    return greatest(Rows<Cell>::forward_scratch(p_, inner(), p_.batch / splits_),
+                    Rows<Cell>::forward_scratch(p_, inner(), ceil_div(p_.batch, splits_)));
   }
   int64_t backward_scratch() const {
     if (splits_ == 0) return 0;
-    return greatest(Rows<Cell>::backward_scratch(p_, p_.batch / splits_),
-                    Rows<Cell>::backward_scratch(p_, ceil_div(p_.batch, splits_)));
+    return greatest(Rows<Cell>::backward_scratch(p_, inner(), p_.batch / splits_),
+                    Rows<Cell>::backward_scratch(p_, inner(), ceil_div(p_.batch, splits_)));
   }
 
   int64_t in_panel(int64_t rows) const { return rows * L::kVectors * kLanes; }
@@ -246,9 +252,7 @@ class Call {
   // `memory`: the packed weights of the task's model.
   Rows<Cell> block(int64_t task, T* memory, bool backward) const {
     const int64_t model = task / splits_, split = task % splits_, first = first_row(split);
-    // a block that is alone has all threads to itself
-    const Runner inner = tasks() == 1 ? runner_ : Runner{};
-    return Rows<Cell>(p_, inner, model, first, first_row(split + 1) - first, packed(memory, backward));
+    return Rows<Cell>(p_, inner(), model, first, first_row(split + 1) - first, packed(memory, backward));
   }
   T* weights_of(int64_t worker, int64_t task, T* memory, bool backward) const {
     if (!alone()) return memory + (shared_ ? 0 : task / splits_) * packed_size(backward);
