@@ -136,8 +136,7 @@ class Responder(NamedTuple):
         """Scores (B, K, S, V) of the words of answers. Turns behind `lengths` reach none before them: no mask."""
         memory, first, _ = self.listen(params, turns, None, reset, key)
         ids = turns["answers"].transpose(2, 1, 0)  # (B, K, S) -> (S, K, B)
-        scores, _ = self.decoder(params.decoder, ids, first, context=memory, key=key)
-        return scores.transpose(2, 1, 0, 3)  # (S, K, B, V) -> (B, K, S, V)
+        return self.decoder(params.decoder, ids, first, context=memory, key=key)[0].transpose(2, 1, 0, 3)
 
     def answer(self, params: Any, turns: dict, state: Any = None, reset: Any = None) -> tuple[Any, Any]:
         """Answers to K turns (K, B, S), and the conversations' state (B, H) behind these, for the next call."""
@@ -191,7 +190,7 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, li
     """Figures on the test requests, the history, a function that reads a request, and one that complains of words."""
     house = rj.data.split(rj.data.house_queries(3000), (0.8, 0.2), by=lambda query: query.words)
     queries, test = (part[:: args.every] for part in args.readings or house)
-    own, validation = rj.data.split(queries, (0.95, 0.05), seed=args.seed)
+    own, validation = rj.data.split(queries, (0.95, 0.05), by=lambda query: query.words, seed=args.seed)
     known = Vocabulary.words([[word.lower() for word in query.words] for query in own], min_count=2)
     lexicon = Lexicon(known, sorted({q.intent for q in queries}), sorted({tag for q in queries for tag in q.tags}))
     aim = {"loss": joint_loss, "metrics": [tag_accuracy], "monitor": "val_tag_accuracy", "mode": "max"}
@@ -200,8 +199,7 @@ def understand(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, li
     scores = rj.data.span_scores([query.tags for query in test], [tags for _, tags in found])
 
     def reply(text: str) -> str:
-        said = words(text) or ["?"]
-        ((intent, tags),) = read(lexicon, fitted.model, [said])
+        ((intent, tags),) = read(lexicon, fitted.model, [said := words(text) or ["?"]])
         return " | ".join([intent, *(f"{s.kind}: {' '.join(said[s.begin : s.end])}" for s in rj.data.spans(tags))])
 
     for query in test[:: len(test) // 4 + 1]:
@@ -258,12 +256,14 @@ def main() -> None:
     parser.add_argument("--data", help="the folder of SNIPS, or the file of CamRest676; by default a toy world")
     parser.add_argument("--epochs", type=int, help="by default 14 to understand, 30 to respond")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--checkpoints", help="a folder; a run that finds its own there goes on from them")
+    parser.add_argument("--checkpoints", help="a folder: an interrupted run of the same data and flags goes on there")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--chat", action="store_true", help="answer what is typed, at the end")
     parser.add_argument("--out", type=Path, default=Path("dialogue.png"), help="a file for the picture of the loss")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     args = parser.parse_args()
+    if args.epochs is not None and args.epochs < 1:
+        parser.error("--epochs must be at least 1")
     if missing := [name for name in ("matplotlib", "sacrebleu") if find_spec(name) is None]:
         raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
     for folder in (args.out.parent, Path(args.write or "").parent):
@@ -277,8 +277,8 @@ def main() -> None:
     except (OSError, ValueError) as error:  # no such file, or nothing that can be used
         raise SystemExit(str(error)) from error
     print(args.task, *(reading.report() for reading in args.readings), sep="\n")
-    if args.readings and len(args.readings[0]) < (needed := least * args.every):
-        raise SystemExit(f"{args.data} has {len(args.readings[0])} items to learn from: too few, {needed} are needed")
+    if args.readings and len({getattr(one, "words", one) for one in args.readings[0][:: args.every]}) < least:
+        raise SystemExit(f"{args.data} has {len(args.readings[0])} items: {least * args.every} different are needed")
     found, history, reply, complaint = task(args)
     for reading in args.readings[-1:]:
         said = [f"{at}: {complaint(one)}" for at, one in zip(reading.places, reading, strict=True) if complaint(one)]

@@ -56,13 +56,13 @@ class Data(NamedTuple):
     names: tuple[str, str]
 
 
-def load(path: str | None, seed: int, every: int = 1) -> Data:
+def load(path: str | None, seed: int, every: int = 1, encoding: str = "utf-8") -> Data:
     """Eight tenths, a tenth and a tenth of the sentences, split by their text: none is in two parts."""
     if path is None:
         reading = rj.data.docstring_pairs(["python", "scipy"], body_words=(1, 400))
         items = [Labelled(one.summary, one.package) for one in reading]
     else:
-        reading = rj.data.read_sentence_polarity(path)
+        reading = rj.data.read_sentence_polarity(path, encoding=encoding)
         items = reading.items
     print(reading.report())
     labels = sorted({item.label for item in items})
@@ -174,21 +174,24 @@ def page(title: str, sentences: Sentences, names: tuple[str, str], chances: np.n
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="sentence_polarity.zip or its folder; by default docstrings of two packages")
+    parser.add_argument("--encoding", default="utf-8", help="of the reviews (%(default)s)")
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--seed", type=int, default=0, help="of the split, the initial weights and the order")
-    parser.add_argument("--checkpoints", help="a folder; a run that finds its own there goes on from them")
+    parser.add_argument("--checkpoints", help="a folder: an interrupted run of the same data and flags goes on there")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for sentiment.html and sentiment.png")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     args = parser.parse_args()
+    if args.data is None and args.encoding != parser.get_default("encoding"):
+        parser.error("--encoding needs `--data`: it is for the reviews")
     if find_spec("matplotlib") is None:
         raise SystemExit("this example needs matplotlib: pip install 'rnnjax[examples]'")
     for folder in (args.out, Path(args.write or "").parent):
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     args.epochs = 1 if args.smoke else args.epochs
     try:
-        data = load(args.data, args.seed, 20 if args.smoke else 1)
-    except (OSError, ValueError) as error:  # no such file, or nothing that can be used
+        data = load(args.data, args.seed, 20 if args.smoke else 1, args.encoding)
+    except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
         raise SystemExit(str(error)) from error
     vocabulary = Vocabulary.words(lowered(data.train), min_count=2)
     rows = zip(data.test.places, map(vocabulary.complaint, lowered(data.test)), strict=False)

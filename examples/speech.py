@@ -14,6 +14,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,8 +66,7 @@ def morse(args: argparse.Namespace) -> Task:
         return rj.data.morse_set(args.count, seed=seed + 100 + epoch, **ranges)
 
     symbols = rj.data.Vocabulary((*rj.data.MORSE, " "), "character", ("pad",))
-    validation = rj.data.morse_set(args.tests, seed=seed)
-    return Task("morse_cer_5db", symbols, training, validation, tests, augment=False, front=TONES)
+    return Task("morse_cer_5db", symbols, training, rj.data.morse_set(args.tests, seed=seed), tests, False, TONES)
 
 
 def too_short(one: Any) -> str | None:
@@ -96,6 +96,7 @@ def recordings(args: argparse.Namespace) -> Task:
     """Recordings with transcripts. Those of a tenth of the texts each are for validation and the test, whoever speaks.
     Left out is what is too short at the highest speed, and what has a character that training has not."""
     reading = rj.data.read_transcribed(args.data, RATE, encoding=args.encoding).check(too_short)
+    reading = reading[: 100 if args.smoke else None]
     train, *others = rj.data.split(reading.items, (0.8, 0.1, 0.1), by=lambda one: one.text, seed=args.seed)
     symbols = rj.data.Vocabulary.characters([one.text for one in train], specials=("pad",))
     print(reading.check(lambda one: symbols.complaint(one.text)).report())
@@ -145,9 +146,8 @@ def batches(task: Task, utterances: Sequence[Any], epoch: int = 0, seed: int | N
 
 def build(symbols: int, hidden: int, layers: int, streaming: bool) -> rj.Stack:
     """The network: features (T, B, F) -> scores (T, B, V)."""
-    one = rj.RNN(rj.LSTM(hidden))
-    parts = [one if streaming else rj.Bidirectional(one), rj.Dropout(0.1)] * layers  # -> (T, B, H or 2 H)
-    return rj.Stack([*parts, rj.Dense(symbols)])
+    one = rj.LSTM(hidden) if streaming else rj.Bidirectional(rj.LSTM(hidden))  # -> (T, B, H or 2 H)
+    return rj.Stack([*[one, rj.Dropout(0.1)] * layers, rj.Dense(symbols)])
 
 
 def train(task: Task, args: argparse.Namespace) -> Recogniser:
@@ -196,19 +196,18 @@ class Stream:
     def __init__(self, recogniser: Recogniser, block: int = 3) -> None:
         self.recogniser, self.block = recogniser, block * STACK
         self.sound, self.state = np.zeros(0, np.float32), None  # the sound begins with the next frame
-        self.log_probs, self.labels, self.last = [], [], 0
+        self.log_probs, self.labels, self.last = [], [], np.zeros(1, np.int32)
 
     def feed(self, samples: np.ndarray, end: bool = False) -> str:
         """Takes samples (N,); the text so far. At the end the frames are read that make no whole block."""
         *network, vocabulary = self.recogniser
         self.sound, long = np.concatenate([self.sound, samples]), STFT.n_fft + (self.block - 1) * STFT.hop
         while STFT.frames(len(self.sound)) >= (STACK if end else self.block):
-            piece = rj.data.pad([self.sound[:long]], length=long)
-            log_probs, frames, self.state = listen(*network, *piece, self.state)
+            log_probs, frames, self.state = listen(*network, *rj.data.pad([self.sound[:long]], length=long), self.state)
             self.log_probs.append(np.asarray(log_probs)[: int(frames[0]), 0])  # (K, 1, V) -> (K, V)
-            path = np.array([self.last, *self.log_probs[-1].argmax(-1)], np.int32)
-            self.labels += path[1:][(path[1:] != path[:-1]) & (path[1:] != 0)].tolist()
-            self.last, self.sound = path[-1], self.sound[self.block * STFT.hop :]
+            found = jax.jit(rj.decoding.ctc_greedy)(log_probs, frames, previous=self.last)
+            self.labels += found.tokens[0, : int(found.lengths[0])].tolist()
+            self.last, self.sound = found.last, self.sound[self.block * STFT.hop :]
         return vocabulary.decode(np.array(self.labels, np.int32))
 
 
@@ -240,7 +239,7 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="a folder of spoken digits, or a table of wav files and transcripts")
     parser.add_argument("--encoding", default="utf-8", help="of the table (%(default)s)")
     parser.add_argument("--hold-out", metavar="SPEAKER", help="of the digits: who is kept for the test")
-    parser.add_argument("--streaming", action="store_true", help="layers that read forwards only")
+    parser.add_argument("--streaming", action="store_true", help="layers that read forwards only, and the best path")
     parser.add_argument("--smoke", action="store_true", help="a tiny run that shows that all of it runs")
     numbers = {"epochs": (30, "passes"), "count": (2048, "utterances of a pass"), "tests": (300, "those of a test")}
     numbers |= {"hidden": (96, "units of a layer"), "layers": (2, "of LSTM"), "learning-rate": (6e-3, "of Adam")}
@@ -253,20 +252,21 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = arguments().parse_args()
-    if args.hold_out and not (args.data and Path(args.data).is_dir()):
-        arguments().error("--hold-out needs `--data` with the folder of the spoken digits: no other set has speakers")
-    try:
-        import jiwer
-        import matplotlib  # noqa: F401
-    except ImportError as error:
-        raise SystemExit(f"{error}: pip install -e '.[examples]'") from error
+    args = (parser := arguments()).parse_args()
+    read = morse if args.data is None else digits if Path(args.data).is_dir() else recordings
+    unused = {morse: ["hold_out", "encoding"], digits: ["encoding"], recordings: ["hold_out", "count", "tests"]}
+    if given := [name for name in unused[read] if getattr(args, name) != parser.get_default(name)]:
+        parser.error(f"--{given[0].replace('_', '-')} is not for {read.__name__}: leave it out, or give other `--data`")
+    if missing := [name for name in ("matplotlib", "jiwer") if find_spec(name) is None]:
+        raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
+    import jiwer
+
     for folder in (args.out, Path(args.write or "").parent):
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     if args.smoke:
         args.epochs, args.count, args.tests, args.hidden = 1, 64, 8, 8
     try:
-        task = morse(args) if args.data is None else digits(args) if Path(args.data).is_dir() else recordings(args)
+        task = read(args)
     except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
         raise SystemExit(str(error)) from error
     began, recogniser = time.perf_counter(), train(task, args)
@@ -277,14 +277,14 @@ def main() -> None:
             heard = transcribe(recogniser, utterances, beams)
             found = errors[f"{name}, {how}"] = {"cer": jiwer.cer(said, heard), "wer": jiwer.wer(said, heard)}
             print(f"{name}, {how}: errors in characters {found['cer']:.2%}, in words {found['wer']:.2%}")
-    figure, first = task.figure + "_streaming" * args.streaming, next(iter(task.tests.values()))[:5]
-    value = next(iter(errors.values()))["cer" if "cer" in figure else "wer"]
+    (name, first), figure = next(iter(task.tests.items())), task.figure + "_streaming" * args.streaming
+    value = errors[f"{name}, {'best path' if args.streaming else 'beam'}"]["cer" if "cer" in figure else "wer"]
     try:
         if args.write:
             record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": {figure: value}}
             record |= {"command": " ".join(Path(word).name for word in sys.argv), "minutes": minutes, "errors": errors}
             Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
-        for utterance, text in zip(first, transcribe(recogniser, first), strict=True):
+        for utterance, text in zip(first[:5], transcribe(recogniser, first[:5]), strict=True):
             print(f"   said {utterance.text}\n  heard {text}")
         if args.streaming:
             live, sound = Stream(recogniser), first[0].samples

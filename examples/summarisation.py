@@ -4,18 +4,20 @@
 
 By default the texts are the docstrings of installed packages without their first lines, and the summaries are those
 lines. Whole packages are held out: one to choose the network's state by, two for the test. `--data` reads JSON lines,
-of a text or its sentences, and a summary or several, the best first; files named train, dev and test are its parts.
-ROUGE is given beside that of first sentences.
+of a text or its sentences, and a summary or several, the best first; files named train, dev and test are its parts, and
+`train-00000` is one. ROUGE is given beside that of first sentences.
 Axes: B texts, S words of a text, U of a summary, V of the vocabulary, X more that a text has of its own, K beams.
 """
 
 import argparse
 import json
 import re
+from collections import namedtuple
 from collections.abc import Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import jax
@@ -27,30 +29,13 @@ import rnnjax as rj
 
 TRAIN = ("jax", "numpy", "scipy", "sklearn", "matplotlib", "python", "pip")
 VALIDATION, TEST = ("nltk",), ("flax", "optax")
-GIVEN = ("train",), ("dev", "validation"), ("test",)  # names of files that are the parts
+GIVEN = ("train",), ("dev", "val", "valid", "validation"), ("test",)  # words in names of files that are the parts
 COVERAGE = 0.5  # nats that it costs in training to read again what was read before
 LONGEST = 24  # words of a summary, the end among them; one in twenty is longer and is cut
 
-
-class Pair(NamedTuple):
-    """A text and the line that sums it up, and where they are."""
-
-    text: str
-    summary: str
-    place: str = ""
-
-
-class Coded(NamedTuple):
-    """Pairs in numbers: those from V on are words of each row's own, which `own` spells."""
-
-    pairs: rj.data.Pairs
-    own: list[list[str]]
-
-
-class Params(NamedTuple):
-    embedding: Any
-    encoder: Any
-    decoder: Any
+Pair = namedtuple("Pair", "text summary place", defaults=[""])  # a text, the line that sums it up, and where they are
+Coded = namedtuple("Coded", "pairs own")  # pairs in numbers: from V on words of a row's own, which `own` spells
+Params = namedtuple("Params", "embedding encoder decoder")
 
 
 class Network(NamedTuple):
@@ -133,13 +118,19 @@ def load(args: argparse.Namespace) -> list[list[Pair]]:
         groups, reading = GIVEN, rj.data.read_json_lines(args.data, args.fields, encoding=args.encoding)
         listed = [[part if isinstance(part, list) else [part] for part in item] for item in reading]
         found = [(" ".join(map(str, sentences)), str(summaries[0])) for sentences, summaries in listed]
-        names = [Path(place.path).name.lower().split(".")[0] for place in reading.places]
+        said = [re.findall("[a-z]+", Path(place.path).name.lower()) for place in reading.places]
+        names = [next((word for word in words if word in sum(GIVEN, ())), None) for words in said]
     print(reading.report())
     pairs = [Pair(*texts, str(place)) for texts, place in zip(found, reading.places, strict=True)]
     parts = [[pair for pair, name in zip(pairs, names, strict=True) if name in group] for group in groups]
-    if not all(parts):
+    files = {place.path for place in [*reading.places, *(problem.place for problem in reading.problems)]}
+    if not any(parts) or len(files) == 1:
         print("dealt at random: there are no files for each of train, dev or validation, and test")
         parts = rj.data.split(pairs, (0.8, 0.1, 0.1), by=lambda pair: pair.text, seed=args.seed)
+    elif missing := [" or ".join(group) for part, group in zip(parts, groups, strict=True) if not part]:
+        raise SystemExit(f"{args.data}: nothing is named {missing[0]}: name files for all three parts, or for none")
+    elif others := {place.path for place, name in zip(reading.places, names, strict=True) if name is None}:
+        print("left out, because their names are those of no part:", *sorted(others), sep="\n  ")
     if not all(parts):
         raise SystemExit(f"{args.data} has {len(pairs)} pairs: too few for training, validation and test")
     return parts
@@ -195,23 +186,29 @@ def train(network: Network, data: Coded, validation: Coded, args: argparse.Names
     options["optimizer"] = rj.training.optimizer(args.learning_rate, clip_norm=1.0, schedule=schedule)
     options["validation"] = rj.data.pair_buckets(validation.pairs, args.batch, count=count, seed=None)
     batches = rj.data.pair_buckets(data.pairs, args.batch, count=count, seed=args.seed)
-    model = jax.jit(network.init)(jax.random.key(args.seed)), network.apply
-    return rj.training.fit(model, batches, **options)
+    return rj.training.fit((jax.jit(network.init)(jax.random.key(args.seed)), network.apply), batches, **options)
 
 
 def rouge(summaries: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Mean F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, of words without their endings."""
+    """Mean F-measures of ROUGE-1, ROUGE-2 and ROUGE-L, of words, without their endings if they are of ASCII letters; a
+    sign of Chinese or Japanese is a word."""
     from rouge_score.rouge_scorer import RougeScorer
+    from rouge_score.tokenizers import DefaultTokenizer
 
-    names = ("rouge1", "rouge2", "rougeL")
-    score = RougeScorer(names, use_stemmer=True).score
+    names, plain = ("rouge1", "rouge2", "rougeL"), DefaultTokenizer(use_stemmer=True).tokenize
+
+    def tokenize(text: str) -> list[str]:
+        found = rj.data.words(re.sub("([\u3040-\u30ff\u3400-\u9fff])", r" \1 ", text.lower().replace("’", "'")))
+        return [part for word in found for part in (plain(word) if word.isascii() else [word] * word[0].isalnum())]
+
+    score = RougeScorer(names, tokenizer=SimpleNamespace(tokenize=tokenize)).score
     found = [score(reference, summary) for reference, summary in zip(references, summaries, strict=True)]
     return {name: float(np.mean([one[name].fmeasure for one in found])) for name in names}
 
 
 def lead(text: str) -> str:
     """The first sentence of a text: what a summary must beat."""
-    return re.split(r"(?<=[.!?])\s", text, maxsplit=1)[0]
+    return re.split(r"(?<=[.!?])\s|(?<=[。！？।])(?![。！？।])", text, maxsplit=1)[0]
 
 
 def show(looked: dict, pairs: list[Pair], summaries: list[list[str]], text: list[str], path: Path) -> None:
@@ -251,7 +248,10 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = arguments().parse_args()
+    args = (parser := arguments()).parse_args()
+    unused = ["fields", "encoding"] * (args.data is None) + ["own_words"] * (args.unit == "piece")
+    if given := [name for name in unused if getattr(args, name) != parser.get_default(name)]:
+        parser.error(f"--{given[0].replace('_', '-')} needs `{'--unit word' if given[0] == 'own_words' else '--data'}`")
     if missing := [name for name in ("matplotlib", "rouge_score") if find_spec(name) is None]:
         raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
     for folder in (args.out, Path(args.write or "").parent):

@@ -77,8 +77,8 @@ def sentences(
     pairs = [(source.lower(), target.lower()) for source, target in reading]
     places = dict(zip(pairs, reading.places, strict=True))
     pairs = [pair for pair in pairs if max(len(text.split()) for text in pair) <= most_words]
-    first = columns.index(min(columns))
-    train, validation, test = rj.data.split(pairs, (0.94, 0.03, 0.03), by=lambda pair: pair[first], seed=seed)
+    turned = columns[0] > columns[1]  # whether column 0 is the target
+    train, validation, test = rj.data.split(pairs, (0.94, 0.03, 0.03), by=lambda pair: pair[turned], seed=seed)
     sources, targets = ({pair[side] for pair in [*validation, *test]} for side in (0, 1))
     train = [pair for pair in train if pair[0] not in sources and pair[1] not in targets]
     if not (train and validation and test):
@@ -130,8 +130,7 @@ class Translator:
         """Scores of each next symbol, given those before it: {"source": (B, S), "target": (B, T)} -> (B, T, V)."""
         keys = (None, None) if key is None else jax.random.split(key)
         memory = self.encode(params, inputs["source"].T, lengths, keys[0])
-        scores, _ = self.decoder(params["decoder"], inputs["target"].T, key=keys[1], context=memory)  # (T, B, V)
-        return scores.swapaxes(0, 1)
+        return self.decoder(params["decoder"], inputs["target"].T, key=keys[1], context=memory)[0].swapaxes(0, 1)
 
 
 def build(sources: int, targets: int, recipe: Recipe) -> Translator:
@@ -157,13 +156,11 @@ def train(task: Task, recipe: Recipe, seed: int, **options: Any) -> rj.training.
     steps = recipe.epochs * sum(1 for _ in batches())
     schedule = optax.warmup_cosine_decay_schedule(0.0, 1.0, steps // 20, steps)
     model = build(len(task.source), len(task.target), recipe)
+    options |= {"epochs": recipe.epochs, "seed": seed, "loss": partial(loss, smoothing=recipe.smoothing)}
     return rj.training.fit(
         (model.init(jax.random.key(seed)), model),
         batches,
-        loss=partial(loss, smoothing=recipe.smoothing),
         optimizer=rj.training.optimizer(recipe.learning_rate, clip_norm=1.0, schedule=schedule),
-        epochs=recipe.epochs,
-        seed=seed,
         validation=rj.data.pair_buckets(validation, recipe.batch, count=1, seed=None),
         **options,
     )
@@ -197,7 +194,7 @@ def exact(hypotheses: Sequence[str], references: Sequence[str]) -> float:
 
 
 def bleu(hypotheses: Sequence[str], references: Sequence[str]) -> float:
-    """Corpus BLEU in 0…100 (Papineni et al. 2002) of lower-cased texts, split as by mteval-v13a, one reference each."""
+    """Corpus BLEU in 0…100 (Papineni et al. 2002) of texts spelled alike, lower-cased and split as by mteval-v13a."""
     from sacrebleu.metrics.bleu import BLEU
 
     return BLEU(lowercase=True, tokenize="13a").corpus_score(list(hypotheses), [list(references)]).score
@@ -240,12 +237,11 @@ def arguments() -> argparse.ArgumentParser:
     parser.add_argument("--data", help="a file with tabs between its columns, or a zip file of such; default: dates")
     parser.add_argument("--encoding", default="utf-8", help="of the file (%(default)s)")
     parser.add_argument("--columns", type=int, nargs=2, default=(0, 1), help="of source and target, counted from 0")
-    parser.add_argument("--most-words", type=int, default=10, help="pairs with a longer side are left out")
     parser.add_argument("--vocabulary", choices=("word", "bpe"), default="bpe", help="what sentences are split into")
-    parser.add_argument("--size", type=int, default=4000, help="largest size of a vocabulary")
-    parser.add_argument("--epochs", type=int, help="how often the pairs are read")
-    parser.add_argument("--beams", type=int, default=4, help="hypotheses of a search; 1 is greedy")
-    parser.add_argument("--seed", type=int, default=0, help="of the data, the initial weights and the order of pairs")
+    numbers = {"most-words": (10, "pairs with a longer side are left out"), "size": (4000, "of a vocabulary, at most")}
+    numbers |= {"epochs": (None, "how often the pairs are read"), "beams": (4, "hypotheses of a search; 1 is greedy")}
+    for name, (number, what) in (numbers | {"seed": (0, "of the data, the weights and the order of pairs")}).items():
+        parser.add_argument(f"--{name}", type=int, default=number, help=what)
     parser.add_argument("--smoke", action="store_true", help="a tiny network and few pairs: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder from which an interrupted run goes on")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for the picture")
@@ -254,31 +250,35 @@ def arguments() -> argparse.ArgumentParser:
 
 
 def main() -> None:
-    args = arguments().parse_args()
+    args = (parser := arguments()).parse_args()
+    if args.epochs is not None and args.epochs < 1:
+        parser.error("--epochs must be at least 1")
+    of_file = {name: getattr(args, name) for name in ("columns", "most_words", "vocabulary", "size", "encoding")}
+    if args.data is None and (given := [name for name in of_file if of_file[name] != parser.get_default(name)]):
+        parser.error(f"--{given[0].replace('_', '-')} needs `--data`: it is for the sentences of a file")
     if missing := [name for name in ("matplotlib", "sacrebleu" if args.data else "babel") if find_spec(name) is None]:
         raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
     for folder in (args.out, Path(args.write or "").parent):
         folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
-    began, recipe = time.perf_counter(), SENTENCES if args.data else DATES
-    of_file = tuple(args.columns), args.most_words, args.vocabulary, args.size, args.seed, args.encoding
+    began, recipe = time.perf_counter(), SMOKE if args.smoke else SENTENCES if args.data else DATES
     try:
-        task = sentences(args.data, *of_file) if args.data else dates(1000 if args.smoke else 24_000, args.seed)
+        count = 1000 if args.smoke else 24_000
+        task = sentences(args.data, **of_file, seed=args.seed) if args.data else dates(count, args.seed)
     except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
         raise SystemExit(str(error)) from error
     if args.smoke:
         task = task._replace(train=task.train[:1000], validation=task.validation[:99], test=task.test[:99])
-    recipe = (SMOKE if args.smoke else recipe)._replace(epochs=args.epochs or recipe.epochs)
+    recipe = recipe if args.epochs is None else recipe._replace(epochs=args.epochs)
     print("pairs and symbols:", ", ".join(f"{name} {len(part):,}" for name, part in task._asdict().items()))
     ids = np.concatenate([encode(task.source, source) for source, _ in task.test])
     print(f"unknown: {np.sum(ids == UNKNOWN):,} of {len(ids):,} symbols of the test's sources")
     fitted = train(task, recipe, args.seed, checkpoint_dir=args.checkpoints)
     weights, last = sum(leaf.size for leaf in jax.tree.leaves(fitted.params)), fitted.history["val_loss"][-1]
     print(f"{weights:,} parameters; validation loss {last:.4f}")
-    sources, references = map(list, zip(*task.test, strict=True))
+    sources, expected = [source for source, _ in task.test], [spelled(task.target, target) for _, target in task.test]
     hypotheses = translate(fitted, task, sources, args.beams)
-    expected = [spelled(task.target, text) for text in references]
     name = named(args.data, args.columns) if args.data else "dates"
-    figures = {f"{name}_bleu": bleu(hypotheses, references)} if args.data else {}
+    figures = {f"{name}_bleu": bleu(hypotheses, expected)} if args.data else {}
     spent = {"seconds": time.perf_counter() - began, "cpu_seconds": time.process_time()}
     figures |= {f"{name}_exact": exact(hypotheses, expected), **spent}
     try:

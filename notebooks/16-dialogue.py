@@ -72,7 +72,7 @@ for name in ("snips_nlu", "camrest676"):
 
 queries = rj.data.read_snips(root / "snips_nlu", "train").items[::REQUEST_EVERY]
 test = rj.data.read_snips(root / "snips_nlu", "validate").items[:: 1 if FULL else 10]
-own, validation = rj.data.split(queries, (0.95, 0.05), seed=0)
+own, validation = rj.data.split(queries, (0.95, 0.05), by=lambda query: query.words, seed=0)
 known = rj.data.Vocabulary.words([[word.lower() for word in query.words] for query in own], min_count=2)
 intents, tags = {query.intent for query in queries}, {tag for query in queries for tag in query.tags}
 lexicon = dialogue.Lexicon(known, sorted(intents), sorted(tags))
@@ -153,7 +153,7 @@ for query, intent in wrong[:8]:
 # %% [markdown]
 # The intent is the easy part: a few words tell it. A slot counts only if its kind and all of its words are right, and
 # the network has read half of the requests six times. The example, as wide, reads all of them fourteen times:
-# `python examples/dialogue.py --data FOLDER` finds 98.3 % of the intents, and slots with an F1 of 0.917
+# `python examples/dialogue.py --data FOLDER` finds 98.3 % of the intents, and slots with an F1 of 0.924
 # (`benchmarks/results/dialogue_snips.json`).
 #
 # ## 2. Conversations
@@ -175,11 +175,11 @@ print("\nusers' turns", data[0]["users"].shape, "(B conversations, K turns, S wo
 # %% [markdown]
 # A conversation is a sequence of turns, each of which is a sequence of words. So there are two recurrences. A
 # bidirectional GRU reads the words of *one turn*, and its largest values over them are the turn's vector. A second GRU
-# reads these vectors, the system's and the user's in turn; *its state is all that is kept of the conversation*. The
+# reads these vectors, the system's and the user's in turn; *its state is all that is kept of earlier turns*. The
 # writer, a GRU with attention to the words of the last two turns, starts from it and writes the answer.
 #
-# Everything that a turn needs of the past is thus one vector of 128 numbers, which a program can keep for each of its
-# conversations.
+# What a turn needs of the past is thus a vector of 128 numbers and the words of the system's last answer, which a
+# program can keep for each of its conversations.
 
 # %%
 loss = partial(dialogue.over_words, cross_entropy)
@@ -207,10 +207,10 @@ axes.legend()
 plt.show()
 
 # %% [markdown]
-# ## 3. What is the state worth?
+# ## 3. What is the past worth?
 #
-# The same network with a `reset` before every turn forgets what was said before. What is then its perplexity, turn by
-# turn?
+# The same network with a `reset` before every turn forgets what was said before: the state, and the system's last
+# answer too, which the reader and the writer's attention then find empty. What is then its perplexity, turn by turn?
 
 
 # %%
@@ -240,8 +240,8 @@ plt.show()
 
 # %% [markdown]
 # In the first turn both are the same, for there is nothing to forget. Behind it, what was said before makes answers
-# less surprising. The difference is small in the mean, because most words of an answer follow from the last turn; those
-# that do not are the ones that matter.
+# less surprising. The difference is small in the mean. How much of it is due to the state, and how much to the last
+# answer, which the writer sees word by word, is not told apart here.
 #
 # ## 4. Many conversations in one batch
 #
@@ -319,9 +319,10 @@ for row in range(2):
 # ## 6. What is in the state?
 #
 # The conversations come with what users had asked for by each turn. Is it in the state? We take the turns at which a
-# price range was *asked for at an earlier turn* and is not named now. A **linear probe**, a logistic regression from
-# the state to the price range, learns on the training conversations and is asked about the others. Its rival is given
-# the state of the network that forgets.
+# price range was *asked for at an earlier turn* and is not named now by the user. A **linear probe**, a logistic
+# regression from the state to the price range, learns on the training conversations and is asked about the others. Its
+# rival is given the state of the network that forgets, which has not read the system's last answer either; that answer
+# may name what was asked for.
 
 
 # %%
@@ -359,11 +360,12 @@ print(f"{'always the commonest':<30} {commonest:.1%}")
 #
 # - **A request is read once for two answers**: attention pooling over its words gives the intent, and what is held at
 #   each word gives its tag.
-# - **A conversation is a sequence of turns**, and its state one vector. To keep that is all that a program has to do,
-#   for as many conversations as a batch has rows. A `reset` begins one of them anew and leaves the others as they are,
-#   to the last bit.
-# - **Measure what a state is worth by taking it away**: the same network, reset before each turn, and a probe of what
-#   it holds cost no training.
+# - **A conversation is a sequence of turns**, and its state one vector. To keep that and the last answer is all that a
+#   program has to do, for as many conversations as a batch has rows. A `reset` begins one of them anew and leaves the
+#   others as they are, to the last bit.
+# - **Measure what the past is worth by taking it away**: the same network, reset before each turn, and a probe of its
+#   state cost no training. Say what was taken away: here the state and the last answer, at once. Without both the
+#   network is more surprised by answers, and the probe finds the price range no better than the commonest guess does.
 
 # %%
 for name, value in (

@@ -77,7 +77,7 @@ def read_names(folder: PathLike, *, encoding: str = "utf-8") -> Reading[Labelled
     return read_files(folder, (".txt",), lambda name, raw: _labelled(filled_lines(name, raw, encoding), stem(name)))
 
 
-def read_sentence_polarity(path: PathLike) -> Reading[Labelled]:
+def read_sentence_polarity(path: PathLike, *, encoding: str = "utf-8") -> Reading[Labelled]:
     """Sentences of film reviews, labelled "negative" or "positive".
 
     The sentence polarity data set 1.0 (Pang, Lee 2005, arXiv:cs/0506075) as NLTK has it, 5,331 of each, CC BY 4.0 as
@@ -85,10 +85,15 @@ def read_sentence_polarity(path: PathLike) -> Reading[Labelled]:
 
     Args:
         path: `sentence_polarity.zip`, or a folder with `rt-polarity.neg` and `rt-polarity.pos`.
+        encoding: of the files; those of the authors' own release are "latin-1".
+
+    Returns:
+        a `Reading` of sentences. A line that is empty or not in this encoding is left out.
     """
 
     def read(name: str, raw: bytes) -> Iterator[Found[Labelled]]:
-        return _labelled(filled_lines(name, raw), "negative" if ".neg" in PurePath(name).name.lower() else "positive")
+        label = "negative" if ".neg" in PurePath(name).name.lower() else "positive"
+        return _labelled(filled_lines(name, raw, encoding), label)
 
     return read_files(path, (".neg", ".pos"), read)
 

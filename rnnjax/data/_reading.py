@@ -22,6 +22,7 @@ NOTES = re.compile(r"[_.]|(?i:readme|licen[sc]e)\b|SOURCE\b")
 # of a file that is broken, encrypted or compressed by a method that Python does not have
 UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 LINE_ENDS = r"\r\n|\r|\n"
+EMPTY = "left out: an empty line"
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
@@ -221,7 +222,7 @@ def filled_lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Fou
         if isinstance(one, Problem) or one[1].strip():
             yield one
         else:
-            yield Problem(one[0], "left out: an empty line")
+            yield Problem(one[0], EMPTY)
 
 
 def stem(name: str) -> str:

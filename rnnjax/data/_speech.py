@@ -73,24 +73,44 @@ def read_wavs(folder: PathLike, rate: int) -> Reading[Recording]:
     return collected(folder, found())
 
 
-def read_transcribed(table: PathLike, rate: int, *, encoding: str = "utf-8") -> Reading[Utterance]:
+def read_transcribed(
+    table: PathLike,
+    rate: int,
+    *,
+    columns: tuple[int | str, int | str] = (0, 1),
+    delimiter: str = "\t",
+    header: bool = False,
+    quoted: bool = False,
+    folder: PathLike = ".",
+    encoding: str = "utf-8",
+) -> Reading[Utterance]:
     """Recordings with what is said in them.
 
+    Two sets in this form are LJ Speech (keithito.com/LJ-Speech-Dataset, public domain), `columns=(0, 2)`,
+    `delimiter="|"`, `folder="wavs"`, and a language of Common Voice (commonvoice.mozilla.org, CC0) once its clips have
+    been made wav files, `columns=("path", "sentence")`, `folder="clips"`.
+
     Args:
-        table: tab-separated lines: the path of a wav file, seen from the folder of the table, and its transcript.
+        table: lines of cells, by default tab-separated: a wav file and its transcript.
         rate: samples a second, as for `read_wavs`.
-        encoding: of the table.
+        columns, delimiter, header, quoted, encoding: of the table, as for `read_pairs`.
+        folder: where its files are, seen from the folder of the table. A table may name them without the ending `.wav`,
+            or by that of a compressed original: for `a.mp3`, `a.mp3.wav` is taken, or else `a.wav`, or else itself. A
+            number behind a dot, as in `a.1`, is no ending.
 
     Returns:
         a `Reading` whose places are lines of the table. A line whose file cannot be read is left out.
+
+    Raises:
+        ValueError: as `read_pairs`.
     """
-    lines = read_pairs(table, encoding=encoding)
+    lines = read_pairs(table, columns=columns, delimiter=delimiter, header=header, quoted=quoted, encoding=encoding)
 
     def found() -> Iterator[Found[Utterance]]:
         yield from lines.problems
         for place, (name, text) in zip(lines.places, lines.items, strict=True):
             try:
-                sound = read_wav(Path(table).parent / name, rate)
+                sound = read_wav(_wav_file(Path(table).parent / folder / name), rate)
             except (OSError, ValueError) as error:
                 yield Problem(place, f"left out: {error}")
             else:
@@ -98,6 +118,14 @@ def read_transcribed(table: PathLike, rate: int, *, encoding: str = "utf-8") -> 
                 yield place, Utterance(sound.samples, text)
 
     return collected(table, found())
+
+
+def _wav_file(path: Path) -> Path:
+    """The file that a table means by a path; the path itself if there is none."""
+    named = [path] if path.suffix.lower() == ".wav" else []
+    ended = [] if path.suffix[1:].isdigit() else [path.with_suffix(".wav")]
+    found = [*named, path.with_name(f"{path.name}.wav"), *ended]
+    return next((one for one in found if one.is_file()), path)
 
 
 def ctc_complaint(frames: int, labels: Sequence[int]) -> str | None:

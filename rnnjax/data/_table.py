@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import math
 import re
 from collections.abc import Iterator, Sequence
@@ -11,7 +10,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ._reading import Found, PathLike, Place, Problem, Reading, filled_lines, read_files, stem
+from ._reading import Found, PathLike, Place, Problem, Reading, read_files, stem
+from ._rows import rows as rows_of
 
 _YEAR_OR_MONTH = re.compile(r"\d{4}(-\d\d)?")
 _NO_DATE = np.datetime64("NaT", "us")
@@ -39,7 +39,7 @@ def read_table(
     """Tables of numbers, such as series to forecast, from lines of cells.
 
     The first line names the columns; one that holds nothing but numbers and dates is data, and the names are then the
-    places, from 0. A cell may stand in double quotes, within one line.
+    places, from 0. A cell may stand in double quotes.
 
     Args:
         path: a file, gzipped or not, or a zip file or folder of `.csv` files. Sets in this form: ETTh1 and ETTh2 (Zhou
@@ -68,8 +68,7 @@ def read_table(
 
     def read(name: str, raw: bytes) -> Iterator[Found[Table]]:
         rows: list[_Row] = []
-        for one in filled_lines(name, raw, encoding):
-            found = one if isinstance(one, Problem) else _cells(*one, delimiter)
+        for found in rows_of(name, raw, delimiter, True, encoding):
             if not isinstance(found, Problem) and rows and len(found[1]) != len(rows[0][1]):
                 message = f"left out: {len(found[1])} cells, where the first line has {len(rows[0][1])}"
                 found = Problem(found[0], message)
@@ -80,14 +79,6 @@ def read_table(
         yield from _table(name, rows, time)
 
     return read_files(path, (".csv",), read)
-
-
-def _cells(place: Place, line: str, delimiter: str) -> Found[list[str]]:
-    try:
-        (cells,) = csv.reader([line], delimiter=delimiter, strict=True)
-    except csv.Error as error:
-        return Problem(place, f"left out: {error}")
-    return place, [cell.strip() for cell in cells]
 
 
 def _table(name: str, rows: Sequence[_Row], time: str | None) -> Iterator[Found[Table]]:

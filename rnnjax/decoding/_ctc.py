@@ -34,7 +34,7 @@ def ctc_greedy(
     *,
     previous: Array | None = None,
     blank: int = 0,
-    pad: int = 0,
+    pad: int | None = None,
 ) -> Labels:
     """The labels of the most probable path: repeats merged, then blanks left out.
 
@@ -44,7 +44,7 @@ def ctc_greedy(
         previous: where the frames continue a stream, `last` of the piece before, so that the pieces together read as
             the whole does.
         blank: the id that stands for no label.
-        pad: what fills `tokens` after the end.
+        pad: what fills `tokens` after the end; None is the blank, which is no label.
 
     Returns:
         a `Labels`. A frame without a finite logit holds no label and gives log-probability −∞.
@@ -71,7 +71,7 @@ def ctc_greedy(
     position = jnp.where(new, jnp.cumsum(new, axis=0, dtype=jnp.int32) - 1, len(path))
     rows = math.prod(path.shape[1:])
     row = jnp.broadcast_to(jnp.arange(rows, dtype=jnp.int32), (len(path), rows))
-    flat = jnp.full((rows, len(path)), pad, jnp.int32)
+    flat = jnp.full((rows, len(path)), blank if pad is None else pad, jnp.int32)
     flat = flat.at[row, position.reshape(row.shape)].set(path.reshape(row.shape), mode="drop")
     return Labels(
         tokens=flat.reshape(*path.shape[1:], len(path)),

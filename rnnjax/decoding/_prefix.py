@@ -49,7 +49,7 @@ def ctc_prefix_beam(
     blank: int = 0,
     lm: Fusion | None = None,
     n_best: int = 1,
-    pad: int = 0,
+    pad: int | None = None,
 ) -> Beams:
     """Searches for the labels of highest probability, summed over all their alignments.
 
@@ -65,7 +65,7 @@ def ctc_prefix_beam(
         blank: the id that stands for no label.
         lm: a language model over the same ids, from `character_fusion` or `word_fusion`.
         n_best: N, the hypotheses that are returned for each row, at most K.
-        pad: what fills `tokens` after the end.
+        pad: what fills `tokens` after the end; None is the blank, which is no label.
 
     Returns:
         a `Beams`, tokens (*B, N, T); its `log_probs` are without the language model.
@@ -96,7 +96,7 @@ def ctc_prefix_beam(
 
     if len(log_probs):
         state = lax.while_loop(lambda state: state.t < steps, body, state)
-    return _best_of(state, n_best, lm, pad)
+    return _best_of(state, n_best, lm, blank if pad is None else pad)
 
 
 def _start(log_probs: Array, beams: int, lm: Fusion | None) -> _Prefixes:

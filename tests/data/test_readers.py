@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import json
 import re
 import zipfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -33,13 +35,87 @@ def test_pairs_with_every_defect(tmp_path: Path) -> None:
     assert [place.line for place in reading.places] == [1, 2, 6]
     assert {problem.place.line: problem.message for problem in reading.problems} == {
         3: "left out: an empty line",
-        4: "left out: 1 columns between tabs, and column 1 (from 0) is needed",
+        4: "left out: 1 cell between '\\t', and column 1 (from 0) is needed",
         5: "left out: column 0 (from 0) is empty",
         7: "left out: not utf-8 (byte 0xe9 at column 3); pass another `encoding` if the file has one",
     }
     assert str(reading.problems[0]) == f"{path}:3: left out: an empty line"
     assert data.read_pairs(path, columns=(1, 0)).items[0] == ("uno", "one")
     assert data.read_pairs(path, encoding="latin-1").items[-1] == ("seés", "six")
+
+
+ROWS = [('a "quoted" word', "two\nlines"), ('"', "tab\there"), ("plain, text", "x"), ("", "nothing left of it")]
+
+
+@pytest.mark.parametrize(("suffix", "delimiter"), [("tsv", "\t"), ("csv", ","), ("csv", ";")])
+def test_rows_as_spreadsheets_write_them(tmp_path: Path, suffix: str, delimiter: str) -> None:
+    with (tmp_path / f"pairs.{suffix}").open("w", encoding="utf-8-sig", newline="") as file:
+        writer = csv.writer(file, delimiter=delimiter)  # Excel's dialect
+        writer.writerows([("id", "source", "target"), *((i, *row) for i, row in enumerate(ROWS))])
+    read = partial(data.read_pairs, tmp_path, delimiter=delimiter, quoted=True)
+    for columns in (("source", "target"), (1, 2), ("source", 2)):
+        reading = read(columns=columns, header=True)
+        assert reading.items == ROWS[:3]
+        assert [place.line for place in reading.places] == [2, 4, 5]
+        assert [
+            (line, problem.message) for (_, line), problem in zip(told(reading), reading.problems, strict=True)
+        ] == [(6, "left out: column 1 (from 0) is empty")]
+    assert read(columns=("target", "source")).items == [pair[::-1] for pair in ROWS[:3]]  # a name needs a header
+    with pytest.raises(
+        ValueError, match=rf"pairs.{suffix}: left out: no column 'text'; it has 'id', 'source', 'target'"
+    ):
+        read(columns=("source", "text"))
+
+
+@pytest.mark.parametrize(
+    ("first", "reason"),
+    [
+        (b"\xe9t\xe9,b", r"not utf-8 \(byte 0xe9 at column 1\); pass another `encoding`"),
+        (b"a\0,b", "holds NUL"),
+        (b'"a,b', "unexpected end of data"),
+    ],
+)
+def test_the_line_behind_a_header_that_cannot_be_read_is_no_header(tmp_path: Path, first: bytes, reason: str) -> None:
+    lines, read = first + b"\none,uno\ntwo,dos\n", partial(data.read_pairs, delimiter=",", header=True, quoted=True)
+    (tmp_path / "a.csv").write_bytes(lines)
+    with pytest.raises(ValueError, match=rf"a.csv: left out: its header, line 1, cannot be read: {reason}"):
+        read(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_bytes(b"\n" + lines)
+    (tmp_path / "b.csv").write_text("\na,b\nsix,seis\n")
+    reading = read(tmp_path)
+    assert reading.items == [("six", "seis")]
+    assert re.search(f"its header, line 2, cannot be read: {reason}", reading.problems[1].message)
+    assert told(reading) == [("a.csv", 1), ("a.csv", None), ("b.csv", 1)]
+    assert data.read_pairs(tmp_path / "a.csv", delimiter=",", quoted=True).items[-2:] == [
+        ("one", "uno"),
+        ("two", "dos"),
+    ]
+
+
+def test_a_quote_that_is_not_closed_costs_its_line(tmp_path: Path) -> None:
+    (tmp_path / "pairs.tsv").write_bytes(
+        b'"one\tuno\n"two"\tdos\n5" disk\tdisco\nbad\t\xff\nfour\t"cuatro"s\nsix\tseis\n'
+    )
+    reading = data.read_pairs(tmp_path / "pairs.tsv", quoted=True)
+    assert reading.items == [("two", "dos"), ('5" disk', "disco"), ("six", "seis")]
+    assert [line for _, line in told(reading)] == [1, 4, 5]
+    plain = data.read_pairs(tmp_path / "pairs.tsv")
+    assert plain.items[:2] == [('"one', "uno"), ('"two"', "dos")]  # quotes are text
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"columns": (0, -1)}, r"`columns` must be two numbers from 0 or names, such as \(0, 1\); got \(0, -1\)"),
+        ({"columns": "ab"}, "got 'ab'"),
+        ({"columns": (0, 1, 2)}, "two numbers"),
+        ({"delimiter": "||"}, "`delimiter` must be one character, .* got '||'"),
+    ],
+)
+def test_columns_and_delimiters_that_are_none(tmp_path: Path, options: dict, message: str) -> None:
+    (tmp_path / "pairs.tsv").write_text("one\tuno\n")
+    with pytest.raises(ValueError, match=message.replace("||", r"\|\|")):
+        data.read_pairs(tmp_path / "pairs.tsv", **options)
 
 
 def test_other_encodings(tmp_path: Path) -> None:
@@ -233,6 +309,9 @@ def test_documents_and_labels(tmp_path: Path) -> None:
     (folder / "rt-polarity.pos").write_text("good .\n")
     polarity = data.read_sentence_polarity(folder)
     assert polarity.items == [("bad .", "negative"), ("worse .", "negative"), ("good .", "positive")]
+    (folder / "rt-polarity.pos").write_bytes(b"clich\xe9 , but good .\n")
+    assert told(data.read_sentence_polarity(folder)) == [("rt-polarity.pos", 1)]
+    assert data.read_sentence_polarity(folder, encoding="latin-1").items[-1] == ("clich\u00e9 , but good .", "positive")
 
 
 QUERIES = {

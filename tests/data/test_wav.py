@@ -205,6 +205,56 @@ def test_transcripts_and_what_is_too_short_for_them(tmp_path: Path) -> None:
     assert data.ctc_complaint(4, [1, 1, 2]) is None
 
 
+def test_tables_of_published_recordings(tmp_path: Path) -> None:
+    """LJ Speech names files without their ending, Common Voice compressed ones of which the wav files were made."""
+    for name, samples in (("wavs/LJ001-0001", 80), ("wavs/LJ001-0002", 40), ("clips/common_voice_en_1", 20)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        data.write_wav(tmp_path / f"{name}.wav", np.full(samples, 0.5), 8000)
+    (tmp_path / "metadata.csv").write_text(
+        'LJ001-0001|Dr. "X|Doctor "X\nLJ001-0002|in 1 part|in one part\nLJ001-0003|no|no\n', encoding="utf-8"
+    )
+    table = tmp_path / "metadata.csv"
+    reading = data.read_transcribed(table, 8000, columns=(0, 2), delimiter="|", folder="wavs")
+    assert [(len(one.samples), one.text) for one in reading] == [(80, 'Doctor "X'), (40, "in one part")]
+    assert [problem.place.line for problem in reading.problems] == [3]
+    table = tmp_path / "validated.tsv"
+    table.write_text("client_id\tpath\tsentence_id\tsentence\n9f\tcommon_voice_en_1.mp3\t7\tHello.\n", encoding="utf-8")
+    reading = data.read_transcribed(table, 8000, columns=("path", "sentence"), folder="clips")
+    assert [(len(one.samples), one.text, str(at)) for one, at in zip(reading, reading.places, strict=True)] == [
+        (20, "Hello.", f"{table}:2")
+    ]
+
+
+def test_the_wav_file_that_a_table_means(tmp_path: Path) -> None:
+    """Beside a compressed original, and by names in which a dot is no ending."""
+    sizes = {"clip.wav": 10, "rec.wav": 20, "rec.1.wav": 30, "b.mp3.wav": 40, "b.wav": 50, "loud.WAV": 60, "sound": 70}
+    for name, samples in sizes.items():
+        data.write_wav(tmp_path / name, np.full(samples, 0.5), 8000)
+    for name in ("clip", "alone"):
+        (tmp_path / f"{name}.mp3").write_bytes(b"ID3\4")
+    names = [
+        "clip.mp3",
+        "clip.wav",
+        "rec.1",
+        "rec",
+        "b.mp3",
+        "b",
+        "loud.WAV",
+        "sound",
+        "alone.mp3",
+        "rec.2",
+        "none.wav",
+    ]
+    (tmp_path / "table.tsv").write_text("".join(f"{name}\t{name}\n" for name in names))
+    reading = data.read_transcribed(tmp_path / "table.tsv", 8000)
+    found = {one.text: len(one.samples) for one in reading}
+    assert found == dict(zip(names[:8], (10, 10, 30, 20, 40, 50, 60, 70), strict=True))
+    assert [problem.place.line for problem in reading.problems] == [9, 10, 11]
+    for problem, name in zip(reading.problems, names[8:], strict=True):
+        assert name in problem.message
+        assert f"{name}.wav" not in problem.message
+
+
 def test_digits_are_joined_with_pauses() -> None:
     clips = [data.Clip(np.full(10 + n, n + 1, np.float32), n % 10, "ab"[n % 2], n) for n in range(40)]
     spoken = data.digit_strings(clips, 60, seed=3, shortest=2, longest=4, gap=5)

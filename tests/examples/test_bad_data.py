@@ -17,6 +17,7 @@ import rnnjax as rj
 # a text for each example that takes an encoding, and what is wrong with it once it is read
 TEXTS = {
     "generation": ("short", "has 5 characters: at least 10,000 are needed"),
+    "sentiment": ("so good", "must have sentences of two labels; it has positive"),
     "speech": ("missing.wav\tsaid", "left out: .*missing.wav"),
     "summarisation": ('{"source": "a b", "target": "a"}', "has 1 pairs: too few"),
     "translation": ("one\tuno", "has 1 pairs of at most 10 words: too few"),
@@ -29,12 +30,20 @@ FEW = {
     "requests": (
         ["dialogue"],
         {"train_A_full.json": f'{{"A": [{QUERY}]}}', "validate_A.json": f'{{"A": [{QUERY}]}}'},
-        "has 1 items to learn from: too few, 20 are needed",
+        "has 1 items: 20 different are needed",
+    ),
+    "one request many times": (
+        ["dialogue"],
+        {
+            "train_A_full.json": f'{{"A": [{", ".join([QUERY] * 40)}]}}',
+            "validate_A.json": f'{{"A": [{QUERY}]}}',
+        },
+        "has 40 items: 20 different are needed",
     ),
     "conversations": (
         ["dialogue", "respond"],
         {"camrest.json": f'[{{"dialogue_id": 1, "dial": [{TURN}]}}]'},
-        "has 1 items to learn from: too few, 5 are needed",
+        "has 1 items: 5 different are needed",
     ),
     "sentences": (["sentiment"], {"a.neg": "so bad", "a.pos": "so good"}, "has 2 sentences: too few"),
     "digits": (
@@ -100,11 +109,89 @@ def test_too_little_to_learn_from_ends_with_a_sentence(run, case):
         run(name, *flags, "--data", "few")
 
 
-@pytest.mark.parametrize("data", [[], ["--data", "table.tsv"]], ids=["morse", "table"])
-def test_only_speakers_of_digits_are_held_out(run, capsys, data):
-    with pytest.raises(SystemExit):
-        run("speech", "--hold-out", "alice", *data)
-    assert "--hold-out needs `--data` with the folder of the spoken digits" in capsys.readouterr().err
+TABLE, FOLDER = ["--data", "table.tsv"], ["--data", "."]
+# flags that would have no effect, and what is said of the first
+UNUSED = {
+    "speech": [
+        (["--hold-out", "alice"], "--hold-out is not for morse"),
+        (["--hold-out", "alice", *TABLE], "--hold-out is not for recordings"),
+        (["--count", "9", *TABLE], "--count is not for recordings"),
+        (["--tests", "9", *TABLE], "--tests is not for recordings"),
+        (["--encoding", "latin-1"], "--encoding is not for morse"),
+        (["--encoding", "latin-1", *FOLDER], "--encoding is not for digits"),
+    ],
+    "translation": [
+        ([f"--{name}", *values], f"--{name} needs `--data`")
+        for name, *values in (
+            ("columns", "1", "0"),
+            ("vocabulary", "word"),
+            ("size", "9"),
+            ("most-words", "9"),
+            ("encoding", "latin-1"),
+        )
+    ],
+    "summarisation": [
+        (["--fields", "a", "b"], "--fields needs `--data`"),
+        (["--encoding", "latin-1"], "--encoding needs `--data`"),
+        (["--own-words", "9", "--unit", "piece"], "--own-words needs `--unit word`"),
+    ],
+    "sentiment": [(["--encoding", "latin-1"], "--encoding needs `--data`")],
+}
+
+
+@pytest.mark.parametrize("name", UNUSED)
+def test_flags_without_effect_are_refused(run, capsys, name):
+    for flags, said in UNUSED[name]:
+        with pytest.raises(SystemExit) as error:
+            run(name, *flags)
+        assert error.value.code == 2
+        assert said in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", [["translation"], ["dialogue"], ["dialogue", "respond"]], ids=" ".join)
+def test_no_epoch_is_refused_before_anything_is_read(monkeypatch, capsys, tmp_path, flags):
+    monkeypatch.chdir(tmp_path)
+    for epochs in ("0", "-1"):
+        monkeypatch.setattr(sys, "argv", [*flags, "--epochs", epochs, "--data", "nowhere", "--out", "out/file"])
+        with pytest.raises(SystemExit) as error:
+            loaded(flags[0]).main()
+        assert error.value.code == 2
+        assert "--epochs must be at least 1" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(("name", "flags"), [("translation", []), ("dialogue", []), ("dialogue", ["respond"])])
+def test_epochs_are_those_of_the_flag(run, name, flags):
+    seen = []
+
+    def stopped(*given, **_):
+        seen.extend(one.epochs for one in given if hasattr(one, "epochs"))
+        raise Enough
+
+    own = {"train": stopped, "dates": lambda *_: loaded(name).dates(20, 0)} if name == "translation" else {}
+    if name == "dialogue":
+        own = {"understand": stopped, "respond": stopped}
+    with pytest.raises(Enough):
+        run(name, *flags, "--epochs", "1", **own)
+    assert seen == [1]
+
+
+def test_a_smoke_run_takes_few_of_many_recordings(run):
+    """Of 130 recordings the first hundred are dealt."""
+    for number in range(130):
+        rj.data.write_wav(f"{number}.wav", [0.1] * 8000, 8000)
+    Path("table.tsv").write_text("\n".join(f"{number}.wav\tabc{number:03}" for number in range(130)))
+    tasks = []
+
+    def stopped(task, args):
+        tasks.append(task)
+        raise Enough
+
+    for flags, count in ((["--smoke"], 100), ([], 130)):
+        with pytest.raises(Enough):
+            run("speech", "--data", "table.tsv", *flags, train=stopped)
+        task = tasks.pop()
+        assert len(task.training(0)) + len(task.validation) + len(task.tests["test"]) == count
 
 
 def test_a_text_is_also_named_by_its_other_flag(run):
@@ -167,7 +254,10 @@ def test_unknown_words_of_reviews_are_named(run, capsys):
 @pytest.mark.slow
 def test_unknown_words_of_requests_are_named(run, monkeypatch, capsys):
     Path("snips").mkdir()
-    for part, said in (("train", ["wake me"] * 40), ("validate", ["wake me", "wake him"])):
+    for part, said in (
+        ("train", ["wake me" + " wake" * n for n in range(20)] * 2),
+        ("validate", ["wake me", "wake him"]),
+    ):
         file = Path("snips", f"{part}_Wake{'_full' * (part == 'train')}.json")
         rows = ",\n".join(json.dumps({"data": [{"text": text}]}) for text in said)
         file.write_text('{"Wake": [\n' + rows + "]}", encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import io
 import sys
@@ -50,6 +51,27 @@ def test_requests_become_numbers(dialogue, lexicon):
     np.testing.assert_array_equal(targets["intents"], [1, 0])
     np.testing.assert_array_equal(targets["tags"], [[2, 2, 0, 1], [2, 0, 0, 0]])
     np.testing.assert_array_equal(lengths, [4, 2])
+
+
+def test_no_request_is_in_training_and_validation(dialogue, monkeypatch):
+    """By the letters of their words. Some of the made-up requests come several times."""
+    seen = []
+
+    class Enough(Exception):
+        pass
+
+    def stopped(model, data, held, args, **_):
+        seen.extend([data, held])
+        raise Enough
+
+    monkeypatch.setattr(dialogue, "train", stopped)
+    monkeypatch.setattr(dialogue.Reader, "of", lambda *_: None)
+    with pytest.raises(Enough):
+        dialogue.understand(argparse.Namespace(readings=[], every=1, seed=0))
+    said = [[bytes(row.astype(np.uint8)).rstrip(b"\0") for row in inputs["letters"]] for inputs, _, _ in seen]
+    assert len(said[0]) > len({*said[0]})
+    assert len(said[1]) > 30
+    assert not {*said[0]} & {*said[1]}
 
 
 @pytest.mark.slow

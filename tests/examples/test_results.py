@@ -98,6 +98,18 @@ def translation(example, monkeypatch, picture):
     return {"dates_exact": 0.75}
 
 
+@pytest.mark.parametrize(("flags", "name", "errors"), [([], "", 0.2), (["--streaming"], "_streaming", 0.4)])
+def test_a_stream_is_judged_by_the_best_path(flags, name, errors, monkeypatch, capsys, tmp_path):
+    example = loaded("speech")
+    speech(example, monkeypatch, MagicMock())
+    # a beam misses one character of five, the best path two
+    example.transcribe = lambda recogniser, said, beams=8: [one.text[1 if beams else 2 :] for one in said]
+    example.Stream = lambda *_: SimpleNamespace(feed=lambda *_, **__: "")
+    monkeypatch.setattr(sys, "argv", ["speech.py", "--smoke", *flags, "--out", str(tmp_path)])
+    example.main()
+    assert capsys.readouterr().out.splitlines()[-1] == f"figure: morse_cer_5db{name} {errors:.4f}"
+
+
 @pytest.mark.parametrize("fails", [True, False])
 @pytest.mark.parametrize("small", [dialogue, generation, sentiment, speech, summarisation, translation])
 def test_figures_come_last_whatever_becomes_of_the_picture(small, fails, monkeypatch, capsys, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib.util
 import json
+import re
 import sys
 from functools import partial
 from pathlib import Path
@@ -263,6 +264,27 @@ def test_rouge_by_hand(summarisation):
     assert found["rougeL"] == pytest.approx((4 / 7 + 1) / 2)
 
 
+@pytest.mark.parametrize("text", ["Привет, мир!", "Καλημέρα, κόσμε", "नमस्ते दुनिया", "天气好。"])
+def test_rouge_in_other_scripts(summarisation, text):
+    """Of as many words as are the same: each has two, the Chinese three signs."""
+    pytest.importorskip("rouge_score", reason="ROUGE needs rouge-score, of the extra `examples`")
+    assert summarisation.rouge([text.upper()], [text]) == pytest.approx({"rouge1": 1, "rouge2": 1, "rougeL": 1})
+    first = "天" if text[0] == "天" else rj.data.words(text)[0]
+    share = 2 / 4 if text[0] == "天" else 2 / 3
+    assert summarisation.rouge([first], [text]) == pytest.approx({"rouge1": share, "rouge2": 0, "rougeL": share})
+
+
+def test_rouge_of_english_is_the_packages(summarisation):
+    scorer = pytest.importorskip("rouge_score.rouge_scorer", reason="ROUGE needs rouge-score, of the extra `examples`")
+    score = scorer.RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True).score
+    for texts in (
+        ("It doesn't read file_names -- it's reading 3.5 of them.", "reads the file_name's 3 names; x86_64 (Read)!"),
+        ("The company’s files aren’t read: “It’s ours”", "the company files' owner's; it isn't the companies’ file"),
+    ):
+        expected = {name: one.fmeasure for name, one in score(*texts).items()}
+        assert summarisation.rouge(texts[1:], texts[:1]) == expected
+
+
 def test_a_missing_package_is_named(summarisation, monkeypatch):
     """Before anything is read or trained."""
     monkeypatch.setattr(sys, "argv", ["summarisation.py"])
@@ -278,6 +300,9 @@ def test_a_missing_package_is_named(summarisation, monkeypatch):
         ("One thing. Another.", "One thing."),
         ("Is it? Yes", "Is it?"),
         ("version 1.5 only", "version 1.5 only"),
+        ("今天好。我们去！", "今天好。"),
+        ("真的？！好", "真的？！"),
+        ("यह है। वह है।", "यह है।"),
         ("", ""),
     ],
 )
@@ -322,11 +347,34 @@ def test_files_that_are_the_parts_are_not_dealt_anew(summarisation, tmp_path, ca
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows), encoding="utf-8")
     args = summarisation.arguments().parse_args(["--data", str(tmp_path), "--seed", "3"])
     assert [[pair.text for pair in part] for part in summarisation.load(args)] == [*texts.values()]
-    (tmp_path / "validation.jsonl").unlink()
     assert "dealt" not in capsys.readouterr().out
-    parts = summarisation.load(args)
-    assert "dealt at random" in capsys.readouterr().out
-    assert sorted(len(part) for part in parts) == [1, 1, 9]
+    # the same in other names, a part in two files, and a file of no part
+    (tmp_path / "train.jsonl").rename(tmp_path / "train-00000-of-00002.jsonl")
+    for name in ("train-00001-of-00002", "notes"):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"source": name, "target": "more"}), encoding="utf-8")
+    for name in ("dev", "val", "valid"):
+        next(iter([*tmp_path.glob("*v*.jsonl")])).rename(tmp_path / f"{name}.jsonl")
+        parts = [[pair.text for pair in part] for part in summarisation.load(args)]
+        assert parts == [[*texts["train"], "train-00001-of-00002"], texts["validation"], texts["test"]]
+        assert re.search(r"names are those of no part:\n  \S+notes.jsonl\n", capsys.readouterr().out)
+    (tmp_path / "valid.jsonl").unlink()
+    with pytest.raises(
+        SystemExit, match="nothing is named dev or val or valid or validation: name files for all three"
+    ):
+        summarisation.load(args)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "xsum-test.jsonl"])
+def test_one_file_is_dealt_whatever_its_name(summarisation, lines, tmp_path, capsys, name):
+    args = ["--fields", "body", "title", "--data"]
+    path = lines.rename(tmp_path / name)
+    for data in (path, tmp_path):  # itself, or as the only one of a folder
+        parts = summarisation.load(summarisation.arguments().parse_args([*args, str(data)]))
+        assert [len({pair.text for pair in part}) for part in parts] == [32, 4, 4]
+        assert "dealt at random: there are no files for each of train" in capsys.readouterr().out
+    (tmp_path / "dev.jsonl").write_text("no JSON", encoding="utf-8")  # a part, of which nothing can be used
+    with pytest.raises(SystemExit, match="nothing is named"):
+        summarisation.load(summarisation.arguments().parse_args([*args, str(tmp_path)]))
 
 
 @pytest.mark.slow

@@ -8,6 +8,7 @@ import re
 import sys
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -296,6 +297,29 @@ def test_the_script_runs_on_a_file(translation, file, monkeypatch, capsys, tmp_p
     monkeypatch.setattr(sys, "argv", ["translation.py", "--data", str(file), *flags])
     translation.main()
     assert "\nfigure: eng_num_bleu " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("vocabulary", ["word", "bpe"])
+def test_a_perfect_translation_scores_100(translation, monkeypatch, capsys, tmp_path, vocabulary):
+    """In words a translation has spaces around every sign, and its reference has none."""
+    pytest.importorskip("tokenizers", reason="byte pairs need the extra `text`")
+    (tmp_path / "pairs.tsv").write_text(
+        "\n".join(f"Is {i} well-known?\t¿Es «{i}» bien-conocido?" for i in range(60)), encoding="utf-8"
+    )
+
+    def perfect(fitted, task, texts, beams):
+        target = dict(task.test)
+        return [" ".join(rj.data.words(target[text])) if vocabulary == "word" else target[text] for text in texts]
+
+    monkeypatch.setattr(translation, "translate", perfect)
+    monkeypatch.setattr(translation, "train", lambda *_, **__: SimpleNamespace(params={}, history={"val_loss": [1.0]}))
+    monkeypatch.setattr(translation, "draw", lambda *_: None)
+    flags = ["--vocabulary", vocabulary, "--size", "300", "--out", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["translation.py", "--data", str(tmp_path / "pairs.tsv"), *flags])
+    translation.main()
+    out = capsys.readouterr().out
+    assert "\nfigure: pairs_0_1_bleu 100.0000" in out
+    assert "pairs_0_1_exact 1" in out
 
 
 @pytest.mark.slow
