@@ -132,12 +132,13 @@ def compare(
     embedding: int = 16,
     confidence: float = 0.95,
 ) -> Comparison:
-    """Trains several kinds of networks with equally many parameters on your data, and says which one to take.
+    """Trains several kinds of networks with equally many parameters on your data, and says which one to take,
+    where the numbers decide.
 
     A model is a body, as wide as the budget allows, below an affine layer; it reads tokens through an embedding, and
     answers after the last step or after every step, as the targets ask. Each kind is trained with every learning rate
     and seed in one compiled program, with Adam, clipping, and rates that fall to zero along a cosine. The mean over the
-    seeds on the validation rows chooses the learning rate and the model that is recommended; quality is that of the
+    seeds on the validation rows chooses the learning rate and the model that comes first; quality is that of the
     test rows, which take no part in training or choosing. Its interval is Student's over the seeds: it says how much
     the draw of weights and order matters, and not how much the rows do.
 
@@ -193,6 +194,7 @@ def compare(
     used = measures(loss, [] if metric is None else [metric], shared=True)
     rising = rises(used, used[-1].name, mode)
     networks = [within(name, make, task, budget, embedding) for name, make in contenders(cells).items()]
+    used = tuple(one._replace(keeps_time=networks[0].layer.keeps_time) for one in used)
     constant = constant_quality(parts[0], parts[2], task, used[-1], rising)
     _check_scores(networks[0].layer, parts[2], used)
 

@@ -35,7 +35,7 @@ class GradientMonitor:
         self.readings: list[Reading] = []
         self.every, self._log, self._last = every, log, -math.inf
         batch = take(as_batch(data), slice(0, rows))
-        (measure,) = measures(loss, (), shared=True)
+        (measure,) = measures(loss, (), shared=True, keeps_time=model.keeps_time)
         xs, reset = jax.tree.map(lambda leaf: np.moveaxis(np.asarray(leaf), 1, 0), (batch.inputs, batch.reset))
 
         def total(ys: Array) -> Array:

@@ -18,7 +18,8 @@ def recommendation(
 ) -> str:
     """Sentences, one a line: which one to take, which cannot be told from it, which are worse, and what to mistrust.
 
-    The one to take is the first, which the validation rows chose; the numbers are those of the test rows.
+    The first is the one that the validation rows chose; the numbers are those of the test rows. It is the one to take
+    if all others are worse there and no best learning rate lies at the edge of those tried; else it only comes first.
 
     Args:
         rows: of the table, the best on the validation rows first.
@@ -32,12 +33,20 @@ def recommendation(
     if best.quality != best.quality:
         return "Nothing can be recommended: the quality of every model is NaN.\n" + _notes(rows)
     name = metric.replace("_", " ")
+    apart = {row.name: of_difference(best.scores, row.scores, confidence) for row in others}
+    apart = {name: gap if rises else Interval(-gap.estimate, -gap.high, -gap.low) for name, gap in apart.items()}
+    finite = [row for row in others if row.quality == row.quality]
+    better = [row for row in finite if apart[row.name].high < 0]
+    equals = [row for row in finite if apart[row.name].low <= 0 <= apart[row.name].high]
+    edges = [row.name for row in (best, *finite) if row.learning_rate in (min(rates), max(rates))]
     lines = []
     if not (best.low > constant if rises else best.high < constant):
         lines.append(
             f"Nothing can be recommended: no model is better, beyond doubt, than a constant answer, whose {name} is "
             f"{constant:.4g}. {best.name} comes first."
         )
+    elif better or equals or edges:
+        lines.append(f"{best.name} comes first on the validation rows.")
     else:
         lines.append(f"Take {best.name}.")
     lines.append(
@@ -45,11 +54,6 @@ def recommendation(
         f"over {len(best.scores)} seeds; a constant answer has {constant:.4g}. {best.parameters:,} parameters, "
         f"learning rate {best.learning_rate:.2g}."
     )
-    apart = {row.name: of_difference(best.scores, row.scores, confidence) for row in others}
-    apart = {name: gap if rises else Interval(-gap.estimate, -gap.high, -gap.low) for name, gap in apart.items()}
-    finite = [row for row in others if row.quality == row.quality]
-    better = [row for row in finite if apart[row.name].high < 0]
-    equals = [row for row in finite if apart[row.name].low <= 0 <= apart[row.name].high]
     if better:
         told = "; ".join(f"{row.name}, by {_gap(apart[row.name], -1)}" for row in better)
         lines.append(f"Better on the test rows, though not on the validation rows: {told}. Validate on more rows.")
@@ -68,7 +72,6 @@ def recommendation(
     worse = [row for row in finite if apart[row.name].low > 0]
     if worse:
         lines.append(f"Worse: {'; '.join(f'{row.name}, by {_gap(apart[row.name])}' for row in worse)}.")
-    edges = [row.name for row in rows if row.learning_rate in (min(rates), max(rates))]
     if len(rates) < 3:
         lines.append(f"Too few learning rates to know whether others are better for some model: {len(rates)}.")
     elif edges:

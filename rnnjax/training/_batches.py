@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import itertools
 import numbers
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -385,6 +385,15 @@ def first_of(source: Any, weighted: bool = False) -> tuple[Batch, Any]:
     batches = Stream(source, weighted=weighted).read(0)
     first = next(batches)
     return first, _Begun(first, batches, source) if isinstance(source, Iterator) else source
+
+
+def check_repeats(name: str, source: Any, epochs: int) -> None:
+    """Raises ValueError for an iterator of Python that can be read once, where there are several epochs."""
+    if epochs > 1 and isinstance(source, (Generator, enumerate, filter, map, zip)):
+        raise ValueError(
+            f"`{name}` is read in each of the {epochs} epochs, and a {type(source).__name__} can be read once, so pass "
+            "a function that makes one"
+        )
 
 
 class _Begun:

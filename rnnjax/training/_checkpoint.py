@@ -27,15 +27,18 @@ KEPT = 2
 class Checkpoints:
     """The checkpoints of one run in one directory, as flat dictionaries of named arrays.
 
-    `described` says what the run depends on beside the arrays; a checkpoint that says otherwise is refused. While the
-    object is entered, SIGTERM and a first SIGINT, as Ctrl-C sends it, are noted instead of ending the process.
+    `described` says what the run depends on beside the arrays, and `within` what a place within an epoch depends on
+    besides; a checkpoint that says otherwise is refused. While the object is entered, SIGTERM and a first SIGINT, as
+    Ctrl-C sends it, are noted instead of ending the process.
     """
 
-    def __init__(self, directory: str | os.PathLike[str], described: Mapping[str, Any]) -> None:
+    def __init__(
+        self, directory: str | os.PathLike[str], described: Mapping[str, Any], within: Mapping[str, Any]
+    ) -> None:
         from orbax.checkpoint import v1 as ocp
 
         self.directory = Path(directory).resolve()
-        self.described = {"format": FORMAT, **described}
+        self.described, self.within = {"format": FORMAT, **described}, dict(within)
         self._told: int | None = None
         self._before: dict[int, Any] = {}
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -82,10 +85,12 @@ class Checkpoints:
         self._close()
         os.kill(os.getpid(), self._told or signal.SIGTERM)
 
-    def save(self, step: int, tree: Any) -> None:
-        """Writes a checkpoint; the oldest is removed. What is on the disk is whole at every moment."""
+    def save(self, step: int, tree: Any, within: bool) -> None:
+        """Writes a checkpoint, of a place within an epoch or of its end; the oldest is removed. What is on the disk is
+        whole at every moment."""
         leaves = {name: _whole(_raw(leaf)) for name, leaf in named(tree).items() if jnp.size(leaf)}
-        self._open.save(step, leaves, overwrite=True, custom_metadata=self.described)
+        described = self.described | self.within if within else self.described
+        self._open.save(step, leaves, overwrite=True, custom_metadata=described)
 
     def load(self, template: Any) -> dict[str, Any] | None:
         """The arrays of the newest checkpoint by name, or None without one.
@@ -107,7 +112,7 @@ class Checkpoints:
             raise ValueError(f"{path} is no checkpoint of `rnnjax.training.fit`: choose another `checkpoint_dir`")
         if not isinstance(found, Mapping):
             raise ValueError(_unreadable(path, OSError("its arrays are damaged or missing")))
-        for name, value in self.described.items():
+        for name, value in (self.described | self.within).items():
             if name in described and described[name] != value:
                 raise ValueError(
                     f"the checkpoint {path} is of a run with {name} = {described.get(name)}, and this run has {value}: "

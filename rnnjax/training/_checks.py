@@ -77,7 +77,8 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
         if function in CLASSES:
             instead = "binary_cross_entropy" if function in ENTROPIES else "binary_accuracy"
             _positions.check_several(shape, instead)
-        if targets.shape[: len(shape) - 1] != shape[:-1]:
+        weights = np.shape(batch.weights)
+        if targets.shape[: len(shape) - 1] != shape[:-1] or weights != shape[:-1][: len(weights)]:
             continue  # the measure says so
         valid = _valid(shape[:-1], batch, measure.takes_lengths(outputs, batch))
         if function in SHARES:

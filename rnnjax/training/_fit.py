@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import itertools
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -16,12 +16,14 @@ import numpy as np
 import optax
 
 from .._errors import check_not_negative, check_size, describe
+from ..layers import Layer
 from . import _runs
 from ._batches import (
     Batch,
     Stream,
     as_batch,
     as_inputs,
+    check_repeats,
     check_seed,
     fill_up,
     first_of,
@@ -32,16 +34,16 @@ from ._batches import (
     take,
 )
 from ._checks import Check, check_ids, checks
-from ._loop import Judge, Loop, Record, Watchers, checkpoints, taken_up
-from ._measure import Measure, all_known, all_take_masks, measures, own_name, rises, values
-from ._model import Model, adapt, remembered, shares_steps
+from ._loop import Judge, Loop, Record, Watchers, checkpoints, functions, taken_up
+from ._measure import Measure, all_known, all_take_masks, measures, of_model, own_name, rises, values
+from ._model import Model, adapt, layer_of, remembered
 from ._parallel import Parallel, divided
 from ._precision import computed_in
 from ._progress import Bar
 from ._step import TrainState, start
 from .loggers import Log
 from .optimizers import optimizer as default_optimizer
-from .truncation import TBPTT, Windows, outputs_of_windows, windowed
+from .truncation import TBPTT, Windows, check_truncate, outputs_of_windows, windowed
 
 
 class _Fields(NamedTuple):
@@ -59,30 +61,37 @@ class Fitted(_Fields):
     history: one list a measure, with an entry for every epoch.
     state: everything that changed in training.
 
-    Beside these, which are the parts of the tuple, it has the `loss` and `metrics` of its training, which `fit` and
-    `evaluate` take where none are given. Copies have them too, and so has a pickle, unless one is a function of your
-    own, which must then be passed; what `jax.tree` makes of it, or `Fitted(…)`, has "cross_entropy" and no metrics.
+    Beside these, which are the parts of the tuple, it has the `loss`, `metrics` and `optimizer` of its training, which
+    `fit` takes where none are given, and `evaluate` the first two. Copies have them too. A pickle has no optimizer but
+    that of `fit` itself, and no loss and metrics where one is a function of your own; what it lacks must then be
+    passed. What `jax.tree` makes of it, or `Fitted(…)`, has "cross_entropy", no metrics and no optimizer.
     """
 
     loss: Any = "cross_entropy"
     metrics: Sequence[Any] = ()
+    optimizer: optax.GradientTransformation | None = None
 
-    def _measured(self, loss: Any, metrics: Sequence[Any]) -> Fitted:
-        self.loss, self.metrics = loss, tuple(metrics)
+    def _trained_by(self, recipe: Mapping[str, Any]) -> Fitted:
+        self.__dict__.update(recipe)
         return self
 
     def _replace(self, **changes: Any) -> Fitted:
-        return super()._replace(**changes)._measured(self.loss, self.metrics)
+        return super()._replace(**changes)._trained_by(vars(self))
 
     def __copy__(self) -> Fitted:
-        return Fitted(*self)._measured(self.loss, self.metrics)
+        return Fitted(*self)._trained_by(vars(self))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Fitted:
-        return Fitted(*copy.deepcopy(tuple(self), memo))._measured(self.loss, self.metrics)
+        return Fitted(*copy.deepcopy(tuple(self), memo))._trained_by(vars(self))
 
     def __getstate__(self) -> dict[str, Any]:
         known = self.loss is not None and all_known(measures(self.loss, self.metrics))
-        return {"loss": self.loss, "metrics": self.metrics} if known else {"loss": None, "metrics": ()}
+        kept = {"loss": self.loss, "metrics": self.metrics} if known else {"loss": None, "metrics": ()}
+        return kept | {"default optimizer": self.optimizer is _default()}
+
+    def __setstate__(self, kept: dict[str, Any]) -> None:
+        optimizer = _default() if kept["default optimizer"] else None
+        self._trained_by({"loss": kept["loss"], "metrics": kept["metrics"], "optimizer": optimizer})
 
 
 def fit(
@@ -137,15 +146,21 @@ def fit(
             the rows, of which inputs or targets may be tuples, both only in a `Batch(inputs, targets)`; or an iterable
             of such batches, or a function that returns one, such as `buckets(…)`. Without `steps_per_epoch` an iterable
             is read once an epoch; a function with a parameter `epoch` is given its number. A batch with fewer rows than
-            those before is filled up if loss and metrics take a `mask`, and else compiles once more. Lengths cut off
-            outputs (B, T, …) with the T of the inputs. Inputs of a layer, or module of rnnjax, share their T. Another
+            those before is filled up if loss and metrics are the library's, and else compiles once more. Where
+            axis 1 of the outputs is the time of the inputs, lengths cut it; after pooling, or in a forecast, it is not.
+            A function or module of your own is looked at with T steps and with 2 T; one that takes T alone is judged by
+            shape, so that outputs (B, T, …) are cut: where their axis 1 is no time of the inputs, leave `lengths` out
+            and say what counts by weights (B) or (B, T). Inputs of a layer, or module of rnnjax, share their T. Another
             model may read several sequences, such as a source and a target: arrays (B, T, …) or ids (B, T), but not
             times (B, T) beside an array (B, T, I). Then lengths are for the model alone, also where all have equal T,
             and outputs with the T of one of them need weights (B, T).
         loss: a name such as "cross_entropy", a function of `rnnjax.training`, or a function
             `(outputs, targets, *, mask, lengths) -> scalar or training.Mean`; it is passed the arguments that it takes,
-            and must take those that the data need. None is that of a `Fitted`, and for any other model "cross_entropy".
-        optimizer: an Optax transformation; None is `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.
+            and must take those that the data need. A scalar counts as a mean over the rows, so that a mean over steps
+            that differ in number from row to row must be a `Mean`, whose `count` has no gradient. None is the loss of a
+            `Fitted`, and for any other model "cross_entropy".
+        optimizer: an Optax transformation; None is that of a `Fitted`, and for any other model
+            `rnnjax.training.optimizer(1e-3, clip_norm=1.0)`.
         metrics: more of the same, or pairs of a name and a function; None are those of a `Fitted`, else none.
         epochs: how often the data are read, or so many times `steps_per_epoch` batches of them.
         steps_per_epoch: batches of an epoch, for an iterable that does not end, or too late. The next epoch goes on
@@ -217,9 +232,13 @@ def fit(
     steps_per_epoch = None if steps_per_epoch is None else int(steps_per_epoch)
 
     loss, metrics = _measured_by(model, loss, metrics)
-    used, chain = measures(loss, metrics, shares_steps(_model_of(model))), _transformation(optimizer)
+    used, chain = measures(loss, metrics), _transformation(optimizer, model)
     monitor, rising = _direction(used, monitor, mode, validation is not None or validation_split is not None)
     judge, watchers = Judge(monitor, rising, patience, min_delta, restore_best), Watchers(callbacks)
+    loggers = functions("log", log, 'of the step and the values, such as `csv_logger("run.csv")`')
+    check_truncate(truncate)
+    check_repeats("data", None if steps_per_epoch else data, epochs)
+    check_repeats("validation", validation, epochs)
     read, parallel = _read(data, validation, validation_split, steps_per_epoch, all_take_masks(used)), Parallel(mesh)
     if read.batches is None:
         parallel.check_rows(*(("batch_size", batch_size) if truncate is None else ("B", rows_of(read.first))))
@@ -231,14 +250,17 @@ def fit(
         if read.batches is not None or accumulate != 1:
             raise ValueError("`truncate` needs arrays (B, L, …) and no `accumulate`")
         adapted = windowed(adapted, truncate)
-    check = checks(used, plain, read.first, batch_size, truncate)
-    recipe, order = _runs.Recipe(adapted, used, chain, accumulate, parallel), seed if shuffle else None
+    measured = of_model(used, plain, read.first, truncate is not None)
+    check = checks(measured, plain, read.first, batch_size, truncate)
+    recipe, order = _runs.Recipe(adapted, measured, chain, accumulate, parallel), seed if shuffle else None
     run = _run(recipe, read, batch_size, order, truncate, watchers.every, steps_per_epoch, check)
     validate = None
     if read.validation is not None:
-        if is_arrays(read.validation):
-            checks(used, plain, as_batch(read.validation), batch_size, truncate)
-        validate = _runs.evaluation(adapted, used, read.validation, batch_size, truncate, parallel, check)
+        held, validation = _begun(read.validation, all_take_masks(used))
+        own = of_model(used, plain, held, truncate is not None)
+        if is_arrays(validation) or own != measured:  # else its outputs are those that training has
+            check = checks(own, plain, held, batch_size, truncate)
+        validate = _runs.evaluation(adapted, own, held, validation, batch_size, truncate, parallel, check)
 
     state = start(adapted, chain, noise_key)
     state = parallel.put(_after(model.state, state) if isinstance(model, Fitted) else state, run.state)
@@ -253,15 +275,14 @@ def fit(
         "accumulate": accumulate,
         "steps_per_epoch": steps_per_epoch,
         "compute_dtype": None if compute_dtype is None else jnp.dtype(compute_dtype).name,
-        "every": None if read.batches is not None else watchers.every,
         **judge.described,
         "loss": own_name(used[0].function) + used[0].fixed,
         "metrics": [measure.name + measure.fixed for measure in used[1:]],
         "rows": None if read.batches is not None else rows_of(read.first),
         "window": truncate and list(truncate),
     }
-    loggers = (log,) if callable(log) else tuple(log)
-    with checkpoints(checkpoint_dir, described) as saver:
+    within = {"`every` of its callbacks": None if read.batches is not None else watchers.every}
+    with checkpoints(checkpoint_dir, described, within) as saver:
         record = taken_up(Record.new(state, zeros(), judge), saver, judge, epochs)
         with Bar(epochs, progress) as bar:
             loop = Loop(run, used, validate, zeros, judge, watchers, loggers, epochs, checkpoint_every, saver, bar)
@@ -271,7 +292,8 @@ def fit(
                 _hand_over(adapted, judge, run.newest)
                 raise
     params, rest = judge.chosen(state)
-    return Fitted(adapted.publish(params, rest), params, history, state)._measured(loss, metrics)
+    trained = {"loss": loss, "metrics": tuple(metrics), "optimizer": chain}
+    return Fitted(adapted.publish(params, rest), params, history, state)._trained_by(trained)
 
 
 def _measured_by(model: Any, loss: Any, metrics: Sequence[Any] | None) -> tuple[Any, Sequence[Any]]:
@@ -283,9 +305,16 @@ def _measured_by(model: Any, loss: Any, metrics: Sequence[Any] | None) -> tuple[
     return loss, trained.metrics if metrics is None else metrics
 
 
-def _transformation(optimizer: Any) -> optax.GradientTransformation:
-    """The optimizer, or the one that is taken where none is given; TypeError for anything else."""
-    chain = _default() if optimizer is None else optimizer
+def _transformation(optimizer: Any, model: Any) -> optax.GradientTransformation:
+    """The optimizer as given, or that of a `Fitted`, or the first of a model's life; TypeError for anything else."""
+    chain = optimizer
+    if optimizer is None:
+        chain = model.optimizer if isinstance(model, Fitted) else _default()
+        if chain is None:
+            raise ValueError(
+                "this `Fitted` has no optimizer, as where it comes from a pickle: pass the `optimizer` that it was "
+                "trained with, or its `model` to begin anew"
+            )
     if not (callable(getattr(chain, "init", None)) and callable(getattr(chain, "update", None))):
         raise TypeError(
             "`optimizer` must be an Optax transformation, such as `optax.adam(1e-3)` or "
@@ -330,6 +359,11 @@ def _read(data: Any, validation: Any, share: float | None, steps_per_epoch: int 
     if steps_per_epoch is not None:
         raise ValueError("`steps_per_epoch` needs an iterable: an epoch of arrays is every row once")
     return _Read(arrays, None, validation)
+
+
+def _begun(data: Any, weighted: bool = False) -> tuple[Batch, Any]:
+    """All rows of arrays, or the first batch of an iterable; and the data, which still have it."""
+    return (as_batch(data), data) if is_arrays(data) else first_of(data, weighted)
 
 
 def _run(
@@ -406,19 +440,22 @@ def evaluate(
         ValueError: for unknown names and two of one name, data without a row or a batch, rows or lengths that do not
             fit, targets that are no class or no probability, a `truncate` for an iterable or for arrays that are not
             (B, L, …), variables of linen without "params", float16 as `compute_dtype`, and a `batch_size` below 1.
-        TypeError: for a model, data, metrics, `compute_dtype` or `batch_size` of another kind, a model that does not
-            take the lengths or resets of the data, and a function that returns neither a scalar nor a total, takes no
-            `mask` where rows have weights, or no `lengths` where steps of outputs (B, T, …) do not count.
+        TypeError: for a model, data, metrics, `truncate`, `compute_dtype` or `batch_size` of another kind, a model
+            that does not take the lengths or resets of the data, and a function that returns neither a scalar nor a
+            total, takes no `mask` where rows have weights, or no `lengths` where steps of outputs (B, T, …) do not
+            count.
     """
     check_size("batch_size", batch_size)
-    used = measures(*_measured_by(model, loss, metrics), shares_steps(_model_of(model)))
-    first, data = (as_batch(data), data) if is_arrays(data) else first_of(data)
+    check_truncate(truncate)
+    used = measures(*_measured_by(model, loss, metrics))
+    first, data = _begun(data)
     adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
     plain = adapted
     if truncate is not None:
         adapted = windowed(adapted, truncate)
+    used = of_model(used, plain, first, truncate is not None)
     check = checks(used, plain, first, batch_size, truncate)
-    totals = _runs.evaluation(adapted, used, data, batch_size, truncate, Parallel(None), check)
+    totals = _runs.evaluation(adapted, used, first, data, batch_size, truncate, Parallel(None), check)
     return values(used, totals(adapted.params, adapted.rest))
 
 
@@ -435,7 +472,8 @@ def predict(
 
     Args:
         model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
-        inputs: an array (N, …) or a pytree of them; a `Batch`, of which targets are left out; or an iterable of
+        inputs: an array (N, …) or a pytree of them, such as a tuple (x, dt); a tuple that a layer cannot read is
+            refused, for it may be inputs and targets. Or a `Batch`, of which targets are left out. Or an iterable of
             batches, such as a list, a generator or a loader, or a function that returns one. A batch is inputs alone,
             or a tuple as `fit` reads it, of which targets and weights are left out and lengths and resets are read, as
             by Keras. Inputs that are a tuple themselves are then `((x, dt),)`, for `(x, dt)` would be inputs and
@@ -454,17 +492,22 @@ def predict(
             the steps, lengths or `truncate` beside an iterable, a `truncate` for inputs that are not (B, L, …) or a
             model without an output for every step, batches whose outputs differ in more than their rows, variables of
             linen without "params", float16 as `compute_dtype`, and a `batch_size` below 1.
-        TypeError: for a model, inputs, `compute_dtype` or `batch_size` of another kind, lengths that are not integers,
-            and a model that does not take lengths, or a state for `truncate`, where they are given.
+        TypeError: for a model, inputs, `truncate`, `compute_dtype` or `batch_size` of another kind, lengths that are
+            not integers, and a model that does not take lengths, or a state for `truncate`, where they are given.
     """
     check_size("batch_size", batch_size)
+    check_truncate(truncate)
     if truncate is not None and not isinstance(inputs, Batch) and is_iterable(inputs):
         raise ValueError("`truncate` needs arrays (B, L, …)")
     parts = _parts(inputs, lengths, batch_size)
     first = next(parts, None)
     if first is None:
         raise ValueError("`inputs` hold no row")
-    adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
+    plain = adapt(_model_of(model), first.inputs, jax.random.key(0))
+    layer = layer_of(_model_of(model))
+    if type(inputs) is tuple and layer is not None and not layer.elapsed:
+        _check_tuple(layer, plain, first)
+    adapted = computed_in(plain, compute_dtype)
     if truncate is None:
         run = remembered(_outputs, adapted.apply) if adapted.kept else _outputs(adapted.apply)
     else:
@@ -478,6 +521,18 @@ def predict(
         found = jax.device_get(run(adapted.params, adapted.rest, filled))
         outputs.append(jax.tree.map(lambda leaf, rows=rows: leaf[:rows], found))
     return jax.tree.map(_joined, *outputs)
+
+
+def _check_tuple(layer: Layer, model: Model, first: Batch) -> None:
+    """Raises TypeError for inputs that are a tuple which the layer cannot read."""
+    try:
+        jax.eval_shape(lambda *own: model.apply(*own, None, False), model.params, model.rest, first)
+    except Exception as error:
+        raise TypeError(
+            f"`inputs` of this {type(layer).__name__} are a tuple of {len(first.inputs)}, which it cannot read: pass "
+            "`x` of (x, y), or `rnnjax.training.Batch(x, y)`, whose targets are left out, or `Batch((a, b), None)` for "
+            "several inputs"
+        ) from error
 
 
 def _parts(inputs: Any, lengths: Any, batch_size: int) -> Iterator[Batch]:

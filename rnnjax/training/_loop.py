@@ -8,7 +8,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -38,12 +38,20 @@ class Epoch(NamedTuple):
     seconds: float
 
 
+def functions(name: str, given: Any, what: str) -> tuple[Callable[..., Any], ...]:
+    """One function or several as a tuple; TypeError for anything else."""
+    found = (given,) if callable(given) else tuple(given) if isinstance(given, Iterable) else (given,)
+    if not all(map(callable, found)):
+        raise TypeError(f"`{name}` must be a function {what}, or a sequence of them; got {given!r}")
+    return found
+
+
 class Watchers:
     """The callbacks, of which some are also called within epochs. every: the fewest updates between two such calls, or
     None."""
 
     def __init__(self, callbacks: Callable[..., Any] | Sequence[Callable[..., Any]]) -> None:
-        self.callbacks = (callbacks,) if callable(callbacks) else tuple(callbacks)
+        self.callbacks = functions("callbacks", callbacks, "of an `Epoch`")
         self._within: list[Any] = [callback for callback in self.callbacks if hasattr(callback, "during")]
         for watcher in self._within:
             check_size("every", watcher.every)
@@ -86,10 +94,11 @@ class Judge:
     @property
     def described(self) -> dict[str, Any]:
         """What a run depends on, if anything is watched."""
+        restores = {"restore_best": self.restore}
         if not self.watches:
-            return {"monitor": None, "mode": None, "min_delta": None}
+            return restores | {"monitor": None, "mode": None, "min_delta": None}
         mode = "max" if self.rising else "min"
-        return {"monitor": self.monitor, "mode": mode, "min_delta": float(self.min_delta)}
+        return restores | {"monitor": self.monitor, "mode": mode, "min_delta": float(self.min_delta)}
 
     @property
     def ended(self) -> bool:
@@ -165,12 +174,14 @@ class Record(NamedTuple):
 
 
 @contextlib.contextmanager
-def checkpoints(directory: Any, described: Mapping[str, Any]) -> Iterator[Checkpoints | None]:
+def checkpoints(
+    directory: Any, described: Mapping[str, Any], within: Mapping[str, Any]
+) -> Iterator[Checkpoints | None]:
     """Those of a directory, while signals are noted; None without one."""
     if directory is None:
         yield None
         return
-    with Checkpoints(directory, described) as saver:
+    with Checkpoints(directory, described, within) as saver:
         yield saver
 
 
@@ -285,4 +296,4 @@ class Loop:
 
     def _save(self, saver: Checkpoints) -> None:
         record = Record.of(self.state, self.totals, self.history, self.judge, self.epoch, self.done)
-        saver.save(int(self.state.step), record)
+        saver.save(int(self.state.step), record, within=self.done > 0)

@@ -13,7 +13,7 @@ import numpy as np
 from .._types import Array, featured
 from . import losses, metrics
 from ._batches import Batch, rows_of, sequences
-from ._model import Accepted, accepted
+from ._model import Accepted, Model, accepted, keeps_time
 from .totals import Mean, Total
 
 NAMES: dict[str, Callable[..., Total]] = {
@@ -40,12 +40,13 @@ CLASSES = (*ENTROPIES, metrics.accuracy, metrics.macro_accuracy, metrics.f1)
 
 class Measure(NamedTuple):
     """A loss or metric: its name in the history, its function, and which arguments that takes. shared says that all
-    inputs of the model share their steps."""
+    inputs of the model share their steps, and keeps_time whether its outputs have them; None where that is open."""
 
     name: str
     function: Callable[..., Any]
     accepted: Accepted
     shared: bool = False
+    keeps_time: bool | None = None
 
     @classmethod
     def of(cls, what: Any, role: str) -> Measure:
@@ -108,17 +109,18 @@ class Measure(NamedTuple):
 
     def takes_lengths(self, outputs: Any, batch: Batch) -> bool:
         """Whether it is given the lengths of a batch, because they are of the steps of the outputs. Where that is open,
-        as shapes leave it for numbers (B, T), and inputs that are several sequences for all outputs, a function of the
-        user's own is given them, and for one of the library's it is a ValueError: but for those of classes, of which
-        (B, K) are always a row's. For `ctc` it is one too where the model changes T."""
+        as for numbers (B, T), and for inputs that are several sequences, a function of the user's own is given them,
+        and for one of the library's it is a ValueError: but for those of classes, of which (B, K) are always a row's.
+        For `ctc` it is one too where the model changes T."""
         if batch.lengths is None:
             return False
         takes = self.accepted.takes("lengths")
         if not hasattr(outputs, "ndim"):
             return takes
         steps, others = _steps(batch.inputs, self.shared)
+        own = outputs.shape[1] if outputs.ndim > 1 and self.keeps_time is not False else None
         if outputs.ndim == 2:
-            same = outputs.shape[1] in steps and getattr(batch.targets, "shape", None) == outputs.shape
+            same = own in steps and getattr(batch.targets, "shape", None) == outputs.shape
             if not same or self.inner in CLASSES:
                 return False
             if not self.known:
@@ -128,22 +130,21 @@ class Measure(NamedTuple):
                 "off, or features of a row: pass them as (B, T, 1), or a loss of your own that takes `lengths`, or "
                 "that, for features, takes none"
             )
-        if self.inner is losses.ctc and outputs.ndim == 3 and steps != [outputs.shape[1]]:
+        if self.inner is losses.ctc and outputs.ndim == 3 and steps != [own]:
             raise ValueError(
                 f"`lengths` are of the steps of the inputs, and ctc needs those of the {outputs.shape[1]} steps of the "
                 "outputs: pass them with the labels, as targets (labels, output_lengths), and a loss of your own that "
                 "hands both to `ctc`"
             )
-        if outputs.ndim < 3 or outputs.shape[1] not in (*steps, *others):
+        if outputs.ndim < 3 or own not in (*steps, *others):
             return False
-        if steps == [outputs.shape[1]]:
+        if steps == [own]:
             self._check_lengths()
             return True
         if not self.known:
             return takes
         if np.ndim(batch.weights) == 2:
             return False
-        own = outputs.shape[1]
         raise ValueError(
             f"inputs are several arrays with steps, and `lengths` may not be of the {own} steps of the outputs: say "
             f"which of these count by `weights` (B, {own}), or pass a loss of your own that takes `lengths`. Integers "
@@ -188,16 +189,24 @@ def own_name(function: Any) -> Any:
     return getattr(inner, "__name__", type(inner).__name__)
 
 
-def measures(loss: Any, others: Sequence[Any], shared: bool = False) -> tuple[Measure, ...]:
-    """The loss, named so, and the metrics, for a model whose inputs share their steps or may not; their names must
-    differ."""
+def measures(
+    loss: Any, others: Sequence[Any], shared: bool = False, keeps_time: bool | None = None
+) -> tuple[Measure, ...]:
+    """The loss, named so, and the metrics, for a model of which this is known, or not yet; their names must differ."""
     if isinstance(others, str) or not isinstance(others, Sequence):
         raise TypeError(f'`metrics` must be a sequence, such as ["accuracy"]; got {others!r}')
     found = (Measure.of(loss, "loss")._replace(name="loss"), *(Measure.of(other, "metrics") for other in others))
     names = [one.name for one in found]
     if len(set(names)) != len(names):
         raise ValueError(f"names of metrics must differ; got {', '.join(names)}: give a pair of name and function")
-    return tuple(one._replace(shared=shared) for one in found)
+    return tuple(one._replace(shared=shared, keeps_time=keeps_time) for one in found)
+
+
+def of_model(used: tuple[Measure, ...], model: Model, batch: Batch, windows: bool = False) -> tuple[Measure, ...]:
+    """The measures with what is known of a model that reads such batches, or windows of them, which have an output for
+    every step."""
+    shared, keeps = model.keeps_time is not None, windows or keeps_time(model, batch)
+    return tuple(one._replace(shared=shared, keeps_time=keeps) for one in used)
 
 
 def all_known(used: Sequence[Measure]) -> bool:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from .. import layers
 from .._errors import check_key
 from .._types import Array, Key, featured
-from ._batches import Batch, rows_of
+from ._batches import Batch, rows_of, sequences
 
 T = TypeVar("T")
 KINDS = "an nnx.Module, a layer of rnnjax, or a pair: (params, apply), (params, layer) or (variables, linen module)"
@@ -41,6 +41,7 @@ class Model(NamedTuple):
     and outputs are batch-major: (B, T, I) -> (B, T, O) or (B, O). publish(params, rest) is what the user gets back.
     vocabulary is that of the `Embedding` that reads the inputs, None where it is not known to be one. kept says that
     apply is the same again for an equal model, holds no arrays and reads nothing that may have changed since.
+    keeps_time is that of a layer, or of a module that owns one, whose inputs share one axis of time; None of others.
     """
 
     params: Any
@@ -51,6 +52,7 @@ class Model(NamedTuple):
     publish: Callable[[Any, Any], Any]
     vocabulary: int | None = None
     kept: bool = False
+    keeps_time: bool | None = None
 
 
 def adapt(model: Any, inputs: Any, key: Key) -> Model:
@@ -68,17 +70,55 @@ def adapt(model: Any, inputs: Any, key: Key) -> Model:
         if _is_instance(apply, "flax.linen", "Module"):
             return _from_linen(params, apply)
         if callable(apply):
-            # one that is jitted is the same again, as for JAX
+            # one that is jitted is the same again, as for JAX; what others close over would be kept alive
             kept = isinstance(apply, jax.stages.Wrapped)
-            return remembered(_from_function, apply)._replace(params=params, kept=kept)
+            model = remembered(_from_function, apply) if kept else _from_function(apply)
+            return model._replace(params=params, kept=kept)
     raise TypeError(f"`model` must be {KINDS}; got {type(model).__name__}")
 
 
-def shares_steps(model: Any) -> bool:
-    """Whether all inputs of a model have one axis of time, as those of a layer of rnnjax and of its modules have. A
-    source and a target, which others may read, have two."""
-    body = model[1] if isinstance(model, tuple) and len(model) == 2 else model
-    return isinstance(body, layers.Layer) or _is_module_of_ours(body)
+def layer_of(model: Any) -> layers.Layer | None:
+    """The layer of rnnjax that a model is, or a module owns, alone or in a pair; None for other models."""
+    body: Any = model[1] if isinstance(model, tuple) and len(model) == 2 else model
+    body = body.functional if _is_module_of_ours(body) else body
+    return body if isinstance(body, layers.Layer) else None
+
+
+def keeps_time(model: Model, batch: Batch) -> bool | None:
+    """Whether the outputs for a batch with lengths have the time of its inputs as axis 1, by two numbers of steps where
+    the model does not say so; None where it takes one alone, and of inputs that are several sequences."""
+    if model.keeps_time is not None or batch.lengths is None or len(sequences(batch.inputs)) != 1:
+        return model.keeps_time
+    shapes = jax.eval_shape(lambda *own: own, model.params, model.rest, batch._replace(targets=None))
+    leaves, tree = jax.tree.flatten(shapes)
+    look = functools.partial(remembered, _looked_at) if model.kept else _looked_at
+    return look(model.apply, tree, tuple(leaves))
+
+
+def _looked_at(apply: Callable[..., Any], tree: Any, leaves: tuple[Any, ...]) -> bool | None:
+    """`keeps_time` of an apply for arguments (params, rest, batch) of these shapes. The other number of steps is their
+    double, which a model with a stride divides as it does the first."""
+    params, rest, batch = jax.tree.unflatten(tree, leaves)
+    steps = sequences(batch.inputs)[0].shape[1]
+
+    def doubled(leaf: Any) -> Any:
+        has_steps = leaf.ndim > 1 and leaf.shape[1] == steps
+        return jax.ShapeDtypeStruct((leaf.shape[0], 2 * steps, *leaf.shape[2:]), leaf.dtype) if has_steps else leaf
+
+    def outputs_of(batch: Batch) -> Any:
+        return jax.eval_shape(lambda *own: apply(*own, None, False)[0], params, rest, batch)
+
+    inputs, reset = jax.tree.map(doubled, (batch.inputs, batch.reset))
+    try:
+        changed = outputs_of(batch._replace(inputs=inputs, reset=reset))
+    except Exception:
+        return None
+    return every_step(outputs_of(batch), steps) and every_step(changed, 2 * steps)
+
+
+def every_step(outputs: Any, steps: int) -> bool:
+    """Whether all outputs are of so many steps, (B, T, …)."""
+    return all(leaf.ndim > 1 and leaf.shape[1] == steps for leaf in jax.tree.leaves(outputs))
 
 
 def remembered(make: Callable[..., T], *of: Any) -> T:
@@ -138,17 +178,20 @@ def _from_layer(layer: layers.Layer) -> Model:
     def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
         return layer.initial_state(params, (rows_of(Batch(inputs, None)),))
 
-    return Model(None, (), apply, stream, initial_state, lambda params, rest: (params, layer), _vocabulary(layer))
+    return _about(layer, Model(None, (), apply, stream, initial_state, lambda params, rest: (params, layer)))
 
 
-def _vocabulary(model: Any) -> int | None:
-    """The size of the vocabulary whose ids a layer reads, or a module that owns a layer; None where the first one is no
-    embedding."""
-    if _is_module_of_ours(model):
-        model = model.functional
-    while isinstance(model, layers.Stack):
-        model = model.layers[0]
-    return model.vocabulary if isinstance(model, layers.Embedding) else None
+def _about(body: Any, model: Model) -> Model:
+    """The model with what is known of a layer, or of a module that owns one: the size of the vocabulary whose ids it
+    reads, if its first layer is an embedding, and whether it keeps time."""
+    layer = layer_of(body)
+    if layer is None:
+        return model
+    keeps = layer.keeps_time
+    while isinstance(layer, layers.Stack):
+        layer = layer.layers[0]
+    vocabulary = layer.vocabulary if isinstance(layer, layers.Embedding) else None
+    return model._replace(vocabulary=vocabulary, keeps_time=keeps)
 
 
 def _from_function(function: Callable[..., Any]) -> Model:
@@ -218,7 +261,7 @@ def _of_linen(module: Any) -> Model:
     def publish(params: Any, rest: Any) -> Any:
         return {"params": params, **rest}, module
 
-    return Model(None, (), apply, stream, initial_state, publish, _vocabulary(module))
+    return _about(module, Model(None, (), apply, stream, initial_state, publish))
 
 
 def _from_nnx(module: Any) -> Model:
@@ -235,9 +278,8 @@ def _from_nnx(module: Any) -> Model:
         return module
 
     known = type(module), train_graph, eval_graph
-    model = remembered(_of_graphs, known)
-    vocabulary, kept = _vocabulary(module), _hashable(known)
-    return model._replace(params=params, rest=rest, publish=publish, vocabulary=vocabulary, kept=kept)
+    model = _about(module, remembered(_of_graphs, known))
+    return model._replace(params=params, rest=rest, publish=publish, kept=_hashable(known))
 
 
 def _of_graphs(known: tuple[Any, Any, Any]) -> Model:

@@ -115,7 +115,7 @@ def divided(model: Model, parallel: Parallel) -> Model:
     def own(key: Key | None) -> Key | None:
         return None if key is None else parallel.own(key)
 
-    return model._replace(apply=apply, stream=stream)
+    return model._replace(apply=apply, stream=stream, kept=False)
 
 
 def _on_host(leaf: Any) -> Any:

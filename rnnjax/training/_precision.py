@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +10,7 @@ import jax.numpy as jnp
 
 from .._types import Key
 from ._batches import Batch
-from ._model import Model, Streamed
+from ._model import Model, Streamed, remembered
 
 
 def computed_in(model: Model, dtype: Any) -> Model:
@@ -33,11 +32,11 @@ def computed_in(model: Model, dtype: Any) -> Model:
     if dtype == jnp.float16:
         raise ValueError("`compute_dtype` float16 loses small gradients without a scaled loss: use `jnp.bfloat16`")
 
-    apply, stream = _cast(model.apply, model.stream, dtype)
+    of = model.apply, model.stream, dtype
+    apply, stream = remembered(_cast, *of) if model.kept else _cast(*of)
     return model._replace(apply=apply, stream=stream)
 
 
-@functools.lru_cache(maxsize=16)  # so that JAX finds again what it has compiled of them
 def _cast(run: Callable[..., Any], run_stream: Callable[..., Any], dtype: Any) -> tuple[Any, Any]:
     def low(tree: Any) -> Any:
         return jax.tree.map(lambda leaf: leaf.astype(dtype) if _floating(leaf) else leaf, tree)

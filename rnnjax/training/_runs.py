@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ._batches import Batch, Cut, Stream, as_batch, fill_up, first_of, gather, is_arrays, rows_of, take
+from ._batches import Batch, Cut, Stream, fill_up, gather, is_arrays, rows_of, take
 from ._checks import Check
 from ._measure import Measure, all_known, all_take_masks
 from ._model import Model, remembered
@@ -260,9 +260,9 @@ class Evaluation:
 class StreamEvaluation(Evaluation):
     """The same over an iterable of batches."""
 
-    def __init__(self, run: Callable[..., Any], data: Any, parallel: Parallel, check: Check, weighted: bool) -> None:
-        super().__init__(run, Stream(data, weighted=weighted))
-        self.source, self.parallel, self.check, self.weighted = data, parallel, check, weighted
+    def __init__(self, run: Callable[..., Any], first: Batch, data: Stream, parallel: Parallel, check: Check) -> None:
+        super().__init__(run, data)
+        self.first, self.parallel, self.check = first, parallel, check
 
     def __call__(self, params: Any, rest: Any) -> tuple[Any, ...]:
         totals = [self._of(batch, params, rest) for batch in self.data.read(0)]
@@ -274,22 +274,22 @@ class StreamEvaluation(Evaluation):
 
     def trace(self, params: Any, rest: Any) -> None:
         """As that of arrays, with the first batch."""
-        first, data = first_of(self.source, self.weighted)
-        self.check(first)
-        self.data = Stream(data, weighted=self.weighted)
-        jax.eval_shape(self.run, params, rest, self.parallel.batch(first))
+        self.check(self.first)
+        jax.eval_shape(self.run, params, rest, self.parallel.batch(self.first))
 
 
 def evaluation(
     model: Model,
     used: tuple[Measure, ...],
+    first: Batch,
     data: Any,
     batch_size: int,
     truncate: TBPTT | None,
     parallel: Parallel,
     check: Check,
 ) -> Evaluation:
-    """The totals over all data, as a function of parameters and other state."""
+    """The totals over all data, as a function of parameters and other state. first: all rows of arrays, or the first
+    batch of an iterable."""
     whole = parallel.whole
 
     def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
@@ -307,18 +307,17 @@ def evaluation(
         if truncate is not None:
             raise ValueError("`truncate` needs arrays (B, L, …) for validation too")
         of_batch = summed(compiled(_of_a_batch), whole, whole, parallel.rows)
-        return StreamEvaluation(of_batch, data, parallel, check, all_take_masks(used))
+        return StreamEvaluation(of_batch, first, Stream(data, weighted=all_take_masks(used)), parallel, check)
 
-    arrays = as_batch(data)
-    if not rows_of(arrays):
+    if not rows_of(first):
         raise ValueError("the data hold no row")
     if truncate is None:
-        size = -(-min(batch_size, rows_of(arrays)) // parallel.devices) * parallel.devices
+        size = -(-min(batch_size, rows_of(first)) // parallel.devices) * parallel.devices
         over_arrays = summed(compiled(_of_arrays), whole, whole, parallel.steps)
-        return Evaluation(over_arrays, parallel.put(stacked(arrays, size), parallel.steps))
+        return Evaluation(over_arrays, parallel.put(stacked(first, size), parallel.steps))
 
-    parallel.check_rows("B of validation", rows_of(arrays))
-    windows = Windows.of(arrays, truncate)
+    parallel.check_rows("B of validation", rows_of(first))
+    windows = Windows.of(first, truncate)
 
     @jax.jit
     def of_windows(params: Any, rest: Any, streams: Any) -> tuple[Any, ...]:

@@ -13,10 +13,11 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import layers
+from .._cell import default_platform
 from .._errors import check_positive, check_size
 from ._batches import Batch, Cut, as_batch, check_seed, gather, is_arrays, rows_of, split_rows, take
 from ._checks import checks
-from ._measure import Measure, badness, measures, numbers, rises
+from ._measure import Measure, badness, measures, numbers, of_model, rises
 from ._model import Model, adapt
 from ._parallel import Parallel
 from ._runs import of_parts, stacked
@@ -135,7 +136,7 @@ def sweep(
     for config in configs:
         check_seed(config.get("seed", seed))
         check_positive("initial_scale", config.get("initial_scale", 1.0))
-    used = measures(loss, metrics, shared=True)
+    used = measures(loss, metrics)
     if not is_arrays(data):
         raise TypeError("a sweep needs arrays (inputs, targets), which all configurations share; got an iterable")
     arrays = as_batch(data)
@@ -165,7 +166,7 @@ def sweep(
     held = None if validation is None else as_batch(validation)
     if held is not None and not rows_of(held):
         raise ValueError("the validation holds no row")
-    _check(make, values, used, arrays, held, batch_size)
+    used = _checked(make, values, used, arrays, held, batch_size)
     run = _Program(make, used, arrays, held, batch_size, group)
     alive = np.arange(len(configs))
     seeds = np.array([int(config.get("seed", seed)) for config in configs])
@@ -250,16 +251,16 @@ def _made(make: Make, config: dict[str, Any]) -> tuple[layers.Layer, optax.Gradi
     return layer, chain
 
 
-def _check(
+def _checked(
     make: Make,
     values: Mapping[str, np.ndarray],
     used: tuple[Measure, ...],
     arrays: Batch,
     held: Batch | None,
     size: int,
-) -> None:
+) -> tuple[Measure, ...]:
     """Makes every configuration once with its numbers, which a program only sees traced, so that their own checks
-    raise before anything runs; and checks the targets."""
+    raise before anything runs; checks the targets, and returns the measures of such a model."""
     found = []
     for config in (dict(zip(values, row, strict=True)) for row in zip(*values.values(), strict=True)):
         try:
@@ -270,9 +271,11 @@ def _check(
     key = jax.random.key(0)
     params = jax.eval_shape(lambda: adapt(found[0], arrays.inputs, key).params)
     model = adapt((params, found[0]), arrays.inputs, key)
+    used = of_model(used, model, arrays)
     for batch in (arrays, held):
         if batch is not None:
             checks(used, model, batch, size, None)
+    return used
 
 
 class _Program:
@@ -411,7 +414,7 @@ _SIDE_BY_SIDE = 16
 
 def _group(states: TrainState, count: int) -> int:
     """How many configurations to compute side by side: all on an accelerator, and on a CPU all of the small ones."""
-    if jax.default_backend() != "cpu" or len(jax.devices()) > 1:
+    if default_platform() != "cpu" or len(jax.devices()) > 1:
         return count
     params = jax.tree.leaves(states.params), jax.tree.leaves(recurrent(states.params))
     matrices = [(leaf, own) for leaf, own in zip(*params, strict=True) if leaf.ndim >= 3]

@@ -47,7 +47,7 @@ def optimizer(
     What an array is follows from the name of its field, in the parameters of any library, and of a cell of your own:
     `b`, `bias` and `scale` are biases and gains, whatever their axes, `u` and `u_h` are recurrent weights, `kernel` is
     Flax's name of weights, and `w_e`, `w_mu`, `w_sigma`, `u_e`, `u_mu` and `u_sigma` are potentials and slopes of
-    synapses. All others are weights if they have two axes or more.
+    synapses, and `w` and `u` beside them conductances. All others are weights if they have two axes or more.
 
     Args:
         learning_rate: the length of a step, a number or an Optax schedule.
@@ -59,11 +59,13 @@ def optimizer(
             matrix (inputs, outputs), of a head's block or a convolution with outputs last; vectors, biases and gains
             are bounded as wholes.
         weight_decay: decoupled decay of every array with two axes or more; biases and gains are spared, and so are the
-            potentials and slopes of `LTC`.
+            conductances, potentials and slopes of `LTC`.
         recurrent_decay: that of the recurrent weights, of vectors among them too; None takes `weight_decay`.
         schedule: a function of the step that multiplies the learning rate, such as
             `optax.cosine_decay_schedule(1.0, 1000)`.
-        skip_nonfinite: whether a step whose gradient is not finite is left out, as `skip_if_nonfinite` does.
+        skip_nonfinite: whether a step whose gradient is not finite is left out, as `skip_if_nonfinite` does. Each group
+            of `optax.partition` would see to its own gradient, step without the others and count for itself: take False
+            in the groups and `skip_if_nonfinite(optax.partition(…))` around them.
 
     Returns:
         an `optax.GradientTransformation`. With `skip_nonfinite` its state counts the steps left out, for
@@ -173,11 +175,22 @@ def _decay(rate: Any, which: Callable[[Params], Any]) -> list[optax.GradientTran
 
 
 def decays(params: Params) -> Any:
-    """True for the arrays that weight decay is for: those with two axes or more, but for biases, gains and
-    `NO_WEIGHTS`."""
+    """True for the arrays that weight decay is for: those with two axes or more, but for biases, gains, `NO_WEIGHTS`
+    and conductances."""
+    spared = _conductances(params)
     return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: jnp.ndim(leaf) >= 2 and not _ends(path, (*BIASES, *NO_WEIGHTS)), params
+        lambda path, leaf: (
+            jnp.ndim(leaf) >= 2 and not _ends(path, (*BIASES, *NO_WEIGHTS)) and _names(path) not in spared
+        ),
+        params,
     )
+
+
+def _conductances(params: Params) -> list[list[str]]:
+    """Where a liquid cell has the `w` and `u` of its synapses, beside their centres: of a conductance softplus(w) zero
+    is an open synapse, so that decay would open what is closed."""
+    names = [_names(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+    return [[*own[:-1], own[-1].removesuffix("_mu")] for own in names if own[-1:] in (["w_mu"], ["u_mu"])]
 
 
 BIASES = ("b", "bias", "scale")
@@ -194,12 +207,14 @@ RECURRENT = ("u", "u_h")
 
 def recurrent(params: Params) -> Any:
     """True for recurrent weights: the arrays in fields of these names, and vectors of one weight a unit. That of a
-    `LocationScore`, which is of its filters, is none."""
+    `LocationScore`, which is of its filters, is none, nor are conductances."""
     paths = [_names(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
     scores = [names[:-2] for names in paths if names[-2:-1] == ["additive"]]
+    spared = _conductances(params)
 
     def is_recurrent(path: Any, leaf: Any) -> bool:
-        return jnp.ndim(leaf) >= 1 and _ends(path, RECURRENT) and _names(path)[:-1] not in scores
+        names = _names(path)
+        return jnp.ndim(leaf) >= 1 and _ends(path, RECURRENT) and names[:-1] not in scores and names not in spared
 
     return jax.tree_util.tree_map_with_path(is_recurrent, params)
 
@@ -212,7 +227,7 @@ def _some_recurrent(params: Params) -> Any:
     if not partial and not any(jax.tree.leaves(marks)):
         raise ValueError(
             f"`recurrent_decay` is for arrays named {' or '.join(f'`{name}`' for name in RECURRENT)}, and the "
-            "parameters have none: leave it out, or give `weight_decay`"
+            "parameters have none that are weights: leave it out, or give `weight_decay`"
         )
     return marks
 
@@ -257,7 +272,8 @@ def skip_if_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTran
 
 
 def skipped_steps(state: Any) -> int:
-    """How many steps `skip_nonfinite` left out, from the optimizer's state; 0 without it."""
+    """How many steps `skip_nonfinite` left out, from the optimizer's state; 0 without it. Groups that count for
+    themselves are added up."""
     return sum(int(np.sum(counter)) for counter in counters(state))
 
 

@@ -11,8 +11,8 @@ import numpy as np
 
 from .._errors import check_size
 from .._types import Key
-from ._batches import Batch
-from ._model import Model, Streamed
+from ._batches import Batch, weighed
+from ._model import Model, Streamed, every_step
 
 
 class TBPTT(NamedTuple):
@@ -63,6 +63,14 @@ def tbptt(window: int, overlap: int = 0) -> TBPTT:
     return TBPTT(int(window), int(overlap))
 
 
+def check_truncate(truncate: Any) -> None:
+    """Raises TypeError unless it is None or what `tbptt` makes."""
+    if truncate is not None and not isinstance(truncate, TBPTT):
+        raise TypeError(
+            f"`truncate` must be made by `tbptt`, such as `rnnjax.training.tbptt(50, overlap=10)`; got {truncate!r}"
+        )
+
+
 def streams(sequence: Any, rows: int) -> Any:
     """One long sequence (N, …) as `rows` streams (rows, N // rows, …) that lie one after another in it.
 
@@ -93,7 +101,8 @@ class Windows(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, cut: TBPTT) -> Windows:
-        """Pads inputs (B, L, …) and targets (B, L, …); lengths and weights become a mask and weights of steps."""
+        """Pads inputs (B, L, …) and targets (B, L, …); lengths and weights become a mask and weights of steps, None
+        where all count."""
         shapes = {np.shape(leaf)[:2] for leaf in jax.tree.leaves((batch.inputs, batch.targets, batch.reset))}
         if len(shapes) != 1 or len(next(iter(shapes))) != 2:
             raise ValueError(
@@ -105,8 +114,10 @@ class Windows(NamedTuple):
         before, after = cut.overlap, count * cut.stride - steps
         lengths = np.full(rows, steps) if batch.lengths is None else np.asarray(batch.lengths)
         inside = np.arange(steps) < lengths[:, None]
-        weights = np.ones(rows, np.float32) if batch.weights is None else np.asarray(batch.weights, np.float32)
-        weights = weights if weights.ndim == 2 else weights[:, None]  # of steps or of rows
+        weights = None
+        if batch.weights is not None or after or not inside.all():
+            weights = np.asarray(weighed(batch).weights, np.float32)
+            weights = inside * (weights if weights.ndim == 2 else weights[:, None])  # of steps or of rows
 
         def pad(leaf: Any) -> Any:
             return jnp.pad(leaf, [(0, 0), (before, after), *[(0, 0)] * (np.ndim(leaf) - 2)])
@@ -115,7 +126,7 @@ class Windows(NamedTuple):
             jax.tree.map(pad, batch.inputs),
             jax.tree.map(pad, batch.targets),
             None,
-            pad(inside * weights),
+            None if weights is None else pad(weights),
             None if batch.reset is None else pad(batch.reset),
         )
         return cls(padded, pad(inside), count, cut)
@@ -168,7 +179,7 @@ def windowed(model: Model, cut: TBPTT) -> Model:
     def publish(params: Any, rest: Any) -> Any:
         return model.publish(params, rest[0])
 
-    return model._replace(rest=(model.rest, None), apply=apply, publish=publish)
+    return model._replace(rest=(model.rest, None), apply=apply, publish=publish, kept=False)
 
 
 def outputs_of_windows(model: Model, cut: TBPTT) -> Callable[..., Any]:
@@ -186,18 +197,17 @@ def outputs_of_windows(model: Model, cut: TBPTT) -> Callable[..., Any]:
 
         state = begin(model, params, (rest, None), batch.inputs)
         # by two lengths, one of which an axis of features may have too
-        every_step(_one_step(model, params, rest, batch.inputs, state[1])[0], 1)
+        check(_one_step(model, params, rest, batch.inputs, state[1])[0], 1)
         _, outputs = jax.lax.scan(body, state, jnp.arange(own.count))
-        every_step(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], outputs)), cut.stride)
+        check(jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], outputs)), cut.stride)
         return jax.tree.map(joined, outputs)
 
-    def every_step(outputs: Any, steps: int) -> None:
-        for leaf in jax.tree.leaves(outputs):
-            if leaf.ndim < 2 or leaf.shape[1] != steps:
-                raise ValueError(
-                    "`truncate` needs a model with an output for every step, (B, L, …); got "
-                    f"{tuple(leaf.shape)} for {steps} of them"
-                )
+    def check(outputs: Any, steps: int) -> None:
+        if not every_step(outputs, steps):
+            shapes = ", ".join(str(tuple(leaf.shape)) for leaf in jax.tree.leaves(outputs))
+            raise ValueError(
+                f"`truncate` needs a model with an output for every step, (B, L, …); got {shapes} for {steps} of them"
+            )
 
     def joined(leaf: Any) -> Any:
         count, rows, steps, *features = leaf.shape

@@ -173,14 +173,17 @@ def test_recommendation() -> None:
     good, same, bad = [0.90, 0.92, 0.91], [0.89, 0.92, 0.91], [0.5, 0.52, 0.51]
     rows = [row("GRU", good), row("LSTM", same, step_time=0.5), row("Elman", bad, learning_rate=0.1)]
     said = recommendation(rows, "accuracy", True, 0.3, 0.95, [0.001, 0.01, 0.1])
-    assert said.startswith("Take GRU.\nGRU: accuracy 0.91 on the test rows, 95% interval 0.8852 to 0.9348 over 3 seeds")
+    assert said.startswith(
+        "GRU comes first on the validation rows.\n"
+        "GRU: accuracy 0.91 on the test rows, 95% interval 0.8852 to 0.9348 over 3 seeds"
+    )
     assert "Not told apart from it, by how much it is better and the 95% interval: LSTM, 0.0033" in said
     assert "LSTM is worse by 0.035 at most and takes 0.5 of the time per step of GRU" in said
     assert "Worse: Elman, by 0.4 (" in said
     assert said.endswith("so try others: Elman.")
     flipped = [row("Elman", bad), row("GRU", good)]
     said = recommendation(flipped, "mean_squared_error", False, 2.0, 0.95, [0.01])
-    assert said.startswith("Take Elman.\nElman: mean squared error 0.51")
+    assert said.startswith("Elman comes first on the validation rows.\nElman: mean squared error 0.51")
     assert "Worse: GRU, by 0.4 (" in said
     assert said.endswith("Too few learning rates to know whether others are better for some model: 1.")
     wide = [row("GRU", good), row("LSTM", [0.4, 0.95, 0.9], step_time=0.5), row("Elman", [0.98, 0.99, 0.985])]
@@ -192,6 +195,27 @@ def test_recommendation() -> None:
     broken = row("GRU", [np.nan] * 3)._replace(note="3 of 3 seeds end as NaN")
     said = recommendation([broken], "accuracy", True, 0.5, 0.95, [0.01])
     assert said == "Nothing can be recommended: the quality of every model is NaN.\nGRU: 3 of 3 seeds end as NaN."
+
+
+@pytest.mark.parametrize(
+    ("second", "rate", "rates", "decided"),
+    [
+        ([0.5, 0.52, 0.51], 0.01, [0.001, 0.01, 0.1], True),
+        ([np.nan] * 3, 0.001, [0.001, 0.01, 0.1], True),  # the first rate where none has a quality
+        ([0.89, 0.92, 0.91], 0.01, [0.001, 0.01, 0.1], False),
+        ([0.98, 0.99, 0.985], 0.01, [0.001, 0.01, 0.1], False),
+        ([0.5, 0.52, 0.51], 0.1, [0.001, 0.01, 0.1], False),
+        ([0.5, 0.52, 0.51], 0.001, [0.001, 0.01, 0.1], False),
+        ([0.5, 0.52, 0.51], 0.01, [0.01, 0.1], False),
+    ],
+    ids=["worse", "NaN", "equal", "better on the test rows", "largest rate", "least rate", "two rates"],
+)
+def test_takes_only_what_the_numbers_decide(
+    second: list[float], rate: float, rates: list[float], decided: bool
+) -> None:
+    rows = [row("GRU", [0.90, 0.92, 0.91]), row("Elman", second, learning_rate=rate)]
+    said = recommendation(rows, "accuracy", True, 0.3, 0.95, rates)
+    assert said.split("\n")[0] == ("Take GRU." if decided else "GRU comes first on the validation rows.")
 
 
 def broken(x: jax.Array) -> jax.Array:
@@ -223,7 +247,7 @@ def test_the_validation_rows_choose() -> None:
     found = compare(cells, (X, y), 60, **options)
     assert [row.name for row in found.rows] == ["blind", "learns"]
     assert found.rows[1].quality > 0.9 > 0.7 > found.rows[0].quality
-    assert found.recommendation.startswith("Nothing can be recommended") or "Take blind" in found.recommendation
+    assert found.recommendation.startswith("Nothing can be recommended") or "blind comes first" in found.recommendation
 
 
 @pytest.mark.slow

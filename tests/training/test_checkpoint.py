@@ -299,11 +299,31 @@ def test_what_does_not_fit_is_refused_by_name(run: Path) -> None:
         go_on(min_delta=np.float32(0.5))
     with pytest.raises(ValueError, match="is of a run with compute_dtype = None, and this run has bfloat16"):
         go_on(compute_dtype=jax.numpy.bfloat16)
-    with pytest.raises(ValueError, match="is of a run with every = None, and this run has 1"):
-        go_on(callbacks=[WithinEpochs()])
+    with pytest.raises(ValueError, match="is of a run with restore_best = True, and this run has False"):
+        go_on(restore_best=False)
     with pytest.raises(ValueError, match=r"another model or recipe: it has no `state\.optimizer"):
         go_on(optimizer=training.optimizer(0.1, algorithm="adabelief", weight_decay=0.1, schedule=lambda step: 1.0))
-    go_on()
+    go_on(callbacks=[WithinEpochs()])
+
+
+def test_loops_of_another_length_do_not_go_on_within_an_epoch(tmp_path: Path) -> None:
+    """A checkpoint within an epoch counts its loops; one at its end may go on with others."""
+
+    class Stops(WithinEpochs):
+        def during(self, step: int, params: Any) -> None:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    options = OPTIONS | {"epochs": 2, "checkpoint_dir": tmp_path}
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it is ignored
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            fit(LAYER, (X, Y), callbacks=[Stops()], **options)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    with pytest.raises(ValueError, match="is of a run with `every` of its callbacks = 1, and this run has None"):
+        fit(LAYER, (X, Y), **options)
+    resumed = fit(LAYER, (X, Y), callbacks=[WithinEpochs()], **options)
+    assert len(resumed.history["loss"]) == 2
 
 
 @pytest.mark.parametrize("role", ["loss", "metrics"])
@@ -324,9 +344,9 @@ def test_numbers_of_a_measure_are_compared(role: str, tmp_path: Path) -> None:
 
 def test_what_an_earlier_version_did_not_write_is_not_compared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class Earlier(_checkpoint.Checkpoints):
-        def __init__(self, directory: Any, described: Any) -> None:
+        def __init__(self, directory: Any, described: Any, within: Any) -> None:
             later = ("compute_dtype", "min_delta")
-            super().__init__(directory, {name: value for name, value in described.items() if name not in later})
+            super().__init__(directory, {name: value for name, value in described.items() if name not in later}, within)
 
     options = OPTIONS | {"epochs": 4, "checkpoint_dir": tmp_path}
     with monkeypatch.context() as before:
@@ -353,8 +373,8 @@ def test_torn_checkpoint_is_named(run: Path) -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_array_that_is_torn_is_named(tmp_path: Path) -> None:
     arrays = {"small": np.ones(2), "large": RNG.normal(size=(64, 64))}
-    with _checkpoint.Checkpoints(tmp_path, {}) as saver:
-        saver.save(3, arrays)
+    with _checkpoint.Checkpoints(tmp_path, {}, {}) as saver:
+        saver.save(3, arrays, within=False)
         file = max((path for path in tmp_path.rglob("d/*")), key=lambda path: path.stat().st_size)
         file.write_bytes(file.read_bytes()[:10_000])
         with pytest.raises(

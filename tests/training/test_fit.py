@@ -356,6 +356,7 @@ def test_generator_is_read_once() -> None:
     batches = ((X[i : i + B], Y[i : i + B]) for i in range(0, N, B))
     with pytest.raises(ValueError, match="a generator can be read once, so pass a function that makes one"):
         fit((PARAMS, LAYER), batches, epochs=2, **OPTIONS)
+    assert len(list(batches)) == -(-N // B)  # nothing was read
 
 
 def test_shuffles_anew_every_epoch_and_reads_every_row_once() -> None:
@@ -527,7 +528,12 @@ def test_prediction_compiles_once_for_every_kind_and_in_any_dtype(kind: str, com
 
 
 @pytest.mark.parametrize(
-    ("kind", "data"), [("layer", "arrays"), pytest.param("nnx", "arrays", marks=pytest.mark.slow), ("linen", "list")]
+    ("kind", "data"),
+    [
+        ("layer", "arrays"),
+        pytest.param("nnx", "arrays", marks=pytest.mark.slow),
+        pytest.param("linen", "list", marks=pytest.mark.slow),
+    ],
 )
 def test_fit_compiles_once(kind: str, data: str, compiled: list[str]) -> None:
     """But anew for another loss, optimizer or number of parts, which train as if nothing had been kept."""
@@ -595,6 +601,24 @@ def test_training_sees_a_model_that_has_changed() -> None:
     assert outputs.any()
     assert first.history["val_loss"] == pytest.approx(batches.history["val_loss"])
     assert first.history["val_loss"] != pytest.approx([np.log(3)])
+
+
+@pytest.mark.parametrize("kind", ["function", "function in bfloat16", "mesh"])
+def test_what_is_kept_of_a_model_holds_no_arrays(kind: str) -> None:
+    """Neither those that a function closes over, nor the parameters of what is divided over devices."""
+    params = LAYER.init(jax.random.key(1), I)
+    alive = [weakref.ref(leaf) for leaf in jax.tree.leaves(params)]
+    if kind == "mesh":
+        fit((params, LAYER), (X, Y), validation=(X, Y), mesh=jax.make_mesh((1,), ("data",)), **OPTIONS)
+    else:
+        dtype = jnp.bfloat16 if "bfloat16" in kind else None
+        model = jnp.float32(1.0), lambda scale, x, params=params: scale * logits_of(params, x)
+        training.evaluate(model, (X, Y), compute_dtype=dtype)
+        training.predict(model, X, compute_dtype=dtype)
+        del model
+    del params
+    gc.collect()
+    assert not [leaf for leaf in alive if leaf() is not None]
 
 
 def test_what_is_kept_of_a_training_holds_no_array_of_a_layer() -> None:
@@ -862,6 +886,32 @@ def test_what_was_fitted_is_a_tuple_of_four_and_a_tree_of_arrays() -> None:
     assert copy.copy(fitted).loss is copy.deepcopy(fitted).loss is fitted.loss is own
     with pytest.raises(ValueError, match="comes from a pickle, without its loss"):  # a lambda cannot be pickled
         training.evaluate(pickle.loads(pickle.dumps(fitted)), (X, Y))
+
+
+def test_a_training_goes_on_with_its_own_optimizer() -> None:
+    """Whose state would fit that of another learning rate as well."""
+    own = {name: value for name, value in OPTIONS.items() if name != "optimizer"}
+    first, recipe = fit((PARAMS, LAYER), (X, Y), **OPTIONS), training.optimizer(0.3, clip_norm=1.0)
+    wanted, _ = written_out(2)
+    for known in (first, copy.deepcopy(first), first._replace(history={})):
+        assert_close(fit(known, (X, Y), **own).params, wanted)
+    stored = pickle.loads(pickle.dumps(first))
+    with pytest.raises(
+        ValueError, match=r"this `Fitted` has no optimizer, .* pass the `optimizer` that it was trained"
+    ):
+        fit(stored, (X, Y), **own)
+    assert_close(fit(stored, (X, Y), **OPTIONS).params, wanted)
+    other = fit((PARAMS, LAYER), (X, Y), **OPTIONS | {"optimizer": recipe})
+    assert fit(other, (X, Y), **own).optimizer is recipe
+
+
+def test_a_training_by_default_goes_on_from_a_pickle() -> None:
+    """With its moments and the default optimizer, as one that was not interrupted."""
+    own = {name: value for name, value in OPTIONS.items() if name != "optimizer"}
+    stored = pickle.loads(pickle.dumps(pickle.loads(pickle.dumps(fit((PARAMS, LAYER), (X, Y), **own)))))
+    again, whole = fit(stored, (X, Y), **own), fit((PARAMS, LAYER), (X, Y), epochs=2, **own)
+    assert_close(again.params, whole.params)
+    assert int(again.state.step) == int(whole.state.step)
 
 
 def test_a_training_goes_on_with_its_own_loss() -> None:
@@ -1155,6 +1205,7 @@ def test_options_reach_a_function_that_takes_others_too() -> None:
     assert seen["key"] == seen["train"]
 
 
+@pytest.mark.slow
 def test_weights_of_steps() -> None:
     """As many rows of a batch as steps, so that weights of rows could pass for weights of steps."""
     layer = rj.Stack([rj.RNN(rj.GRU(H)), rj.Dense(K)])
@@ -1357,6 +1408,7 @@ def test_accuracy_against_the_logits_of_a_teacher() -> None:
     assert got["accuracy"] == pytest.approx(agreed.mean())
 
 
+@pytest.mark.slow
 def test_inputs_that_are_a_tuple() -> None:
     cell = rj.Stack([rj.RNN(rj.LTC(H)), rj.Last(), rj.Dense(K)])
     params, dt = cell.init(jax.random.key(0), I), RNG.uniform(0.1, 1, (N, T)).astype(np.float32)
@@ -1365,6 +1417,7 @@ def test_inputs_that_are_a_tuple() -> None:
     assert_close(fitted.params, fit((params, cell), batches, **OPTIONS).params)
 
 
+@pytest.mark.slow
 def test_elapsed_times_of_a_layer() -> None:
     """Batch-major times (B, T) arrive where the layer, time first, takes them."""
     layer = rj.Stack([rj.RNN(rj.CfC(H)), rj.Last(), rj.Dense(K)])
@@ -1379,6 +1432,27 @@ def test_elapsed_times_of_a_layer() -> None:
     options = OPTIONS | {"optimizer": optax.sgd(0.5), "batch_size": N}
     wanted = jax.tree.map(lambda leaf, slope: leaf - 0.5 * slope, params, jax.grad(loss)(params))
     assert_close(fit((params, layer), ((X, dt), Y), **options).params, wanted)
+
+
+class Two(NamedTuple):
+    a: Any
+    b: Any
+
+
+@rj.struct
+class OfTuple(Both):
+    """The same of inputs (a, b)."""
+
+    def project(self, params: Any, x: Any, noise: Any = None) -> Any:
+        return super().project(params, {"a": x[0], "b": x[1]})
+
+
+def test_a_cell_of_ones_own_reads_a_tuple() -> None:
+    params, inputs = RNG.normal(size=(2, I, K)).astype(np.float32), (X, 2 * X)
+    fitted = fit((params, rj.RNN(OfTuple())), (inputs, Y[:, None].repeat(T, 1)), **OPTIONS)
+    a, b = np.asarray(fitted.params, np.float64)
+    for read in (inputs, Two(*inputs), training.Batch(inputs, None)):
+        np.testing.assert_allclose(training.predict(fitted, read), X @ a + 2 * X @ b, atol=1e-5)
 
 
 def test_inputs_and_targets_that_are_tuples_are_a_batch_by_name() -> None:
@@ -1505,6 +1579,62 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: fit(LAYER, (X, Y), min_delta=None, **OPTIONS),
         TypeError,
         "`min_delta` must be a number; got None",
+    ),
+    "a file as log": (
+        lambda: fit(LAYER, (X, Y), log="run.csv", **OPTIONS),
+        TypeError,
+        r"`log` must be a function of the step and the values, such as `csv_logger\(\"run.csv\"\)`.*; got 'run.csv'",
+    ),
+    "a callback that is no function": (
+        lambda: fit(LAYER, (X, Y), callbacks=[print, 3], **OPTIONS),
+        TypeError,
+        r"`callbacks` must be a function of an `Epoch`, or a sequence of them; got \[.*, 3\]",
+    ),
+    "no callbacks": (
+        lambda: fit(LAYER, (X, Y), callbacks=None, **OPTIONS),
+        TypeError,
+        "`callbacks` must be a function of an `Epoch`, or a sequence of them; got None",
+    ),
+    "pairs of what can be read once": (
+        lambda: fit(LAYER, zip([X], [Y], strict=True), epochs=2, **OPTIONS),
+        ValueError,
+        "`data` is read in each of the 2 epochs, and a zip can be read once, so pass a function that makes one",
+    ),
+    "validation that can be read once": (
+        lambda: fit(LAYER, (X, Y), epochs=2, validation=(part for part in [(X, Y)]), **OPTIONS),
+        ValueError,
+        "`validation` is read in each of the 2 epochs, and a generator can be read once",
+    ),
+    "a number of steps as windows": (
+        lambda: fit(LAYER, (X, Y), truncate=50, **OPTIONS),
+        TypeError,
+        "`truncate` must be made by `tbptt`, such as .*; got 50",
+    ),
+    "a number of steps as windows, evaluated": (
+        lambda: training.evaluate((PARAMS, LAYER), (X, Y), truncate=50),
+        TypeError,
+        "`truncate` must be made by `tbptt`",
+    ),
+    "a number of steps as windows, predicted": (
+        lambda: training.predict((PARAMS, LAYER), X, truncate=50),
+        TypeError,
+        "`truncate` must be made by `tbptt`",
+    ),
+    "weights of steps for outputs of rows": (
+        lambda: fit((PARAMS, LAYER), (X, Y, None, np.ones((N, T))), **OPTIONS),
+        ValueError,
+        r"`mask` must be \(4,\); got \(4, 5\)",
+    ),
+    "inputs and targets of a prediction": (
+        lambda: training.predict((PARAMS, LAYER), (X, Y)),
+        TypeError,
+        r"a tuple of 2, which it cannot read: pass `x` of \(x, y\), or `rnnjax.training.Batch\(x, y\)`, whose targets "
+        r"are left out, or `Batch\(\(a, b\), None\)` for several inputs",
+    ),
+    "inputs and targets of a prediction of a module": (
+        lambda: training.predict(linen_model(), (X, Y)),
+        TypeError,
+        "`inputs` of this Stack are a tuple of 2, which it cannot read",
     ),
     "an optimizer's name": (
         lambda: fit(LAYER, (X, Y), **OPTIONS | {"optimizer": "adam"}),

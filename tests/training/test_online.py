@@ -22,6 +22,11 @@ def loss(y: Any, target: Any) -> Any:
     return jnp.sum((y - target) ** 2)
 
 
+def masked_loss(y: Any, target: Any, mask: Any) -> Any:
+    """Padding counts by its output of zero and a target of zero."""
+    return loss(y, jnp.where(mask[:, None], target, 0))
+
+
 def problem(cell: rj.Cell, steps: int, dtype: Any = jnp.float64, features: int = I) -> tuple[Any, Any, Any]:
     params = cell.init(jax.random.key(0), features, dtype)
     xs = jax.random.normal(jax.random.key(1), (steps, B, features), dtype)
@@ -85,11 +90,94 @@ def test_masked_steps_are_passed_over(method: Any, cell: rj.Cell) -> None:
     flags = {"mask": jax.random.bernoulli(jax.random.key(3), 0.6, xs.shape[:2]), "lengths": jnp.array([12, 7])}
     flags["reset"] = jax.random.bernoulli(jax.random.key(4), 0.2, xs.shape[:2])
     valid = flags["mask"] & (jnp.arange(12)[:, None] < flags["lengths"][None])
-    found = jax.jit(online.online_gradient(method, cell, loss))(
-        params, None, jnp.where(valid[..., None], xs, jnp.nan), targets, **flags
-    )
-    agree(found[:2], through_time(cell, params, xs, targets, **flags))
+    spoilt = [jnp.where(valid[..., None], leaf, jnp.nan) for leaf in (xs, targets)]
+    found = jax.jit(online.online_gradient(method, cell, masked_loss))(params, None, *spoilt, **flags)
+    agree(found[:2], through_time(cell, params, xs, jnp.where(valid[..., None], targets, 0), **flags))
     agree(found.carry.state, jax.jit(partial(rj.unroll, cell))(params, xs, **flags)[1])
+
+
+@pytest.mark.slow
+def test_padding_trains_no_head() -> None:
+    """Rows of 6 and 3 steps in a piece of 8: a mean over rows, by a head with a bias, counts what is there."""
+    cell, lengths = rj.MinGRU(3), np.array([6, 3])
+    params, xs, targets = problem(cell, 8)
+    head = {"w": jnp.eye(3), "b": jnp.asarray(0.7)}
+
+    def mean(y: Any, target: Any, head: Any, mask: Any) -> Any:
+        error = jnp.where(mask[:, None], y @ head["w"] + head["b"] - target, 0)
+        return (error**2).sum() / mask.sum(dtype=y.dtype)
+
+    def whole(params: Any, head: Any) -> Any:
+        total = 0
+        for t in range(6):
+            rows = np.flatnonzero(t < lengths)
+            y = rj.unroll(cell, params, xs[: t + 1, rows], implementation="scan")[0][-1]
+            total += ((y @ head["w"] + head["b"] - targets[t, rows]) ** 2).sum() / len(rows)
+        return total
+
+    padding = np.arange(8)[:, None, None] >= lengths[:, None]
+    found = jax.jit(online.online_gradient(online.RTRL(), cell, mean))(
+        params, None, xs, jnp.where(padding, jnp.nan, targets), head=head, lengths=jnp.asarray(lengths)
+    )
+    value, (grads, of_head) = jax.value_and_grad(whole, argnums=(0, 1))(params, head)
+    agree((found.loss, found.grads, found.head), (value, grads, of_head))
+
+
+@pytest.mark.slow
+def test_the_cosine_leaves_padding_out() -> None:
+    cell, lengths = rj.MinGRU(3), jnp.array([4, 2])
+    params, xs, targets = problem(cell, 6)
+    padding = jnp.arange(6)[:, None, None] >= lengths[None, :, None]
+
+    def mean(y: Any, target: Any, mask: Any) -> Any:
+        return jnp.where(mask[:, None], (y - target) ** 2, 0).sum() / mask.sum(dtype=y.dtype)
+
+    spoilt = jnp.where(padding, jnp.nan, targets)
+    cosine = online.gradient_cosine(online.RTRL(), cell, mean, params, xs, spoilt, lengths=lengths)
+    np.testing.assert_allclose(cosine, 1, atol=1e-12)
+
+
+@rj.struct
+class Mixing(rj.GRU):
+    """Its units see the mean of all, beside the recurrent product."""
+
+    def update(self, params: Any, state: Any, gx: Any, gh: Any, noise: Any = None) -> Any:
+        new = super().update(params, state, gx, gh, noise)
+        return new._replace(h=new.h + 0.5 * jnp.broadcast_to(state.h.mean(-1, keepdims=True), new.h.shape))
+
+
+@rj.struct
+class MixingHidden(rj.GRU):
+    """They meet in what is fed back."""
+
+    def hidden(self, state: Any, noise: Any = None) -> Any:
+        return state.h - jnp.broadcast_to(state.h.mean(-1, keepdims=True), state.h.shape)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("make", [Mixing, MixingHidden])
+def test_snap1_of_an_update_that_mixes_units(make: Any) -> None:
+    """Two steps by hand: what the first one's parameters did goes on by the diagonal of the step's Jacobian."""
+    cell = make(3)
+    params, xs, targets = problem(cell, 2)
+    xs, targets = xs[:, :1], targets[:, :1].at[0].set(0)
+
+    def step(params: Any, h: Any, x: Any) -> Any:
+        return rj.unroll(cell, params, x[None], rj.cells.GRUState(h), implementation="scan")[0][0]
+
+    def last(y: Any, target: Any) -> Any:
+        return jnp.where((target == 0).all(), 0, loss(y, target))
+
+    zero = jnp.zeros((1, 3))
+    first = step(params, zero, xs[0])
+    diagonal = jnp.diagonal(jax.jacobian(lambda h: step(params, h, xs[1]))(first)[0, :, 0])
+    d_h = jax.grad(loss)(step(params, first, xs[1]), targets[1])
+    (direct,) = jax.vjp(lambda p: step(p, first, xs[1]), params)[1](d_h)
+    (before,) = jax.vjp(lambda p: step(p, zero, xs[0]), params)[1](d_h * diagonal[None])
+    found = jax.jit(online.online_gradient(online.SnAp1(), cell, last))(params, None, xs, targets)
+    agree(found.grads, jax.tree.map(jnp.add, direct, before))
+    with pytest.raises(ValueError, match=r"EProp leaves out .* of a gated cell with an elementwise `update`"):
+        online.online_gradient(online.EProp(), cell, last)(params, None, xs, targets)
 
 
 def test_an_lru_remembers_a_thousand_steps() -> None:
@@ -330,6 +418,7 @@ def run(method: Any, cell: rj.Cell, make_loss: Any = loss, **options: Any) -> Ca
         (run(online.UORO(), rj.GRU(3)), ValueError, "UORO draws random signs: pass `key`"),
         (run(online.UORO, rj.GRU(3)), TypeError, "`method` must be one of"),
         (run(online.DenseRTRL(), rj.GRU(3), lambda y, t: y - t), ValueError, "`loss` must return one number"),
+        (run(online.RTRL(), rj.MinGRU(3), lengths=jnp.array([4, 2])), TypeError, "`loss` must take a keyword `mask`"),
     ],
 )
 def test_bad_calls_are_refused(make: Callable[[], Any], error: type[Exception], words: str) -> None:

@@ -143,7 +143,7 @@ def test_recurrent_weights_decay_apart() -> None:
 
 @pytest.mark.parametrize(
     ("cell", "names"),
-    [(rj.LEM(3), {"u", "u_h"}), (rj.LTC(3), {"u"}), (rj.IndRNN(3), {"u"}), (rj.LinearElman(3), {"u"}), (CELL, {"u"})],
+    [(rj.LEM(3), {"u", "u_h"}), (rj.IndRNN(3), {"u"}), (rj.LinearElman(3), {"u"}), (CELL, {"u"})],
 )
 def test_recurrent_weights_of_other_cells(cell: rj.Cell, names: set[str]) -> None:
     params = cell.init(jax.random.key(0), 2)
@@ -186,10 +186,19 @@ def test_filters_of_a_score_are_not_recurrent() -> None:
     assert "cell.u" in chosen[0]
 
 
-def test_potentials_do_not_decay() -> None:
-    params = rj.LTC(3).init(jax.random.key(0), 2)
-    got = change(optimizer(1.0, algorithm="sgd", weight_decay=0.5), jax.tree.map(jnp.zeros_like, params), params)
-    assert {name for name, leaf in got._asdict().items() if np.any(leaf)} == {"w", "u"}
+@pytest.mark.parametrize("decay", [{"weight_decay": 0.5}, {"weight_decay": 0.5, "recurrent_decay": 0.25}], ids=repr)
+def test_synapses_do_not_decay(decay: dict[str, float]) -> None:
+    """Zero is no rest for them: softplus(0) is an open synapse. Weights beside the cell decay."""
+    params = {
+        "ltc": rj.LTC(3).init(jax.random.key(0), 2),
+        "gru": PARAMS,
+        "dense": rj.Dense(2).init(jax.random.key(1), 3),
+    }
+    got = change(optimizer(1.0, algorithm="sgd", **decay), jax.tree.map(jnp.zeros_like, params), params)
+    for leaf in got["ltc"]:
+        np.testing.assert_array_equal(leaf, 0)
+    close((got["dense"].w, got["gru"].w), (-0.5 * params["dense"].w, -0.5 * PARAMS.w))
+    close(got["gru"].u, -decay.get("recurrent_decay", 0.5) * PARAMS.u)
 
 
 def test_biases_of_two_axes_do_not_decay() -> None:
@@ -285,6 +294,18 @@ def test_bare_transformation_is_guarded_and_others_count_nothing() -> None:
     close(updates, jax.tree.map(jnp.zeros_like, PARAMS))
     assert skipped_steps(state) == 1
     assert skipped_steps(optax.adam(1.0).init(PARAMS)) == 0
+
+
+def test_groups_are_left_out_together() -> None:
+    """A step in which one of two groups is not finite moves neither, and is one step."""
+    params = {"cell": PARAMS, "readout": {"w": jnp.ones((3, 2))}}
+    recipe = optimizer(1.0, algorithm="sgd", skip_nonfinite=False)
+    groups = skip_if_nonfinite(optax.partition({"a": recipe, "b": recipe}, {"cell": "a", "readout": "b"}))
+    gradient = {"cell": GRADIENT, "readout": {"w": jnp.full((3, 2), jnp.nan)}}
+    updates, state = groups.update(gradient, groups.init(params), params)
+    close(updates, jax.tree.map(jnp.zeros_like, params))
+    nothing = jax.tree.map(lambda leaf: leaf * jnp.nan, gradient)
+    assert skipped_steps(groups.update(nothing, state, params)[1]) == 2
 
 
 def test_numbers_may_be_mapped_over() -> None:

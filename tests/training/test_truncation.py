@@ -79,7 +79,10 @@ def assert_close(got: Any, wanted: Any, tolerance: float = 1e-5) -> None:
         np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize(("window", "overlap"), [pytest.param(4, 0, marks=pytest.mark.slow), (5, 2), (20, 0)])
+@pytest.mark.parametrize(
+    ("window", "overlap"),
+    [pytest.param(4, 0, marks=pytest.mark.slow), pytest.param(5, 2, marks=pytest.mark.slow), (20, 0)],
+)
 def test_windows_train_as_the_loop_that_is_written_out(window: int, overlap: int) -> None:
     fitted = fit((PARAMS, LAYER), (X, Y), truncate=tbptt(window, overlap), epochs=2, **OPTIONS)
     assert_close(fitted.params, written_out(window, overlap, epochs=2))
@@ -114,7 +117,8 @@ def test_window_over_everything_is_the_whole_back_propagation() -> None:
         np.testing.assert_allclose(windows.history["loss"], whole.history["loss"], rtol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["layer", pytest.param("linen", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["layer", "linen"])
 def test_learned_initial_state_is_trained_by_the_first_window(kind: str) -> None:
     """Windows over everything are the whole back-propagation, and of several windows the loop that is written out."""
     learned = rj.Stack([rj.RNN(rj.LearnedInitialState(CELL)), rj.Dense(K)])
@@ -275,6 +279,21 @@ def test_linen_modules_whose_parameters_follow_the_features(layer: Any) -> None:
     assert_close(module.to_params(fitted.model[0], I), wanted.params, 1e-6)
 
 
+def test_lengths_of_a_function_whose_state_has_no_steps() -> None:
+    """What it returns is a pair, but in windows there is an output for every step; padding need be no class."""
+    inside = np.arange(L) < LENGTHS[:, None]
+    padded = np.where(inside, Y, -1)
+
+    def stream(params: Any, x: Any, lengths: Any = None, state: Any = None, mask: Any = None) -> Any:
+        return params * x.mean(2, keepdims=True) * jnp.arange(1.0, K + 1), jnp.zeros(B)
+
+    logits = np.asarray(stream(1.0, X)[0], np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    nats = -np.take_along_axis(log_p, Y[..., None], -1)[..., 0][inside].mean()
+    model, cut = (jnp.float32(1.0), stream), tbptt(4)
+    assert training.evaluate(model, (X, padded, LENGTHS), truncate=cut)["loss"] == pytest.approx(nats, rel=1e-5)
+
+
 def test_streams_lie_one_after_another() -> None:
     np.testing.assert_array_equal(training.streams(np.arange(11), 3), [[0, 1, 2], [3, 4, 5], [6, 7, 8]])
     with pytest.raises(ValueError, match="`sequence` must have at least 3 steps, one a row; got 2"):
@@ -286,6 +305,16 @@ def test_a_loss_without_mask_is_told_of_the_steps() -> None:
     options = OPTIONS | {"truncate": tbptt(4), "loss": lambda outputs, targets: outputs.sum()}
     with pytest.raises(TypeError, match=r"the batch has steps that do not count: let it take one(\n|$)"):
         fit((PARAMS, LAYER), (X, Y), **options)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("window", "overlap"), [(11, 0), (8, 7)])
+def test_a_loss_without_mask_where_all_steps_count(window: int, overlap: int) -> None:
+    def own(outputs: Any, targets: Any) -> Any:
+        return -jnp.take_along_axis(jax.nn.log_softmax(outputs), targets[..., None], -1).mean()
+
+    fitted = fit((PARAMS, LAYER), (X, Y), loss=own, truncate=tbptt(window, overlap), **OPTIONS)
+    assert_close(fitted.params, written_out(window, overlap))
 
 
 @pytest.mark.parametrize(
