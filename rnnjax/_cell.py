@@ -481,6 +481,14 @@ def split_key(key: Key | None) -> tuple[Key | None, Key | None]:
     return (None, None) if key is None else tuple(jax.random.split(key))
 
 
+def default_platform() -> str:
+    """The platform that a program runs on by default: that of `jax.default_device`, or else of JAX's first backend."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
+
+
 def dot(x: Array, w: Array) -> Array:
     """x (…, I) times w (I, O) in the dtype of w, accumulated and returned in at least float32."""
     leading = x.shape[:-1]
@@ -540,7 +548,7 @@ def input_gates(w: Array, b: Bias, gates: int) -> Callable[[Array], Gates]:
     more row of w, because adding it is one more pass over memory; elsewhere the addition fuses with what reads it.
     """
     as_row = False
-    if b is not None and not isinstance(b, tuple) and b.dtype == w.dtype and jax.default_backend() == "cpu":
+    if b is not None and not isinstance(b, tuple) and b.dtype == w.dtype and default_platform() == "cpu":
         as_row, w, b = True, jnp.concatenate([w, b[None]], axis=0), None
     parts, biases = split_gates(w, gates), split_bias(b, gates)
 

@@ -140,6 +140,11 @@ FLAGS: list[Row] = [
         (call(**{name: zeros(T, B)}), TypeError, f"got float64(6, 3): compare with zero, `{name} != 0`"),
         (call(**{name: ints(T, B)}), TypeError, f"`{name}` must be a boolean array .. got int64(6, 3)"),
         (call(**{name: [[True]]}), TypeError, f"`{name}` must be a boolean array .. got list: convert it"),
+        (
+            lambda name=name: rj.Activate("tanh")((), zeros(T, B, 5, I), **{name: bools(T, B)}),
+            ValueError,
+            f"`{name}` .. = (6, 3, 5) .. got (6, 3). Features of several axes, .. need `event_ndim` in the layer",
+        ),
     ]
 ]
 

@@ -406,6 +406,14 @@ def test_forward_mode_error_names_scan(implementation: str | None) -> None:
             transform(params)
 
 
+def test_forward_mode_error_names_no_way_that_has_none() -> None:
+    """Neither has the step of a cell whose gradient is that of no function."""
+    cell, xs = rj.GradientClip(BASIC["gru"]), normal(0, T, B, I)
+    params = random_params(cell)
+    with pytest.raises(TypeError, match=r"GradientClip.*, also with `implementation=.scan.`, no forward mode .*; take"):
+        jax.jvp(lambda p: rj.unroll(cell, p, xs)[0], (params,), (params,))
+
+
 def test_second_derivatives() -> None:
     """PyTorch's cuDNN layers have no double backward, so neither Hessians nor gradient penalties."""
     cell = BASIC["gru"]
@@ -645,6 +653,7 @@ VARYING = {
     "key": (rj.Zoneout(rj.GRU(H)), lambda: jax.random.key(1), "fused"),
     "lengths": (BASIC["gru"], lambda: jnp.asarray(LENGTHS), "scan"),
     "reset": (BASIC["lstm"], lambda: jnp.arange(T * B).reshape(T, B) % 4 == 0, "cpu"),
+    "mask": (BASIC["gru"], lambda: jnp.arange(T * B).reshape(T, B) % 4 != 0, "newton"),
     "context": (rj.BahdanauAttention(BASIC["gru"], rj.DotScore(), H), lambda: normal(2, 5, B, H), None),
 }
 

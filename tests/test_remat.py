@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import pytest
 from descriptors import NATIVE
 
@@ -42,6 +44,30 @@ def test_fused_needs_less_memory_for_a_gradient() -> None:
     assert state < every / 2
     # the gradient of the outputs, which the loss makes, and little else
     assert T * STATE < chunks < min(state, 2.5 * T * STATE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("implementation", ["scan", "newton"])
+def test_a_few_states_and_no_gates(implementation: str) -> None:
+    """Of a cell that no fast implementation takes: the states of pieces, and all that a step has of one piece alone."""
+    cell, steps, rows = rj.ConvLSTM(3, (4,)), 256, 2
+    params = cell.init(jax.random.key(0), 1, jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (steps, rows, 4, 1), jnp.float64)
+    state = rows * 4 * 3 * 8 * 2
+
+    def loss(remat: Any, params: Any, xs: Any) -> Any:
+        return (rj.unroll(cell, params, xs, implementation=implementation, remat=remat)[0][-1] ** 2).sum()
+
+    every, few = (
+        jax.jit(jax.value_and_grad(partial(loss, remat), (0, 1))).lower(params, xs).compile()
+        for remat in (None, "state")
+    )
+    needed = [run.memory_analysis().temp_size_in_bytes for run in (every, few)]
+    assert needed[1] < needed[0] / 4
+    if implementation == "scan":
+        assert needed[0] > 4 * steps * state
+        assert needed[1] < 2 * steps * state  # the outputs and their cotangents are half a state each
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-11), few(params, xs), every(params, xs))
 
 
 @pytest.mark.skipif("cpu" not in NATIVE, reason="the kernels are not there")

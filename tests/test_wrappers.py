@@ -229,6 +229,28 @@ def test_learned_initial_state_is_zero_at_first_and_broadcast() -> None:
         np.testing.assert_array_equal(leaf, np.broadcast_to(own, (2, 5, SIZE)))
 
 
+@jax.custom_vjp
+def clipped(x: jax.Array) -> jax.Array:
+    return x
+
+
+clipped.defvjp(lambda x: (x, None), lambda _, d: (jnp.clip(d, -1, 1),))
+
+
+def clipped_above_zero(x: jax.Array) -> jax.Array:
+    return jax.lax.cond(x.sum() > 0, clipped, jnp.tanh, x)
+
+
+def test_a_branch_without_forward_mode_is_the_cells_own() -> None:
+    cell = rj.Elman(SIZE, activation=clipped_above_zero)
+    params, xs = _problem(cell)
+    with pytest.raises(TypeError, match=r"Elman.* itself has a hand-formed reverse mode"):
+        jax.jvp(lambda p: rj.unroll(cell, p, xs, implementation="fused")[0], (params,), (params,))
+    with pytest.raises(ValueError, match="the step of Elman has no forward mode"):
+        rj.unroll(cell, params, xs, implementation="newton")
+
+
+@pytest.mark.slow
 def test_a_learned_state_of_an_slstm_has_a_norm() -> None:
     """Its stabiliser is so low at first that nothing is left of the state, and still has a square in float32."""
     cell, tune = rj.LearnedInitialState(rj.SLSTM(SIZE)), rj.training.optimizer(1e-2, clip_adaptive=0.1)
@@ -348,9 +370,13 @@ def test_wrappers_of_convolutions() -> None:
         (lambda: rj.Zoneout(rj.GRU(4), cell_rate="high"), TypeError, "`cell_rate` must be a number"),
         (lambda: rj.RecurrentDropout(rj.GRU(4), rate=1), ValueError, "`rate` must be below 1"),
         (lambda: rj.RecurrentDropout(rj.GRU(4), per_step=1), TypeError, "`per_step` must be True or False"),
-        (lambda: rj.RecurrentDropout(rj.ResetBeforeGRU(4)), TypeError, "must be a gated cell .* use `WeightDrop`"),
+        (lambda: rj.RecurrentDropout(rj.ResetBeforeGRU(4)), TypeError, "gated cell .* use `WeightDrop`, or `Zoneout`"),
+        (lambda: rj.RecurrentDropout(rj.Zoneout(rj.IndRNN(4))), TypeError, r"must be a gated cell .*\): use `Zoneout`"),
+        (lambda: rj.RecurrentDropout(rj.ConvLSTM(2, (3,))), TypeError, "gated cell .* use `WeightDrop`, or `Zoneout`"),
+        (lambda: rj.RecurrentDropout(rj.LTC(4)), TypeError, r"must be a gated cell .*\): use `Zoneout`"),
+        (lambda: rj.RecurrentDropout(rj.MLSTM(4, heads=2)), TypeError, "gated cell .* use `Dropout` between layers"),
         (lambda: rj.WeightDrop(rj.GRU(4), rate=-0.1), ValueError, "`rate` must lie in"),
-        (lambda: rj.WeightDrop(Scale(4)).init(KEY, IN), TypeError, "must have recurrent weights `u`"),
+        (lambda: rj.WeightDrop(Scale(4)).init(KEY, IN), TypeError, "must have matrices `u`"),
     ],
 )
 def test_bad_wrappers_are_refused(make: Callable[[], Any], error: type[Exception], words: str) -> None:
@@ -464,6 +490,12 @@ def test_active_units_start_from_no_others(make: Callable[[int], rj.Cell]) -> No
         _close((value, cut(grads, grads)), pull(small, "scan", cut((params, state), grads)))
 
 
+@pytest.mark.parametrize("units", [0.5, 2.5, jnp.array([2.0, 0.5]), np.float32(1.2)], ids=repr)
+def test_active_units_are_whole(units: Any) -> None:
+    with pytest.raises(ValueError, match="`units` must be a whole number"):
+        rj.ActiveUnits(rj.LSTM(4), units=units)
+
+
 def test_unitwise_cells_are_all_tested() -> None:
     cells = {type(make(2)) for make in UNITWISE}
     assert {cls for cls in vars(rj).values() if isinstance(cls, type) and vars(cls).get("unitwise") is True} <= cells
@@ -474,13 +506,21 @@ def test_unitwise_cells_are_all_tested() -> None:
     [
         (lambda: rj.Zoneout(rj.SLSTM(4)), "one whose state can be held array by array"),
         (lambda: rj.Zoneout(rj.LearnedInitialState(rj.MLSTM(4))), "one whose state can be held array by array"),
-        (lambda: rj.ActiveUnits(rj.LayerNormLSTM(4)), "units meet in its recurrent product alone"),
-        (lambda: rj.ActiveUnits(rj.ProjectionLSTM(4, proj_size=2)), "units meet in its recurrent product alone"),
-        (lambda: rj.ActiveUnits(rj.LEM(4)), "units meet in its recurrent product alone"),
-        (lambda: rj.ActiveUnits(rj.LTC(4)), "units meet in its recurrent product alone"),
-        (lambda: rj.ActiveUnits(rj.MLSTM(4, heads=2)), "units meet in its recurrent product alone"),
-        (lambda: rj.WeightDrop(rj.LTC(4)).init(KEY, 3), "weights `u` that multiply its state"),
-        (lambda: rj.WeightDrop(rj.MinGRU(4)).init(KEY, 3), "weights `u` that multiply its state"),
+        (lambda: rj.ActiveUnits(rj.LayerNormLSTM(4), units=3), "units meet in its recurrent product alone"),
+        (
+            lambda: rj.ActiveUnits(rj.ProjectionLSTM(4, 2), units=3),
+            "units meet in its recurrent product alone",
+        ),
+        (lambda: rj.ActiveUnits(rj.LEM(4), units=3), "units meet in its recurrent product alone"),
+        (lambda: rj.ActiveUnits(rj.LTC(4), units=3), "units meet in its recurrent product alone"),
+        (lambda: rj.ActiveUnits(rj.MLSTM(4, heads=2), units=3), "units meet in its recurrent product alone"),
+        (lambda: rj.WeightDrop(rj.LTC(4)).init(KEY, 3), "matrices `u` that multiply its state"),
+        (lambda: rj.WeightDrop(rj.MinGRU(4)).init(KEY, 3), "matrices `u` that multiply its state"),
+        (lambda: rj.WeightDrop(rj.IndRNN(4)).init(KEY, 3), "matrices `u` .* got IndRNN.* use `Zoneout`"),
+        (lambda: rj.WeightDrop(rj.Zoneout(rj.LinearElman(4))).init(KEY, 3), "matrices `u` .* got LinearElman"),
+        (lambda: rj.WeightDrop(rj.MLSTM(4, heads=2)).init(KEY, 3), "matrices `u` .* use `Dropout` between layers"),
+        (lambda: rj.WeightDrop(ATTENTION), "put `WeightDrop` inside, around the recurrent cell"),
+        (lambda: rj.RecurrentDropout(ATTENTION), "put `RecurrentDropout` inside, around the recurrent cell"),
         (lambda: rj.Zoneout(ATTENTION), r"on the `context` of a call; got Bah.*: put `Zoneout` inside"),
         (lambda: rj.Zoneout(rj.GradientClip(ATTENTION)), "put `Zoneout` inside, around the recurrent cell"),
         (lambda: rj.Zoneout(rj.PointerGenerator(ATTENTION, 5)), "put `Zoneout` inside, around the recurrent cell"),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
-
+from .._cell import default_platform
 from .._types import State
 from . import chunked, transitions
 from .call import Call
@@ -19,7 +18,7 @@ def prefer(call: Call) -> str | None:
     """Why another implementation is faster, or None."""
     if call.steps == 1:
         return "a single step has no loop to speed up"
-    if jax.default_backend() == "cpu":
+    if default_platform() == "cpu":
         return "on a CPU a loop over chunks in the cache is faster and stores less"
     return None
 

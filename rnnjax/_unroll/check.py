@@ -17,6 +17,8 @@ from . import table
 from .place import explicit_spec
 
 _TIME = "Time is axis 0: transpose it, or use the Flax wrappers, which are batch-major"
+_STEP = "A step has no time axis: pass one flag for each row"
+_EVENT = "Features of several axes, as a convolutional cell has them, need `event_ndim` in the layer"
 _CONVERT = "convert it with `jnp.asarray`"
 _CAST = "cast it with `.astype(jnp.float32)`"
 
@@ -213,6 +215,7 @@ def _expected_state(cell: Any, params: Any, context: Any, batch_shape: tuple[int
 
 def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int, ...], context: Any) -> None:
     """A state has the structure and the shapes of `cell.initial_state`."""
+    check_unpacked(state)
     expected = _expected_state(_signature(cell), _signature(params), _signature(context), batch_shape)
     if jax.tree.structure(expected) != jax.tree.structure(state):
         raise TypeError(
@@ -231,6 +234,12 @@ def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int
             )
         if not jnp.issubdtype(have.dtype, jnp.floating):
             raise TypeError(f"{name} must be floating point; got {describe(have)}: {_CAST}")
+
+
+def check_unpacked(state: State) -> None:
+    """A state is the model's own, not that of a stepper."""
+    if hasattr(state, "unpack"):
+        raise TypeError(f"`state` must be the model's own; got {state!r}, a stepper's: pass `state.unpack()`")
 
 
 def check_lengths(
@@ -253,7 +262,7 @@ def check_lengths(
         if hint is None and shape == (steps, *batch_shape[1:]):
             hint = _TIME
         elif hint is None and shape and shape == batch_shape[: len(shape)]:
-            hint = "Features of several axes, as a convolutional cell has them, need `event_ndim` in the layer"
+            hint = _EVENT
         raise ValueError(
             f"`lengths` must be (*B) = {batch_shape}, one number for each row of `{of}`; got shape {shape}. "
             f"{hint or 'Flags for every step go into `mask`'}"
@@ -269,18 +278,19 @@ def check_lengths(
         )
 
 
-def check_flags(name: str, flags: Any, steps: int, batch_shape: tuple[int, ...], xs: Xs) -> None:
-    """Masks and resets are booleans (T, *B)."""
+def check_flags(name: str, flags: Any, steps: int | None, batch_shape: tuple[int, ...], xs: Xs) -> None:
+    """Masks and resets are booleans (T, *B), or (*B) beside a single step without a time axis, `steps` None."""
     if flags is None:
         return
-    wanted = (steps, *batch_shape)
+    lead, axes, of, hint = ((steps,), "(T, *B)", "xs", _TIME) if steps is not None else ((), "(*B)", "x", _STEP)
+    wanted = (*lead, *batch_shape)
     if not is_array(flags) or flags.dtype != jnp.bool_:
         mend = f"compare with zero, `{name} != 0`" if is_array(flags) else _CONVERT
-        raise TypeError(f"`{name}` must be a boolean array (T, *B) = {wanted}; got {describe(flags)}: {mend}")
-    if tuple(flags.shape) != wanted:
-        raise ValueError(
-            f"`{name}` must be (T, *B) = {wanted} to match `xs` {_shapes(xs)}; got {tuple(flags.shape)}. {_TIME}"
-        )
+        raise TypeError(f"`{name}` must be a boolean array {axes} = {wanted}; got {describe(flags)}: {mend}")
+    shape = tuple(flags.shape)
+    if shape != wanted:
+        hint = _EVENT if len(shape) > len(lead) and shape == wanted[: len(shape)] else hint
+        raise ValueError(f"`{name}` must be {axes} = {wanted} to match `{of}` {_shapes(xs)}; got {shape}. {hint}")
 
 
 def check_elapsed(dt: Any, lengths: Any, mask: Any) -> None:

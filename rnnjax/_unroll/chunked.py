@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 
-from .._cell import takes_chunks
+from .._cell import default_platform, takes_chunks
 from .._types import State
 from . import chunks, memories, transitions
 from .call import Call, merge_noise
@@ -42,11 +42,11 @@ def prefer(call: Call) -> str | None:
         return "a single step has no loop to speed up"
     if takes_chunks(call.cell):
         rows, columns = _memory(call)
-        if max(rows, columns) > _SMALL_MEMORY or jax.default_backend() != "cpu":
+        if max(rows, columns) > _SMALL_MEMORY or default_platform() != "cpu":
             return None
         return f"a memory of {rows} × {columns} is read and written faster than the products of a chunk are formed"
-    if jax.default_backend() != "cpu":
-        return f"the default device is a {jax.default_backend()}, which has room for all steps at once"
+    if default_platform() != "cpu":
+        return f"the default device is a {default_platform()}, which has room for all steps at once"
     return None
 
 
@@ -55,7 +55,7 @@ def run(call: Call) -> tuple[Any, State]:
     if takes_chunks(call.cell):
         kept = length(call)
         return memories.run(call, min(kept, _memory_steps(call)), kept)
-    return transitions.in_pieces(call, "loop" if jax.default_backend() == "cpu" else "parallel", length(call))
+    return transitions.in_pieces(call, "loop" if default_platform() == "cpu" else "parallel", length(call))
 
 
 def length(call: Call) -> int:
@@ -74,7 +74,7 @@ def length(call: Call) -> int:
 def _memory_steps(call: Call) -> int:
     """Steps in a chunk of a matrix memory: a power of two, to which cells pad what they halve; an even length that is
     none is slower than a shorter last chunk."""
-    if jax.default_backend() != "cpu":
+    if default_platform() != "cpu":
         return 64
     return 32 if max(_memory(call)) > _MEDIUM_MEMORY else 16
 

@@ -74,5 +74,5 @@ def even_length(steps: int, target: int) -> int:
 
 
 def length(steps: int, remat: int | str) -> int:
-    """The steps in a chunk that `remat`, a number or "sqrt", asks for."""
+    """The steps in a chunk that `remat` asks for: a number, or about √T for "state" and "sqrt"."""
     return even_length(steps, math.isqrt(steps)) if isinstance(remat, str) else remat

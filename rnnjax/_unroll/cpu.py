@@ -22,7 +22,7 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
-from .._cell import Kernel, kernel
+from .._cell import Kernel, default_platform, kernel
 from .._types import Array, Params, State, explicit_spec
 from . import fused, kernels, scan
 from .call import Call, Dtypes, Flow
@@ -59,10 +59,10 @@ def supports(call: Call) -> str | None:
 
 def prefer(call: Call) -> str | None:
     """Why another implementation is faster, or None."""
-    if jax.default_backend() != "cpu":
-        return f"the default device is a {jax.default_backend()}"
-    if jax.device_count() > 1:
-        return f"XLA would gather for it what is sharded over the {jax.device_count()} devices"
+    if default_platform() != "cpu":
+        return f"the default device is a {default_platform()}"
+    if jax.device_count("cpu") > 1:
+        return f"XLA would gather for it what is sharded over the {jax.device_count('cpu')} devices"
     rows, weights = math.prod(call.batch_shape), sum(leaf.size for leaf in jax.tree.leaves(call.params))
     if call.steps != 1:
         if weights < _LARGE or rows * call.steps >= _ENOUGH:

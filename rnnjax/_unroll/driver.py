@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell, reads_out, split_key
 from .._types import Array, Key, Params, State, Xs
-from . import check, cpu, table
+from . import check, cpu, jacobians, table
 from .call import Call, Dtypes, Flow, Remat, accumulators, features, split_noise
 from .lift import along, valid_steps, zero_where_masked
 from .newton import Newton, NewtonReport
@@ -57,8 +57,8 @@ def unroll(
         key: for cells that draw noise; None is evaluation, without any.
         context: handed to `cell.prepare`, such as an attention memory.
         remat: what the backward pass stores. None stores what makes it fastest, mostly every gate; "state" only
-            outputs and a few states; an integer the state every so many steps; "sqrt" every √T steps. Of a symbolic T
-            these two are None.
+            outputs and a few states; an integer the state every so many steps; "sqrt" every √T steps. Where T is
+            a symbol, each is None.
         implementation: None takes the first that can run the call and is expected to be fast, which benchmarks on a
             CPU have shown; a name, or a `rnnjax.Newton`, runs that one or raises with the reason. `explain` prints the
             choice.
@@ -71,7 +71,8 @@ def unroll(
         ValueError: for shapes that do not fit, lengths out of range, an unknown `implementation` or `remat`.
         TypeError: for integer inputs, a mask that is not boolean, something that is not a cell or a key; and for
             forward mode (`jvp`, `jacfwd`, `hessian`) of a fast implementation, where JAX says "can't apply forward-mode
-            autodiff (jvp) to a custom_vjp function": `implementation="scan"` has both modes.
+            autodiff (jvp) to a custom_vjp function": `implementation="scan"` has both modes, unless the cell itself
+            has but one, as a `rnnjax.GradientClip`.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.GRU(hidden_size=4)
@@ -82,31 +83,28 @@ def unroll(
     (True, True)
     """
     check.arguments(cell, params, xs, state, lengths, mask, reset, key, context, remat, implementation, reverse)
-    with _one_mode(implementation):
-        return _execute(
-            cell,
-            params,
-            xs,
-            state,
-            lengths,
-            mask,
-            reset,
-            key,
-            context,
-            reverse=bool(reverse),
-            remat=remat,
-            implementation=implementation,
-        )
+    arrays = cell, params, xs, state, lengths, mask, reset, key, context
+    run = partial(_execute, reverse=bool(reverse), remat=remat)
+    with _one_mode(implementation, cell, lambda: jax.make_jaxpr(partial(run, implementation="scan"))(*arrays)):
+        return run(*arrays, implementation=implementation)
 
 
 @contextmanager
-def _one_mode(implementation: Any) -> Iterator[None]:
-    """Says what to do about forward mode where JAX says that there is none."""
+def _one_mode(
+    implementation: Any, cell: Cell | None = None, by_scan: Callable[[], Any] | None = None
+) -> Iterator[None]:
+    """Says what to do about forward mode where JAX says that there is none. `by_scan` is the call's program with
+    `scan`, which has forward mode unless the cell itself has none; None where it is known to have."""
     try:
         yield
     except TypeError as error:
         if "forward-mode" not in str(error) or implementation == "scan":
             raise
+        if by_scan is not None and jacobians.calls("custom_vjp_call", by_scan()):
+            raise TypeError(
+                f'{cell!r} itself has a hand-formed reverse mode and, also with `implementation="scan"`, no forward '
+                "mode (`jvp`, `jacfwd`); take `vjp` or `jacrev`"
+            ) from error
         raise TypeError(
             "the fast implementations have a hand-formed reverse mode and no forward mode (`jvp`, `jacfwd`); pass "
             '`implementation="scan"`, which has both'
@@ -269,6 +267,10 @@ def _call(
     reverse: bool,
     remat: Remat,
 ) -> Call:
+    # within `jax.disable_jit` they are still what they were passed as
+    cell, params, xs, state, lengths, mask, reset, key, context = jax.tree.map(
+        jnp.asarray, (cell, params, xs, state, lengths, mask, reset, key, context)
+    )
     steps, batch_shape = check.sizes(cell, xs)
     dtypes = Dtypes.of(cell.compute_dtype, features(xs, 1 + len(batch_shape)), params)
     others = params, cell, state, lengths, mask, reset, key, context

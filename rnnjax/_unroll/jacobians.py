@@ -17,6 +17,7 @@ from jax import lax
 from .._cell import recurrent_gates, split_bias
 from .._types import Array, Noise, Params, State, Z
 from .call import Call, at_step, merge_noise
+from .place import vary_alike
 from .theta import some
 
 Form: TypeAlias = Literal["dense", "block", "diagonal"]
@@ -143,12 +144,14 @@ def steps_alone(call: Call) -> bool:
 def forward_mode(call: Call) -> bool:
     """Whether the step can be differentiated forwards."""
     params, state, z, noise = first_step(call)
-    return not _calls("custom_vjp_call", jax.make_jaxpr(lambda s: call.cell.step(params, s, z, *some(noise)))(state))
+    return not calls("custom_vjp_call", jax.make_jaxpr(lambda s: call.cell.step(params, s, z, *some(noise)))(state))
 
 
-def _calls(name: str, jaxpr: Any) -> bool:
-    inner = [value for eqn in jaxpr.eqns for value in eqn.params.values() if hasattr(value, "eqns")]
-    return any(eqn.primitive.name == name for eqn in jaxpr.eqns) or any(_calls(name, one) for one in inner)
+def calls(name: str, jaxpr: Any) -> bool:
+    """Whether the primitive is in a program, or in one that it calls."""
+    values = jax.tree.leaves([eqn.params for eqn in jaxpr.eqns])  # the branches of `cond` are a tuple
+    inner = [value for value in values if hasattr(value, "eqns")]
+    return any(eqn.primitive.name == name for eqn in jaxpr.eqns) or any(calls(name, one) for one in inner)
 
 
 def updates_alone(call: Call) -> bool:
@@ -246,4 +249,4 @@ def _of_units(plan: Plan, push: Callable[[Array], Array], like: Array) -> Array:
 
 
 def _everywhere(row: Array, like: Array) -> Array:
-    return jnp.broadcast_to(row, like.shape)
+    return vary_alike([jnp.broadcast_to(row, like.shape), like])[0]

@@ -23,6 +23,7 @@ from .._types import Array, Noise, Params, State, Z
 from . import blocks, chunks, jacobians, scan
 from .call import Call, Dtypes, Flow, at_step, merge_noise
 from .jacobians import Form, flatten, from_blocks, in_blocks, unflatten
+from .place import vary_alike
 from .recurrence import flip
 from .theta import some
 
@@ -138,7 +139,7 @@ class Newton:
             states, report = _piece(plan, call, state, flow)
             return jax.tree.map(lambda leaf: leaf[0 if call.reverse else -1], states), (call.cell.emit(states), report)
 
-        length = call.steps if call.remat in (None, "state") else chunks.length(call.steps, call.remat)
+        length = call.steps if call.remat is None else chunks.length(call.steps, call.remat)
         parts = chunks.split(call.flow, call.steps, length, call.reverse)
         if parts.whole is not None:
             piece = jax.checkpoint(piece, prevent_cse=False)
@@ -300,8 +301,8 @@ def _refine(
         return _Iterate(x, rest, relative(x, rest), moved, now.moved, error, now.count + 1)
 
     rest = residual(guess)
-    first = _Iterate(guess, rest, relative(guess, rest), infinite, infinite, infinite, jnp.int32(0))
-    last = lax.while_loop(unfinished, iterate, first)
+    first = [guess, rest, relative(guess, rest), infinite, infinite, infinite, jnp.int32(0)]
+    last = lax.while_loop(unfinished, iterate, _Iterate(*vary_alike(first)))
     return last.x, NewtonReport(settled(last), last.count, last.residual, last.error)
 
 
@@ -326,8 +327,8 @@ def _largest(errors: Array) -> Array:
 def _unless(done: Array, run: Callable[[], Array], value: Array) -> Array:
     """`value`, or what `run` returns. A `cond` would run it always under `vmap`."""
 
-    def instead(_: Any) -> tuple[Array, Array]:
-        return jnp.ones_like(done), run()
+    def instead(carry: Any) -> tuple[Array, Array]:
+        return ~carry[0], run()
 
     return lax.while_loop(lambda carry: ~carry[0], instead, (done, value))[1]
 

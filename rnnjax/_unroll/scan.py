@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -32,12 +31,11 @@ def prefer(call: Call) -> str | None:
 def run(call: Call) -> tuple[Any, State]:
     """Emitted values (T, *B, …) and the last state."""
     # of a number of steps that is a symbol, as `jax.export` has it, there are no chunks
-    if call.remat is None or call.remat == "state" or not isinstance(call.steps, int):
+    if call.remat is None or not isinstance(call.steps, int):
         state, emitted = _run_chunk(call, call.state, call.flow)
         return emitted, state
-    length = max(1, math.isqrt(call.steps)) if call.remat == "sqrt" else call.remat
     step = jax.checkpoint(lambda state, flow: _run_chunk(call, state, flow), prevent_cse=False)
-    parts = chunks.split(call.flow, call.steps, length, call.reverse)
+    parts = chunks.split(call.flow, call.steps, chunks.length(call.steps, call.remat), call.reverse)
     state, emitted = chunks.scan(step, call.state, parts, call.reverse)
     return chunks.join(emitted, call.reverse), state
 
@@ -50,8 +48,6 @@ def _run_chunk(call: Call, state: State, flow: Flow) -> tuple[State, Any]:
         state = step(cell.step, call.dtypes.cast(call.params), call.boundary, constant, state, inputs)
         return state, cell.emit(state)
 
-    if call.remat == "state":
-        body = jax.checkpoint(body, prevent_cse=False)
     return lax.scan(body, state, (z, flow.noise, flow.mask, flow.reset), reverse=call.reverse)
 
 

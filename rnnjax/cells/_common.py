@@ -126,10 +126,19 @@ def drop_scale(key: Key, name: str, rate: Any, shape: tuple[int, ...], dtype: DT
     return jnp.where(keep, 1 / (1 - rate), jnp.zeros_like(rate)).astype(dtype)
 
 
+def other_dropout(cell: Any) -> str:
+    """What else regularises a cell that a wrapper which drops something refuses."""
+    return "`Dropout` between layers" if cell.scaled else "`Zoneout`"
+
+
+def abstract_params(cell: Any) -> Any:
+    """Shapes of a cell's parameters for inputs of its own size; some cells take no other."""
+    return jax.eval_shape(lambda: cell.init(jax.random.key(0), cell.hidden_size))
+
+
 def abstract_state(cell: Any, batch_shape: tuple[int, ...]) -> Any:
-    """Shapes of a cell's state, which do not depend on the size of its inputs; some cells take but their own."""
-    params = jax.eval_shape(lambda: cell.init(jax.random.key(0), cell.hidden_size))
-    return jax.eval_shape(lambda params: cell.initial_state(params, batch_shape), params)
+    """Shapes of a cell's state, which do not depend on the size of its inputs."""
+    return jax.eval_shape(lambda params: cell.initial_state(params, batch_shape), abstract_params(cell))
 
 
 def positive_activation(x: Array) -> Array:

@@ -26,11 +26,11 @@ class ActiveUnits(Wrapper):
     Args:
         cell: the inner cell, of the largest size. It must be `unitwise`: Elman, LSTM and GRU cells are, those that
             normalise over units, mix them within a step or have matrices for memories are not.
-        units: how many units work, a leaf.
+        units: how many units work, a whole number from 1 to the cell's, a leaf. One that is traced is not checked.
 
     Raises:
         TypeError: for a cell that is not `unitwise`.
-        ValueError: for more units than there are, or none.
+        ValueError: for more units than there are, none, or a number that is not whole.
 
     >>> import jax, jax.numpy as jnp, rnnjax as rj
     >>> cell = rj.ActiveUnits(rj.GRU(hidden_size=4), units=3)
@@ -40,7 +40,7 @@ class ActiveUnits(Wrapper):
     True
     """
 
-    units: float | Array = node(default=1.0)
+    units: float | Array = node()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,6 +51,8 @@ class ActiveUnits(Wrapper):
             )
         settle_positive(self, "units")
         numbers_of = known(self.units)
+        if numbers_of is not None and (numbers_of % 1 != 0).any():
+            raise ValueError(f"`units` must be a whole number, because units work or do not; got {self.units}")
         if numbers_of is not None and (numbers_of > self.cell.hidden_size).any():
             raise ValueError(f"`units` must be at most the cell's {self.cell.hidden_size}; got {self.units}")
         if is_array(self.units):

@@ -8,7 +8,8 @@ from .._cell import Wrapper
 from .._errors import check_flag, check_rate
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise
-from ._common import abstract_state, drop_scale, settle_number
+from ._common import abstract_state, check_own_state, drop_scale, other_dropout, settle_number
+from .weight_drop import droppable
 
 
 @struct
@@ -49,9 +50,11 @@ class RecurrentDropout(Wrapper):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.capability != "gated":
+            check_own_state(self)
+            weights = "`WeightDrop`, or " if droppable(self.cell) else ""
             raise TypeError(
                 f"`cell` must be a gated cell for RecurrentDropout, one whose `hidden` is what it feeds back; got "
-                f"{self.cell!r}: use `WeightDrop`, which drops recurrent weights, or `Zoneout`"
+                f"{self.cell!r}: use {weights}{other_dropout(self.cell)}"
             )
         check_rate("rate", self.rate)
         settle_number(self, "rate")

@@ -12,7 +12,7 @@ from .._cell import Cell, Wrapper, split_key
 from .._errors import check_rate
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Params
-from ._common import drop_scale, settle_number
+from ._common import abstract_params, check_own_state, drop_scale, other_dropout, settle_number
 from .ltc import LTC
 
 
@@ -23,12 +23,18 @@ class WeightDrop(Wrapper):
     ũ = m ⊙ u,    m = 0 with probability rate, else 1 / (1 − rate)
 
     ũ is formed once for each call of `unroll`, before the first step, so the loop is as fast as without. Without a key
-    u is itself. Parameters, state, output and implementations are the inner cell's, which must have weights u
-    that multiply its state; of LEM u_h has a mask, too.
+    u is itself. Parameters, state, output and implementations are the inner cell's, which must have matrices u
+    that multiply its state; of LEM u_h has a mask, too. A vector u, as of `IndRNN` and `LinearElman`, is
+    refused: it says how fast a unit forgets itself, and what 1 / (1 − rate) brings above 1 explodes.
 
     Args:
         cell: the inner cell.
         rate: probability in [0, 1) of dropping a weight, a leaf.
+
+    Raises:
+        TypeError: for a rate that is no number, and a cell whose state depends on a `context`; `init` raises it for a
+            cell without such matrices.
+        ValueError: for a rate outside [0, 1).
 
     References:
         Merity, Keskar, Socher 2017, Regularizing and optimizing LSTM language models, arXiv:1708.02182.
@@ -45,6 +51,7 @@ class WeightDrop(Wrapper):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_own_state(self)
         check_rate("rate", self.rate)
         settle_number(self, "rate")
 
@@ -67,7 +74,26 @@ def _with_recurrent(cell: Cell, params: Params, change: Callable[[int, Array], A
     """The parameters of the innermost cell with its recurrent weights changed, each by `change(its number, it)`."""
     if isinstance(cell, Wrapper):
         return cell.rewrap(params, _with_recurrent(cell.cell, cell.unwrap(params), change))
-    names = [name for name in ("u", "u_h") if hasattr(params, name)]
-    if not names or isinstance(cell, LTC):  # LTC's are conductances, open where they are zero
-        raise TypeError(f"`cell` must have recurrent weights `u` that multiply its state for WeightDrop; got {cell!r}")
+    names = _matrices(cell, params)
+    if not names:
+        raise TypeError(
+            f"`cell` must have matrices `u` that multiply its state for WeightDrop; got {cell!r}: use "
+            f"{other_dropout(cell)}"
+        )
     return params._replace(**{name: change(place, getattr(params, name)) for place, name in enumerate(names)})
+
+
+def _matrices(cell: Cell, params: Params) -> list[str]:
+    """Names of the recurrent weights that may be dropped; none unless all are."""
+    names = [name for name in ("u", "u_h") if hasattr(params, name)]
+    # LTC's are conductances, open where they are zero
+    alike = not isinstance(cell, LTC) and all(len(getattr(params, name).shape) > 1 for name in names)
+    return names if alike else []
+
+
+def droppable(cell: Cell) -> bool:
+    """Whether `WeightDrop` takes the cell."""
+    params = abstract_params(cell)
+    while isinstance(cell, Wrapper):
+        cell, params = cell.cell, cell.unwrap(params)
+    return bool(_matrices(cell, params))

@@ -13,7 +13,7 @@ from .._cell import Cell
 from .._errors import check_size, describe
 from .._types import Array, Params, State
 from ._flat import flat_cell, flatten, unflatten
-from ._levenberg import Map, minimise
+from ._levenberg import Map, met, minimise
 
 
 class Relaxed(NamedTuple):
@@ -28,7 +28,7 @@ class FixedPoints(NamedTuple):
 
     state: the points, leaves (K, …).
     q: ½ |F(s) − s|², (K).
-    fixed: q ≤ tolerance, (K); the others are slow points.
+    fixed: whether q is within the tolerance, (K); the others are slow points.
     eigenvalues: of ∂F/∂s, complex (K, S), in falling order of their modulus.
     stable: whether all of them are inside the unit circle, (K); within rounding of it, either may be said.
     starts: how many starts ended there, (K).
@@ -61,7 +61,8 @@ def relax(
         cell, params: a cell and its parameters.
         x: the constant input (I).
         starts: states with leaves (N, …).
-        tolerance: below this q the search goes on only while each step quarters q.
+        tolerance: below this q, or that of rounding as in `fixed_points`, the search goes on only while each step
+            quarters q.
         iterations: the most steps of Levenberg and Marquardt from each start.
         together: how many searches take a step at a time; memory for S² numbers each.
 
@@ -133,7 +134,8 @@ def fixed_points(
         cell, params: a cell and its parameters.
         x: the constant input (I).
         starts: states with leaves (N, …).
-        tolerance: the largest q of a fixed point.
+        tolerance: the largest q of a fixed point; where rounding of a state leaves more, (ε |s|)² with ε of its dtype,
+            that.
         slow: the largest q of a slow point; None keeps fixed points alone.
         unique: the largest Euclidean distance of two points that count as one.
         outlier: points farther from the mean of the starts than so many mean distances of the starts from it are
@@ -168,13 +170,14 @@ def fixed_points(
     rows = relaxed.q.size
     origins = np.asarray(flatten(starts, rows), np.float64)
     points, q = np.asarray(flatten(relaxed.state, rows)), np.asarray(relaxed.q)
-    fits = q <= (tolerance if slow is None else max(slow, tolerance))
+    fixed = np.asarray(met(points, q, tolerance))
+    fits = fixed if slow is None else fixed | (q <= slow)
     index, counts = _distinct(points, q, fits & _near(points, origins, outlier), unique)
     eigenvalues = _eigenvalues(cell, params, x, points[index])
     return FixedPoints(
         state=jax.tree.map(lambda leaf: leaf[index], relaxed.state),
         q=jnp.asarray(q[index]),
-        fixed=jnp.asarray(q[index] <= tolerance),
+        fixed=jnp.asarray(fixed[index]),
         eigenvalues=jnp.asarray(eigenvalues),
         stable=jnp.asarray((np.abs(eigenvalues) < 1).all(-1)),
         starts=jnp.asarray(counts),

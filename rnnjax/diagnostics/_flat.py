@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, ParamSpec, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +17,19 @@ from .._unroll.call import Dtypes, features
 from .._unroll.jacobians import elementwise
 
 Step = Callable[[Array, Z], Array]
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def exact(function: Callable[P, R]) -> Callable[P, R]:
+    """The function with whole factors in its products: an accelerator's default keeps 11 bits of them, a TPU's 8."""
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        with jax.default_matmul_precision("highest"):
+            return function(*args, **kwargs)
+
+    return call
 
 
 class Flat(NamedTuple):
@@ -53,6 +67,7 @@ def unflatten(flat: Array, shapes: State) -> State:
     return jax.tree.unflatten(structure, parts)
 
 
+@exact
 def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None, differentiate: bool = False) -> Flat:
     """The flat form of a cell over inputs (T, *B, I), without noise; raises as `rnnjax.unroll` does, and with
     `differentiate` TypeError for a step that has no forward derivative."""
@@ -68,6 +83,7 @@ def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None, different
         state = cell.initial_state(prepared, batch_shape, dtypes.state)
     shapes = jax.eval_shape(lambda: cell.initial_state(prepared, (), dtypes.state))
 
+    @exact
     def step(flat: Array, z: Z) -> Array:
         return flatten(cell.step(params, unflatten(flat, shapes), z), 1)[0].astype(flat.dtype)
 
@@ -77,7 +93,7 @@ def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None, different
         one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[2:], leaf.dtype), z)
         _check_forward(cell, step, jax.ShapeDtypeStruct(start.shape[1:], start.dtype), one)
     jacobian = _gated_jacobian(cell, params, shapes, z) or jax.jacfwd(step)
-    return Flat(step, jacobian, start, z, batch_shape, shapes)
+    return Flat(step, exact(jacobian), start, z, batch_shape, shapes)
 
 
 def _check_forward(cell: Cell, step: Step, start: Any, z: Any) -> None:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from .._cell import Cell
 from .._types import Array, Params, State, Xs, at_least_float32
-from ._flat import flat_cell
+from ._flat import exact, flat_cell
 
 
 @jax.jit
@@ -77,6 +77,7 @@ def jacobian_norms(cell: Cell, params: Params, xs: Xs, state: State | None = Non
     steps, size = jacobians.shape[0], jacobians.shape[-1]
     flat = jacobians.reshape(steps, -1, size, size)
 
+    @exact
     def body(carry: tuple[Array, Array], jacobian: Array) -> tuple[tuple[Array, Array], Array]:
         product, log_scale = carry
         product = product @ jacobian

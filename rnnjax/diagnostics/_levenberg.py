@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._types import Array
+from ._flat import exact
 
 Map = Callable[[Array], Array]
 
@@ -25,6 +26,7 @@ class Search(NamedTuple):
     ended: Array
 
 
+@exact
 def minimise(
     residual: Map, jacobian: Map, starts: Array, tolerance: float | Array, iterations: int, together: int
 ) -> tuple[Array, Array]:
@@ -32,8 +34,8 @@ def minimise(
 
     (JᵀJ + μ 1) δ = −Jᵀ r,    J = ∂r/∂s,    μ = damping · |r|
 
-    With μ in proportion to |r| the last steps converge as Newton's do. So many searches at a time take a step; one that
-    has ended makes room for the next, so that none waits for the slowest.
+    With μ in proportion to |r| the last steps converge as Newton's do. `met` says what is within the tolerance. So many
+    searches at a time take a step; one that has ended makes room for the next, so that none waits for the slowest.
     """
     rows = starts.shape[0]
     together = min(together, rows)
@@ -54,7 +56,7 @@ def minimise(
 def _step(residual: Map, jacobian: Map, at: Search, tolerance: float | Array, iterations: int) -> Search:
     """One step, which is taken if it lowers q.
 
-    A search ends once q is within the tolerance and is no longer quartered, once no step lowers q, or once three in a
+    A search ends once the tolerance is met and q no longer quartered, once no step lowers q, or once three in a
     row have lowered it by less than a tenth: that is a local minimum, or a slope on which it would take for ever.
     """
     r, slope = residual(at.point), jacobian(at.point)
@@ -64,8 +66,9 @@ def _step(residual: Map, jacobian: Map, at: Search, tolerance: float | Array, it
     q = _half_square(residual(point))
     lower = q < at.q
     idle = jnp.where(lower, jnp.where(q > 0.9 * at.q, at.idle + 1, 0), at.idle)
-    arrived = (at.q <= tolerance) & ~(q < 0.25 * at.q)
-    stuck = (at.q > tolerance) & ((idle >= 3) | (~lower & (at.damping > 1e6)))
+    near = met(at.point, at.q, tolerance)
+    arrived = near & ~(q < 0.25 * at.q)
+    stuck = ~near & ((idle >= 3) | (~lower & (at.damping > 1e6)))
     moved = Search(
         point=jnp.where(lower, point, at.point),
         q=jnp.where(lower, q, at.q),
@@ -75,6 +78,12 @@ def _step(residual: Map, jacobian: Map, at: Search, tolerance: float | Array, it
         ended=arrived | stuck | (at.steps + 1 >= iterations),
     )
     return jax.tree.map(lambda old, new: jnp.where(at.ended, old, new), at, moved)
+
+
+def met(points: Array, q: Array, tolerance: float | Array) -> Array:
+    """Whether q (…) at points (…, S) is no more than the tolerance, or than rounding of the points leaves, (ε |s|)²."""
+    rounding = (jnp.finfo(points.dtype).eps * jnp.linalg.norm(points, axis=-1)) ** 2
+    return q <= jnp.maximum(tolerance, rounding)
 
 
 def _half_square(r: Array) -> Array:

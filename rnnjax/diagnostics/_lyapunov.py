@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .._cell import Cell
 from .._errors import check_size
@@ -17,8 +18,9 @@ from ._flat import flat_cell
 
 class Lyapunov(NamedTuple):
     """exponents: in falling order, (*B, K), per step; of a state that is not finite, NaN, and −inf of a direction that
-        a step forgets altogether, as units of relu that are off do.
-    local: log |R_ii| of every step that counts, (T − warmup, *B, K), in the order of the directions.
+        steps forget altogether, as units of relu that are off do.
+    local: log |R_ii| of every step that counts, (T − warmup, *B, K), in the order of the directions; −inf where R_ii is
+        0, and where it is no more than rounding if at most of the steps it is.
     state: the state at the end of the trajectory.
     """
 
@@ -37,6 +39,11 @@ def lyapunov_exponents(
 
     J_t is the step's Jacobian along the trajectory, Q orthonormal and at first random. Above zero is chaos, below zero
     forgetting: an exponent λ keeps a memory for about −1/λ steps. Rows are separate trajectories. It differentiates.
+
+    What a singular J_t leaves of a direction is rounding, |R_t,ii| ≤ S ε (‖J_t q_i‖ + ‖J_t (g ⊙ q_i)‖) with ε of the
+    dtype and g drawn once from a normal distribution: as much as numbers of q_i that are off by ε change. A direction
+    of which most steps leave no more has the exponent −inf; fewer such steps count as they are, so that its exponent is
+    finite and depends on the dtype.
 
     Args:
         cell, params, xs, state: as for `rnnjax.unroll`. There is no mask: pass rows of one length.
@@ -97,7 +104,7 @@ def _mean(local: Array) -> Array:
 
 
 def _along(step: Callable[..., Array], start: Array, z: Any, count: int | None, warmup: int) -> tuple[Array, Array]:
-    """Last states (N, S), and log |R_ii| of the steps after the warm-up, (T − warmup, N, K)."""
+    """Last states (N, S), and log |R_ii| of the steps after the warm-up, (T − warmup, N, K), −inf for `Lyapunov`'s."""
     rows, size = start.shape
     count = size if count is None else count
     check_size("count", count)
@@ -107,20 +114,26 @@ def _along(step: Callable[..., Array], start: Array, z: Any, count: int | None, 
     if not 0 <= warmup < steps:
         raise ValueError(f"`warmup` must leave at least one of the {steps} steps of the trajectory; got {warmup}")
 
-    def one(s: Array, q: Array, z: Any) -> tuple[Array, Array, Array]:
+    def one(s: Array, q: Array, z: Any) -> tuple[Array, Array, tuple[Array, Array]]:
         new, push = jax.linearize(lambda s: step(s, z), s)
-        q, r = jnp.linalg.qr(jax.vmap(push, in_axes=1, out_axes=1)(q))
-        return new, q, jnp.log(jnp.abs(jnp.diagonal(r)))
+        pushed = jax.vmap(push, in_axes=1, out_axes=1)(jnp.concatenate([q, weights * q], 1))
+        least = size * jnp.finfo(q.dtype).eps * jnp.linalg.norm(lax.stop_gradient(pushed), axis=0)
+        q, r = jnp.linalg.qr(pushed[:, :count])
+        rates = jnp.abs(jnp.diagonal(r))
+        return new, q, (rates, rates <= least[:count] + least[count:])
 
-    def body(carry: tuple[Array, Array], z: Any) -> tuple[tuple[Array, Array], Array]:
+    def body(carry: tuple[Array, Array], z: Any) -> tuple[tuple[Array, Array], tuple[Array, Array]]:
         s, q, local = jax.vmap(one)(*carry, z)
         return (s, q), local
 
     # a random frame: axes of the state may be invariant under the map, and then stay in the wrong order
     frame, _ = jnp.linalg.qr(jax.random.normal(jax.random.key(0), (size, count), start.dtype))
+    weights = jax.random.normal(jax.random.key(1), (size, count), start.dtype)
     carry = start, jnp.broadcast_to(frame, (rows, size, count))
-    (end, _), local = jax.lax.scan(body, carry, z)
-    return end, local[warmup:]
+    (end, _), local = lax.scan(body, carry, z)
+    rates, rounded = jax.tree.map(lambda leaf: leaf[warmup:], local)
+    forgotten = (rates == 0) | (rounded & (rounded.mean(0, keepdims=True) > 0.5))
+    return end, jnp.where(forgotten, -jnp.inf, jnp.log(jnp.where(forgotten, 1, rates)))
 
 
 def flossing(

@@ -14,7 +14,7 @@ from jax.core import Tracer
 from .._cell import Cell
 from .._errors import check_size
 from .._types import Array, Params, State, Xs
-from ._flat import flatten
+from ._flat import exact, flatten
 from ._traces import states
 
 
@@ -57,8 +57,10 @@ def memory_horizon(
         a `Recall`: `recall`, R² for k = 0 … D, (D + 1), `horizon` and `capacity`, ().
 
     Raises:
-        ValueError: for inputs that do not vary and for states that are not finite, where they are concrete, and if T is
-            below 4 (D + 1).
+        ValueError: if T is below 4 (D + 1), or the first half of the steps has fewer than 2 S rows, S the numbers of a
+            state: with S + 1 unknowns for each read-out so few say what the fit can, not what the network does. Where
+            they are concrete, also for inputs that do not vary, for inputs and states that are not finite, and for a
+            `ridge` too small for the states' dtype.
         TypeError: if `xs` is no single array.
 
     References:
@@ -81,8 +83,23 @@ def memory_horizon(
         raise ValueError("`xs` must vary over time, or there is nothing to recall; got the same inputs at every step")
     found = _recall(cell, params, xs, state, delays, ridge)
     if not isinstance(found.capacity, Tracer) and np.isnan(found.capacity):
-        raise ValueError("inputs and states must be finite, or nothing can be read out; some are inf or NaN")
+        raise ValueError(_why(cell, params, xs, state, ridge))
     return found
+
+
+def _why(cell: Cell, params: Params, xs: Array, state: State | None, ridge: float | Array) -> str:
+    """Why a read-out is NaN."""
+    visited = states(cell, params, xs, state)
+    for name, tree in (("`xs`", xs), ("the states", visited)):
+        if not all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(tree)):
+            return f"{name} must be finite, or nothing can be read out; some are inf or NaN"
+    rows = math.prod(xs.shape[: xs.ndim - cell.event_ndim])
+    s = flatten(visited, rows)
+    enough = max(10 * float(ridge), s.size / rows * float(jnp.finfo(s.dtype).eps))
+    return (
+        f"`ridge` must be large enough for the covariance of the states, some of which are all but sums of others; got "
+        f"{ridge}: take {enough:.1g}, or float64"
+    )
 
 
 @partial(jax.jit, static_argnames="delays")
@@ -93,7 +110,12 @@ def _recall(cell: Cell, params: Params, xs: Xs, state: State | None, delays: int
     s = flatten(visited, steps * rows).reshape(steps, rows, -1)[delays:]
     x = xs.reshape(steps, rows, -1).astype(s.dtype)
     back = jnp.stack([x[delays - k : steps - k] for k in range(delays + 1)], axis=-2)
-    half = s.shape[0] // 2
+    half, size = s.shape[0] // 2, s.shape[-1]
+    if half * rows < 2 * size:
+        raise ValueError(
+            f"`xs` must have at least 2 S = {2 * size} rows in the first half of the steps after `delays`, for states "
+            f"of S = {size} numbers; got {half} steps of {rows}: pass more steps or sequences"
+        )
     predicted = _ridge(_rows(s[:half]), _rows(back[:half]), _rows(s[half:]), ridge)
     wanted = _rows(back[half:])
     error = ((wanted - predicted) ** 2).sum(0)
@@ -109,15 +131,16 @@ def _rows(leaf: Array) -> Array:
     return leaf.reshape(leaf.shape[0] * leaf.shape[1], -1)
 
 
+@exact
 def _ridge(s: Array, y: Array, new: Array, ridge: Array) -> Array:
     """Predictions for `new` from a ridge regression of y on s, both centred."""
     mean_s, mean_y = s.mean(0, keepdims=True), y.mean(0, keepdims=True)
     centred = s - mean_s
     covariance = centred.T @ centred / s.shape[0]
     size = covariance.shape[0]
-    penalty = ridge * jnp.trace(covariance) / size
+    spread = jnp.trace(covariance)
     # a state that never moves predicts the mean
-    penalty = jnp.where(penalty > 0, penalty, 1).astype(s.dtype)
+    penalty = jnp.where(spread > 0, ridge * spread / size, 1).astype(s.dtype)
     matrix = covariance + penalty * jnp.eye(size, dtype=s.dtype)
     w = jax.scipy.linalg.solve(matrix, centred.T @ (y - mean_y) / s.shape[0], assume_a="pos")
     return (new - mean_s) @ w + mean_y

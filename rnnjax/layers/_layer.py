@@ -31,6 +31,8 @@ class Layer(abc.ABC):
     """Whether inputs must have a time axis, so that the layer cannot follow one that drops it."""
     event_ndim: int = 1
     """Trailing axes of one input: 1, after a convolutional cell 1 + its spatial axes, 0 for integer ids."""
+    keeps_axes: bool = False
+    """Whether outputs have the axes of the inputs, however many: what a layer behind it reads, it may read as well."""
     elapsed: bool = False
     """Whether a cell in it reads elapsed times, so that inputs may be (x, dt)."""
 
@@ -152,7 +154,9 @@ def begin(layer: Layer, state: State | None) -> tuple[State | None, Callable[[St
 
     Raises:
         ValueError: for a layer that cannot continue from one.
+        TypeError: for that of a stepper.
     """
+    check.check_unpacked(state)
     if isinstance(state, Start):
         return state.state, Start
     if state is not None and not layer.causal:

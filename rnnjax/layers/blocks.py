@@ -43,6 +43,7 @@ class Activate(Stateless):
     event_ndim: int = 1
 
     needs_time = False
+    keeps_axes = True
 
     def __post_init__(self) -> None:
         set_field(self, "activation", canonical(self.activation))

@@ -64,6 +64,7 @@ class Dense(Stateless):
     event_ndim: int = 1
 
     needs_time = False
+    keeps_axes = True
 
     def __post_init__(self) -> None:
         check_size("size", self.size)

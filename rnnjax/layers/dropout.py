@@ -43,6 +43,7 @@ class Dropout(Stateless):
     event_ndim: int = 1
 
     needs_time = False
+    keeps_axes = True
 
     def __post_init__(self) -> None:
         _settle_rate(self)
@@ -80,6 +81,8 @@ class VariationalDropout(Stateless):
 
     rate: float | Array = node()
     event_ndim: int = 1
+
+    keeps_axes = True
 
     def __post_init__(self) -> None:
         _settle_rate(self)

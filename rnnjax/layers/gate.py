@@ -79,6 +79,10 @@ class Gate(Layer):
         return max(layer.event_ndim for layer in self._pair)
 
     @property
+    def keeps_axes(self) -> bool:  # type: ignore[override]
+        return all(layer.keeps_axes for layer in self._pair)
+
+    @property
     def causal(self) -> bool:  # type: ignore[override]
         return self.layer.causal and self.gate.causal
 

@@ -63,6 +63,7 @@ class LayerNorm(Stateless):
     event_ndim: int = 1
 
     needs_time = False
+    keeps_axes = True
 
     def __post_init__(self) -> None:
         _settle(self)
@@ -121,6 +122,7 @@ class RMSNorm(Stateless):
     event_ndim: int = 1
 
     needs_time = False
+    keeps_axes = True
 
     def __post_init__(self) -> None:
         _settle(self)

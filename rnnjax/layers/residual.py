@@ -61,6 +61,10 @@ class Residual(Layer):
         return self.layer.event_ndim
 
     @property
+    def keeps_axes(self) -> bool:  # type: ignore[override]
+        return self.layer.keeps_axes
+
+    @property
     def elapsed(self) -> bool:  # type: ignore[override]
         return self.layer.elapsed
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import islice, takewhile
+from itertools import takewhile
 from typing import Any
 
 import jax
@@ -16,6 +16,7 @@ from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll.driver import climb
 from ._elapsed import check_one_direction
 from ._layer import Layer, begin, beside, check_entries, fold, split_elapsed
+from .dropout import Dropout, VariationalDropout
 from .rnn import RNN, as_layer
 
 
@@ -70,7 +71,12 @@ class Stack(Layer):
 
     @property
     def event_ndim(self) -> int:  # type: ignore[override]
-        return self.layers[0].event_ndim
+        same = sum(1 for _ in takewhile(lambda layer: layer.keeps_axes, self.layers))
+        return max(layer.event_ndim for layer in self.layers[: same + 1])
+
+    @property
+    def keeps_axes(self) -> bool:  # type: ignore[override]
+        return all(layer.keeps_axes for layer in self.layers)
 
     @property
     def elapsed(self) -> bool:  # type: ignore[override]
@@ -111,15 +117,20 @@ class Stack(Layer):
         check_entries("state", states, self.layers)
         if key is not None:
             check_key("key", key)
-        last = []
         xs, dt = split_elapsed(self, xs)
         if dt is not None:
             check_one_direction(self, xs.shape[-1])
-        if lengths is None and mask is None and reset is None and key is None and context is None and dt is None:
-            xs, last = _climb(self.layers, params, xs, states)
-        parts = enumerate(zip(self.layers, params, states, strict=True))
-        for i, (layer, own, before) in islice(parts, len(last), None):
-            inputs, before = beside(layer, xs, dt), like(before)
+        bare = lengths is None and mask is None and reset is None and key is None and context is None and dt is None
+        last = []
+        while len(last) < len(self.layers):
+            i = len(last)
+            if bare:
+                xs, climbed = _climb(self.layers[i:], params[i:], xs, states[i:])
+                last += climbed
+                if climbed:
+                    continue
+            layer, own, before = self.layers[i], params[i], like(states[i])
+            inputs = beside(layer, xs, dt)
             xs, after = layer(
                 own, inputs, before, lengths=lengths, mask=mask, reset=reset, key=fold(key, i), context=context
             )
@@ -141,13 +152,24 @@ class Stack(Layer):
 
 def _climb(layers: Sequence[Layer], params: Sequence[Params], xs: Any, states: Any) -> tuple[Any, list[State]]:
     """What the lowest layers make of a single step in a compiled program where they are one native call, and their
-    states; xs and none where they are not."""
-    if not (isinstance(xs, Tracer) and xs.ndim > 1 and xs.shape[0] == 1):
+    states; xs and none where they are not. Dropout between them, of which there is none here, is passed over."""
+    if not (_plain(layers[0]) and isinstance(xs, Tracer) and xs.ndim > 1 and xs.shape[0] == 1):
         return xs, []
-    plain: Any = takewhile(_plain, layers)
-    cells = [layer.cell for layer in plain]
-    return climb(cells, params[: len(cells)], xs, states[: len(cells)]) or (xs, [])
+    run = [*takewhile(lambda layer: _plain(layer) or _dropout(layer), layers)]
+    places = [i for i, layer in enumerate(run) if _plain(layer)]
+    cells: Any = [run[i].cell for i in places]  # type: ignore[attr-defined]
+    out = climb(cells, [params[i] for i in places], xs, [states[i] for i in places]) if len(cells) > 1 else None
+    if out is None:
+        return xs, []
+    ys, climbed = out
+    after, top = iter(climbed), places[len(climbed) - 1]
+    # a dropout checks what it was given
+    return ys, [next(after) if _plain(run[i]) else run[i](params[i], xs, states[i])[1] for i in range(top + 1)]
 
 
 def _plain(layer: Any) -> bool:
     return type(layer) is RNN and not layer.reverse and layer.implementation is None
+
+
+def _dropout(layer: Any) -> bool:
+    return type(layer) in (Dropout, VariationalDropout)

@@ -15,6 +15,7 @@ import numpy as np
 from .._cell import Cell
 from .._errors import describe, is_array
 from .._types import Array, DTypeLike, Params, State, Xs
+from .._unroll import check
 from ._layer import Layer
 from .rnn import RNN
 
@@ -109,11 +110,16 @@ class Stepper:
         form = self._form = _Form.of(jax.eval_shape(lambda: layer.initial_state(params)))
 
         # the state first: JAX gives donated memory to the first results of its shape, and its memory is the next one's
-        def run(state: Packed, x: Xs) -> tuple[Packed, Array]:
+        def run(state: Packed, x: Xs, mask: Array | None = None, reset: Array | None = None) -> tuple[Packed, Array]:
             if state._layout.form != form:  # at compilation alone
                 raise TypeError(_expected(form, state._layout.form.structure))
             before = state._layout.apart(state)
-            ys, after = layer(params, jax.tree.map(lambda leaf: leaf[None], x), before)
+            xs = jax.tree.map(lambda leaf: leaf[None], x)
+            for name, flags in (("mask", mask), ("reset", reset)):
+                if flags is not None:
+                    check.check_flags(name, flags, None, check.sizes(layer, xs)[1], x)  # type: ignore[arg-type]
+            mask, reset = jax.tree.map(lambda leaf: leaf[None], (mask, reset))
+            ys, after = layer(params, xs, before, mask=mask, reset=reset)
             shapes, wanted = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (after, before))
             if shapes != wanted or jax.tree.structure(after) != form.structure:
                 raise TypeError(f"{layer!r} returned another state than it was given: {after}, behind {before}")
@@ -122,13 +128,23 @@ class Stepper:
         self._run = jax.jit(run, donate_argnums=0)
         self._pack = jax.jit(form.together)
 
-    def __call__(self, x: Xs, state: Packed | State) -> tuple[Array, Packed]:
+    def __call__(
+        self, x: Xs, state: Packed | State, mask: Array | None = None, reset: Array | None = None
+    ) -> tuple[Array, Packed]:
         """The output (*B, O) of one input (*B, I), and the next state. A state that comes packed, from `initial_state`
         or the step before, is used up: its memory becomes the next one's, and JAX refuses to read it again. The model's
-        own state, as `unroll` returns it, is copied."""
+        own state, as `unroll` returns it, is copied.
+
+        `mask` and `reset`, booleans (*B) as `rnnjax.unroll` takes them, act on rows: where `mask` is False the state is
+        kept and the output zero, and where `reset` is True the row begins anew, before x is read.
+
+        Raises:
+            TypeError: for another state than a step's or the model's own, and flags that are no booleans.
+            ValueError: for inputs, a state or flags of another shape.
+        """
         if type(state) is not Packed:
             state = self.pack(state)
-        state, y = self._run(state, x)
+        state, y = self._run(state, x) if mask is None and reset is None else self._run(state, x, mask, reset)
         return y, state
 
     def initial_state(self, batch_shape: tuple[int, ...] = (), dtype: DTypeLike | None = None) -> Packed:
@@ -177,10 +193,10 @@ def stepper(model: Cell | Layer, params: Params) -> Stepper:
         params: its parameters.
 
     Returns:
-        a `Stepper`: `y, state = step(x, state)` with one input x (*B, I) and its output y (*B, O). The state that is
-        passed in is used up, and `step.initial_state(batch_shape)` is the first. It is packed into few arrays that lead
-        with the batch axes: `state.unpack()` is the model's own, to read or to go on with in `unroll`, whose states a
-        step takes too.
+        a `Stepper`: `y, state = step(x, state)` with one input x (*B, I) and its output y (*B, O), also with `mask=`
+        and `reset=` (*B) for rows that wait or begin anew. The state that is passed in is used up, and
+        `step.initial_state(batch_shape)` is the first. It is packed into few arrays that lead with the batch axes:
+        `state.unpack()` is the model's own, to read or to go on with in `unroll`, whose states a step takes too.
 
     Raises:
         TypeError: if `model` is neither a cell nor a layer.

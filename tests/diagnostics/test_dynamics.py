@@ -209,7 +209,58 @@ def test_lyapunov_of_lost_and_singular_states() -> None:
     singular = params._replace(u=jnp.diag(jnp.array([0.5, 0.5, 0.0])))
     found = lyapunov_exponents(cell, singular, jnp.zeros((60, 1)), warmup=1).exponents
     np.testing.assert_allclose(found[:2], [np.log(0.5)] * 2, atol=1e-6)
-    assert found[2] < -30
+    assert found[2] == -np.inf
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
+def test_lyapunov_of_units_that_are_off(dtype: Any) -> None:
+    """Those of relu that are on, and no others, say what is left."""
+    size, off = 12, 5
+    rng, cell = np.random.default_rng(3), rj.Elman(size, activation="relu")
+    u = 0.25 * rng.standard_normal((size, size)) / size**0.5
+    b = np.where(np.arange(size) < off, -1.0, 1.0)
+    params = cell.init(jax.random.key(0), 1, dtype)._replace(u=jnp.asarray(u, dtype), b=jnp.asarray(b, dtype))
+    found = lyapunov_exponents(cell, params, jnp.zeros((400, 1), dtype), warmup=100)
+    assert np.isneginf(found.exponents).sum() == off
+    wanted = np.linalg.slogdet(u[off:, off:])[1]
+    np.testing.assert_allclose(found.exponents[: size - off].sum(), wanted, rtol=1e-3)
+    gradient = jax.grad(lambda p: flossing(cell, p, jnp.zeros((20, 1), dtype), count=3))(params)
+    assert np.isfinite(gradient.u).all()
+    assert np.any(gradient.u)
+
+
+FRAME = np.linalg.qr(np.random.default_rng(0).standard_normal((6, 6)))[0][:3]
+
+
+@pytest.mark.parametrize(
+    ("u", "wanted"),
+    [
+        (np.diag([1, 1e-7]), [0, np.log(1e-7)]),
+        (np.diag([1e-9, 1, 1e-3]), [0, np.log(1e-3), np.log(1e-9)]),
+        (np.array([[1, 0.3], [0, 1e-7]]), [0, np.log(1e-7)]),
+        (np.full((2, 2), 0.5), [0, -np.inf]),
+        (FRAME.T @ np.diag([1, 0.5, 1e-3]) @ FRAME, [0, np.log(0.5), np.log(1e-3), -np.inf, -np.inf, -np.inf]),
+        (np.outer([0.6, 0.8], [1.0, 0.5]), [0, -np.inf]),
+        (np.zeros((2, 2)), [-np.inf, -np.inf]),
+    ],
+    ids=["small", "smaller", "skew", "mean", "symmetric", "rank one", "zero"],
+)
+def test_lyapunov_of_little_and_of_nothing(u: Any, wanted: list[float]) -> None:
+    """In float32 a small eigenvalue is as far below the largest as what rounding makes of zero."""
+    cell = rj.Elman(len(u), activation="identity")
+    params = cell.init(jax.random.key(0), 1)._replace(u=jnp.asarray(u, jnp.float32))
+    found = lyapunov_exponents(cell, params, jnp.zeros((100, 1), jnp.float32))
+    np.testing.assert_allclose(found.exponents, wanted, atol=0.05)
+    np.testing.assert_allclose(-np.sort(-found.local.mean(0)), found.exponents, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cell", [rj.GLA(4, rank=2), rj.DeltaNet(4)], ids=repr)
+def test_lyapunov_of_what_is_only_read(cell: Any) -> None:
+    """The output in a memory's state is formed anew at every step, and its old value forgotten."""
+    params, xs = cell.init(jax.random.key(0), 3), jax.random.normal(jax.random.key(1), (30, 3))
+    found = lyapunov_exponents(cell, params, xs, warmup=5)
+    assert np.isneginf(found.exponents).sum() >= found.state.h.size
+    assert np.isneginf(found.local[:, -found.state.h.size :]).all()
 
 
 def test_lyapunov_errors() -> None:
@@ -243,6 +294,22 @@ def test_flossing() -> None:
     assert term(u) < 0.1 * value
     held = lyapunov_exponents(cell, params._replace(u=u), xs, count=2, warmup=5).exponents
     assert np.abs(held.mean(0) - 0.1).max() < 0.5 * np.abs(exponents.mean(0) - 0.1).max()
+
+
+def search_and_recall(cell: Any, params: Any, xs: Any) -> Any:
+    starts = rj.diagnostics.sample_states(cell, params, xs, 4, jax.random.key(0))
+    return rj.diagnostics.relax(cell, params, xs[0, 0], starts), memory_horizon(cell, params, xs, delays=1)
+
+
+@pytest.mark.parametrize("run", [rj.diagnostics.jacobian_norms, lyapunov_exponents, search_and_recall])
+@pytest.mark.parametrize("cell", [rj.GRU(3), rj.ResetBeforeGRU(3)], ids=["gated", "plain"])
+def test_steps_are_exact_on_every_device(run: Any, cell: Any) -> None:
+    """Of factors in float32 a GPU's default would keep 11 bits, a TPU's 8: no fixed point is met by such."""
+    params, xs = cell.init(jax.random.key(0), 2), jax.random.normal(jax.random.key(1), (20, 4, 2))
+    text = jax.jit(lambda *arrays: run(cell, *arrays)).lower(params, xs).as_text()
+    products = [line for line in text.splitlines() if "stablehlo.dot_general" in line]
+    assert len(products) > 2
+    assert all("precision = [HIGHEST, HIGHEST]" in line for line in products)
 
 
 def test_memory_of_a_shift_register() -> None:
@@ -280,8 +347,18 @@ def test_memory_errors() -> None:
     with pytest.raises(ValueError, match="same inputs at every step"):
         memory_horizon(cell, wide, jnp.broadcast_to(jnp.arange(2.0), (50, 2)), delays=2)
     noise = jax.random.normal(jax.random.key(1), (50, 1))
-    with pytest.raises(ValueError, match="must be finite"):
+    with pytest.raises(ValueError, match="`xs` must be finite"):
         memory_horizon(cell, params, noise.at[3].set(jnp.nan), delays=2)
+    with pytest.raises(ValueError, match="the states must be finite"):
+        memory_horizon(cell, params._replace(u=params.u * jnp.inf), noise, delays=2)
+    twins = jax.tree.map(lambda leaf: leaf * 0 + 0.5, params)
+    with pytest.raises(ValueError, match=r"`ridge` must be large enough .* got 0.0: take \d+e-\d+, or") as error:
+        memory_horizon(cell, twins, noise, delays=2, ridge=0.0)
+    enough = float(str(error.value).split("take ")[1].split(",")[0])
+    assert np.isfinite(memory_horizon(cell, twins, noise, delays=2, ridge=enough).capacity)
+    large = rj.GRU(13)
+    with pytest.raises(ValueError, match=r"at least 2 S = 26 rows .* got 24 steps of 1"):
+        memory_horizon(large, large.init(jax.random.key(0), 1), noise, delays=2)
     with pytest.raises(ValueError, match="at least 4"):
         memory_horizon(cell, params, jnp.ones((11, 1)), delays=2)
     with pytest.raises(TypeError, match="one array"):

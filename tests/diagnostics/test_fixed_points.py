@@ -114,6 +114,24 @@ def test_lstm() -> None:
     assert found.eigenvalues.shape == (len(h), 8)
 
 
+def test_points_that_rounding_keeps_from_resting() -> None:
+    """Cells near 100 are rounded to 1e-5 in float32, so that no step leaves them as they are: q is above the tolerance,
+    and they are fixed points as in float64."""
+    cell, rng, size = rj.LSTM(6), np.random.default_rng(0), 6
+    params = cell.init(jax.random.key(0), 1)
+    params = jax.tree.map(lambda leaf: jnp.asarray(0.3 * rng.standard_normal(leaf.shape), jnp.float32), params)
+    params = params._replace(b=params.b.at[size : 2 * size].set(6.0))
+    weights = {name: np.asarray(value, np.float64) for name, value in params._asdict().items()}
+    _, end = references.lstm(np.zeros((6_000, 1, 1)), **weights, h=np.zeros((1, size)), c=np.zeros((1, size)))
+    near = 1 + np.linspace(-0.02, 0.02, 6)[:, None]
+    starts = jax.tree.map(lambda leaf: jnp.asarray(near * leaf, jnp.float32), rj.cells.LSTMState(end["h"], end["c"]))
+    found = fixed_points(cell, params, jnp.zeros(1, jnp.float32), starts)
+    assert found.q.max() > 1e-12
+    assert found.starts.sum() == 6
+    assert found.fixed.all()
+    np.testing.assert_allclose(found.state.c, np.broadcast_to(end["c"], found.state.c.shape), rtol=1e-3)
+
+
 def test_slow_points() -> None:
     """Just before a saddle-node bifurcation q has a minimum above zero: a slow point, wanted or not."""
     cell, params = elman(np.array([[2.0]]), 0.54)

@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 import rnnjax as rj
+from rnnjax.flax import nnx as rnnx
 
 KEY = jax.random.key(7)
 F64 = jnp.float64
@@ -111,6 +113,7 @@ def test_nested_is_flat(close, draw):
     close(state, (last[:2], (last[2:],)))
 
 
+@pytest.mark.slow
 def test_masked_steps_are_zero_and_nan_there_harms_nothing(close, draw):
     """Every kind of layer, with noise, in values and gradients."""
     xs, weight = draw(4, 3, 2), draw(4, 3, 3)
@@ -274,3 +277,49 @@ def test_refuses_arguments_that_do_not_fit(draw):
     streamless = rj.Stack([rj.GRU(3), rj.Bidirectional(rj.GRU(2))])
     with pytest.raises(ValueError, match=r"Stack.* is not causal: it reads the whole sequence at once"):
         streamless(streamless.init(KEY, 2, F64), xs, (state[0], None))
+
+
+@rj.struct
+class AddChannel(rj.Stateless):
+    """Features (T, *B, F) as F places with one channel."""
+
+    def out_size(self, in_size):
+        return 1
+
+    def apply(self, params, x, valid, key):
+        return x[..., None]
+
+
+def test_inputs_have_the_axes_of_the_layer_behind_those_that_keep_them(close, draw):
+    """Without T for a place: a layer below the convolution takes places for rows and says nothing of them."""
+    conv, xs = rj.ConvLSTM(2, (4, 4)), draw(3, 4, 4, 4, 1)  # (B, T = 4, S, S, I)
+    stack = rj.Stack([rj.Dropout(0.1), rj.Stack([rj.LayerNorm(), conv]), rj.Dense(2)])
+    assert stack.event_ndim == 3
+    assert not stack.keeps_axes
+    params = stack.init(KEY, 1, F64)
+    wanted = stack(params, jnp.moveaxis(jnp.asarray(xs), 1, 0))[0]
+    module = rnnx.Layer(stack, 1, params=params, deterministic=True, param_dtype=F64)
+    close(module(jnp.asarray(xs)), np.moveaxis(np.asarray(wanted), 0, 1))
+
+
+def test_ids_become_features(close):
+    assert rj.Stack([rj.Embedding(9, 4), rj.LSTM(4)]).event_ndim == 0
+    assert rj.Stack([rj.Stack([rj.Embedding(9, 4)]), rj.Dropout(0.1), rj.LSTM(4)]).event_ndim == 0
+    stack, ids = rj.Stack([rj.Embedding(9, 4), rj.ConvLSTM(2, (5,))]), np.arange(30).reshape(3, 2, 5) % 9
+    assert stack.event_ndim == 0  # also of ids (T, *B, S)
+    module = rnnx.Layer(stack, None, rngs=nnx.Rngs(0), time_major=True, param_dtype=F64)
+    vectors = np.asarray(module.params[0].w)[ids]
+    close(module(jnp.asarray(ids)), rj.unroll(stack.layers[1].cell, module.params[1], jnp.asarray(vectors))[0])
+
+
+def test_the_axes_behind_a_layer_that_adds_one_are_its_own(close, draw):
+    conv, xs = rj.ConvLSTM(2, (4,)), draw(3, 4, 4)  # (B, T = 4, F = 4)
+    for below in (
+        [AddChannel()],
+        [rj.LayerNorm(), AddChannel()],
+        [rj.Stack([rj.Residual(rj.LayerNorm())]), AddChannel()],
+    ):
+        assert rj.Stack([*below, conv]).event_ndim == 1
+    module = rnnx.Layer(rj.Stack([AddChannel(), conv]), 4, rngs=nnx.Rngs(0), param_dtype=F64)
+    wanted = rj.unroll(conv, module.params[1], jnp.asarray(np.swapaxes(xs, 0, 1)[..., None]))[0]
+    close(module(jnp.asarray(xs)), np.swapaxes(np.asarray(wanted), 0, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from descriptors import CELLS
+from descriptors import CELLS, NATIVE
 
 import rnnjax as rj
 
@@ -22,6 +23,8 @@ MODELS = {
     "native": rj.Stack([rj.LSTM(5), rj.GRU(17), rj.Elman(3), rj.Elman(2, activation="relu"), rj.Dense(3)]),
 }
 LARGE = (rj.LSTM(160), rj.GRU(128), rj.LSTM(128))
+
+native = pytest.mark.skipif("cpu" not in NATIVE, reason="the kernels are not there")
 
 
 # above 16 rows a step is no native code
@@ -54,6 +57,7 @@ def test_layers_that_two_threads_share(rows: int) -> None:
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=5e-5), state.unpack(), last)
 
 
+@native
 def test_a_step_of_layers_is_one_call_without_copies() -> None:
     model = MODELS["native"]
     params = model.init(jax.random.key(0), 3)
@@ -62,6 +66,29 @@ def test_a_step_of_layers_is_one_call_without_copies() -> None:
     assert compiled.count('custom_call_target="rnnjax_cpu_climb"') == 1
     assert "rnnjax_cpu_forward" not in compiled
     assert " copy(" not in compiled
+
+
+@native
+@pytest.mark.slow
+def test_neighbours_are_one_call_wherever_they_are() -> None:
+    """Above an embedding and between other layers; dropout, of which there is none, does not part them."""
+    cells = [rj.LSTM(3), rj.VariationalDropout(0.5), rj.GRU(4)], [rj.Elman(3), rj.Dropout(0.5), rj.LSTM(4), rj.GRU(2)]
+    model = rj.Stack([rj.Embedding(9, 3), rj.Dropout(0.5), *cells[0], rj.Dense(3), *cells[1], rj.Dropout(0.5)])
+    params, ids = model.init(jax.random.key(0), None, jnp.float64), jnp.array([[1, 8]])
+    state = jax.tree.map(lambda a: a + 0.3, model.initial_state(params, (2,), jnp.float64))
+    assert jax.jit(model).lower(params, ids, state).as_text().count("@rnnjax_cpu_climb") == 2
+    got, wanted = jax.jit(model)(params, ids, state), _by_scan(model)(params, ids, state)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), got, wanted)
+    drawn = jax.jit(model).lower(params, ids, state, key=jax.random.key(1))
+    assert "rnnjax_cpu_climb" not in drawn.as_text()
+
+
+def test_what_is_passed_over_is_checked() -> None:
+    model = rj.Stack([rj.LSTM(3), rj.Dropout(0.5), rj.GRU(4)])
+    params = model.init(jax.random.key(0), 3)
+    lstm, _, gru = model.initial_state(params, (2,))
+    with pytest.raises(TypeError, match=r"`state` must be \(\) or None, because Dropout"):
+        jax.jit(model)(params, jnp.ones((1, 2, 3), jnp.float32), (lstm, gru, gru))
 
 
 @pytest.mark.parametrize("batched", ["x", "state", "params"])
@@ -153,7 +180,13 @@ def _unstacked(tree: Any) -> list[Any]:
 
 
 def _by_scan(model: rj.Stack) -> rj.Stack:
-    return rj.Stack([dataclasses.replace(layer, implementation="scan") for layer in model.layers])
+    cells = [isinstance(layer, rj.RNN) for layer in model.layers]
+    return rj.Stack(
+        [
+            dataclasses.replace(layer, implementation="scan") if own else layer
+            for layer, own in zip(model.layers, cells, strict=True)
+        ]
+    )
 
 
 def test_a_state_is_used_up_and_one_program_serves_all_steps() -> None:
@@ -194,10 +227,49 @@ def test_a_state_is_few_arrays() -> None:
 
 def test_a_steps_state_says_how_to_read_it() -> None:
     cell = rj.LSTM(4)
-    state = rj.stepper(cell, cell.init(jax.random.key(0), 3)).initial_state()
+    params = cell.init(jax.random.key(0), 3)
+    state = rj.stepper(cell, params).initial_state()
     assert repr(state) == "Packed(float32(2, 4))"
     with pytest.raises(AttributeError, match=r"`state.unpack\(\)` is the model's own state"):
         _ = state.h
+    with pytest.raises(TypeError, match=r"a stepper's: pass `state.unpack\(\)`"):
+        rj.unroll(cell, params, jnp.ones((5, 3), jnp.float32), state)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [rj.RNN(rj.LSTM(3)), rj.Stack([rj.LSTM(3)]), rj.Gate(rj.LSTM(3), rj.LSTM(3)), rj.Residual(rj.LSTM(3))],
+    ids=["rnn", "stack", "gate", "residual"],
+)
+def test_a_steps_state_has_to_be_unpacked_elsewhere(layer: Any) -> None:
+    params, xs = layer.init(jax.random.key(0), 3), jnp.ones((5, 2, 3), jnp.float32)
+    step = rj.stepper(layer, params)
+    state = step(xs[0], step.initial_state((2,)))[1]
+    with pytest.raises(TypeError, match=r"`state` must be the model's own; got Packed\(.*: pass `state.unpack\(\)`"):
+        layer(params, xs, state)
+    assert layer(params, xs[1:], state.unpack())[0].shape == (4, 2, 3)
+
+
+@pytest.mark.parametrize("model", [MODELS["stack"], MODELS["learned"]], ids=["stack", "learned"])
+def test_rows_that_wait_or_begin_anew(model: Any) -> None:
+    params = model.init(jax.random.key(0), 3, jnp.float64)
+    xs = jax.random.normal(jax.random.key(1), (6, 4, 3), jnp.float64)
+    mask, reset = jax.random.bernoulli(jax.random.key(2), 0.6, (2, 6, 4))
+    ys, last = (rj.RNN(model) if isinstance(model, rj.Cell) else model)(params, xs, mask=mask, reset=reset)
+    step = rj.stepper(model, params)
+    state = step.initial_state((4,), jnp.float64)
+    for t, y in enumerate(ys):
+        got, state = step(xs[t], state, mask=mask[t], reset=reset[t])
+        np.testing.assert_allclose(got, y, rtol=0, atol=1e-12)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=0, atol=1e-12), state.unpack(), last)
+    said = (
+        "`mask` must be (*B) = (4,) to match `x` (4, 3); got (3,). A step has no time axis: pass one flag for each row"
+    )
+    with pytest.raises(ValueError, match=f"^{re.escape(said)}(\n|$)"):
+        step(xs[0], state, mask=mask[0, :3])
+    said = "`reset` must be a boolean array (*B) = (4,); got float64(4,): compare with zero, `reset != 0`"
+    with pytest.raises(TypeError, match=f"^{re.escape(said)}(\n|$)"):
+        step(xs[0], state, reset=jnp.ones(4))
 
 
 @pytest.fixture
@@ -287,6 +359,7 @@ def test_a_layer_that_returns_another_state_is_refused() -> None:
         step(jnp.ones((2, 3), jnp.float32), step.initial_state((2,)))
 
 
+@native
 @pytest.mark.parametrize("rows", [1, 16])
 def test_a_step_is_native_code(rows: int) -> None:
     model = MODELS["native"]

@@ -19,6 +19,7 @@ from ..._unroll.jacobians import Parts, flatten, unflatten
 from ..._unroll.lift import hold, valid_steps, where, zero_where_masked
 from ...cells import GradientClip
 from ...layers import Layer
+from .._model import accepted
 from ._row import Method, Row, add, zeros_like
 
 Loss = Callable[..., Array]
@@ -54,7 +55,8 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         method: `RTRL()`, `DenseRTRL()`, `SnAp1()`, `UORO()` or `EProp()`.
         cell: one cell, not a layer. It runs without noise.
         loss: a function of the outputs (*B, O) and the targets of one step, which returns their loss, shape (). Where
-            there is a head, its parameters are the third argument.
+            there is a head, its parameters are the third argument. With `lengths` or `mask` it must take a keyword
+            `mask`, booleans (*B): the rows that are False are padding, with outputs of zero, and are its to leave out.
 
     Returns:
         A function (params, carry, xs, targets, *, head=None, lengths=None, mask=None, reset=None, key=None) that
@@ -66,7 +68,7 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
             targets: a pytree whose leaves lead with T.
             head: parameters of what `loss` makes of the outputs before it compares them, in any tree.
             lengths, mask: integers (*B), the valid steps of each row in this piece, and booleans (T, *B). At the other
-                steps the state and its past stay as they are, and `loss` is given outputs of zero, as of `unroll`.
+                steps the state and its past stay as they are. A step that is valid in no row counts for nothing.
             reset: booleans (T, *B). True begins a new sequence before that step, with the initial state and no past.
             key: for `UORO`, which draws signs; the same one for all pieces will do.
 
@@ -74,7 +76,8 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
 
     Raises:
         TypeError: if `cell` is no cell, or `method` none of these. The function that is returned raises it for a
-            `carry` from another method or cell, and for inputs, parameters, flags, lengths or a key of another kind.
+            `carry` from another method or cell, for inputs, parameters, flags, lengths or a key of another kind, and
+            for a `loss` without `mask` where steps do not count.
         ValueError: for a cell with a `GradientClip`. The function that is returned raises it where the method does not
             fit the cell or lacks a key, for shapes, lengths or a `carry` that do not fit, and for a `loss` that returns
             more than one number.
@@ -122,6 +125,7 @@ def online_gradient(method: Method, cell: Cell, loss: Loss) -> Callable[..., Onl
         row = Row.of(cell, exact, dtypes)
         method.check(row, jax.tree.leaves(xs)[0].shape[-1])
         mask = valid_steps(lengths, mask, steps)
+        _check_mask(loss, mask)
         xs = zero_where_masked(mask, dtypes.inputs(xs, 1 + len(batch_shape)))
         found = _run(method, row, loss, exact, head, carry, xs, targets, mask, reset, key, steps, batch_shape)
         return found._replace(grads=_cast_like(found.grads, params), head=_cast_like(found.head, head))
@@ -166,7 +170,7 @@ def _run(
 
     def of_moment(params: Params, state: Array, head: Any, x: Xs, target: Any, valid: Array | None) -> Array:
         y = zero_where_masked(valid, rows(row.read, None, 0, 0)(params, state, x))
-        value = loss(y, target, *(() if head is None else (head,)))
+        value = _told(loss, valid)(y, target, *(() if head is None else (head,)))
         if jnp.shape(value) != ():
             raise ValueError(f"`loss` must return one number for a step; got shape {jnp.shape(value)}: sum it up")
         return value
@@ -178,7 +182,9 @@ def _run(
         keys = None if key is None else _keys(jax.random.fold_in(key, t), batch_shape)
         state, trace = hold(valid, advance(params, before[1], before[0], x, keys), before)
         moment = jax.value_and_grad(of_moment, argnums=(0, 1, 2))(params, state, head, x, target, valid)
-        value, (direct, d_state, of_head) = moment
+        # a mean over no row is 0 / 0
+        counts = None if valid is None else valid.any()
+        value, (direct, d_state, of_head) = zero_where_masked(counts, moment)
         owed = gradient(params, trace, d_state)
         owed = jax.tree.map(lambda leaf: leaf.sum(tuple(range(len(batch_shape)))), owed)
         total = total + value.astype(total.dtype)
@@ -240,6 +246,19 @@ def _check_key(method: Method, key: Any) -> None:
         raise ValueError(f"{type(method).__name__} draws random signs: pass `key`, such as `jax.random.key(0)`")
 
 
+def _check_mask(loss: Loss, mask: Array | None) -> None:
+    if mask is not None and not accepted(loss).takes("mask"):
+        raise TypeError(
+            "`loss` must take a keyword `mask`, booleans (*B), because by `lengths` or `mask` some rows do not count "
+            "at some steps: let it leave out those that are False"
+        )
+
+
+def _told(loss: Loss, valid: Array | None) -> Loss:
+    """The loss of a step, told which rows (*B) are valid."""
+    return loss if valid is None else partial(loss, mask=valid)
+
+
 def _check_targets(targets: Any, steps: int) -> None:
     for leaf in jax.tree.leaves(targets):
         if jnp.ndim(leaf) == 0 or leaf.shape[0] != steps:
@@ -287,12 +306,10 @@ def gradient_cosine(
     """
     flags = {"lengths": lengths, "mask": mask, "reset": reset}
     found = online_gradient(method, cell, loss)(params, None, xs, targets, **flags, key=key).grads
-
-    def whole(params: Params) -> Array:
-        ys, _ = unroll(cell, params, xs, **flags)
-        return jax.vmap(loss)(ys, targets).sum()
-
-    want = jax.grad(whole)(params)
+    ys, pull = jax.vjp(lambda params: unroll(cell, params, xs, **flags)[0], params)
+    valid = valid_steps(lengths, mask, len(ys))
+    d_ys = jax.vmap(lambda y, target, valid: jax.grad(_told(loss, valid))(y, target))(ys, targets, valid)
+    (want,) = pull(zero_where_masked(valid, d_ys))
     size = jnp.sqrt(_dot(found, found)) * jnp.sqrt(_dot(want, want))
     return jnp.where(size > 0, _dot(found, want) / jnp.where(size > 0, size, 1), 0)
 

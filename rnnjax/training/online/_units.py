@@ -6,6 +6,7 @@ numbers in the state, such as h and c of an LSTM, and a parameter influences the
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -14,7 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._types import Array, Key, Params, Xs
+from ..._types import Array, Key, Params, State, Xs, Z
 from ..._unroll.call import Dtypes
 from ..._unroll.jacobians import decoupled, elementwise
 from ._row import Row, Take
@@ -27,9 +28,9 @@ class _Units:
 
     random = False
 
-    def take(self, cell: Any) -> Take:
-        """A step of the cell, whose derivative by the old state lies within units."""
-        raise NotImplementedError
+    def take(self, row: Row, params: Params, old: Array, x: Xs) -> tuple[Take, bool]:
+        """A step of the cell, and whether its derivative by the old state lies within units."""
+        return row.cell.step, True
 
     def check(self, row: Row, in_size: int) -> None:
         units = row.parts.units
@@ -51,12 +52,12 @@ class _Units:
     def advance(
         self, row: Row, params: Params, trace: Params, old: Array, x: Xs, key: Key | None
     ) -> tuple[Array, Params]:
-        take = self.take(row.cell)
+        take, alone = self.take(row, params, old, x)
         new, pull = jax.vjp(lambda params: row.step(params, old, x), params)
         direct = jax.vmap(lambda part: pull(part)[0])(_parts(row))
         push = jax.linearize(lambda old: row.step(params, old, x, take), old)[1]
         parts, units = len(row.parts.sizes), row.parts.sizes[0]
-        if row.cell.capability == "gated" or _alone(row, take, params, old, x):
+        if alone:
             blocks = jax.vmap(push)(_parts(row)).reshape(parts, parts, units)  # (from, to, H)
         else:
             jacobian = jax.vmap(push)(jnp.eye(parts * units, dtype=old.dtype))
@@ -149,34 +150,47 @@ class RTRL(_Units):
 
     def check(self, row: Row, in_size: int) -> None:
         super().check(row, in_size)
-        if not _alone_as_made(row, self.take(row.cell), in_size):
+        if not _as_made(_steps_alone, row, in_size):
             raise ValueError(
                 f"RTRL is exact where units do not see each other's states, and those of {row.cell!r} do: take "
                 "`DenseRTRL`, or `SnAp1`, which leaves that out"
             )
 
-    def take(self, cell: Any) -> Take:
-        return cell.step
+
+Judge = Callable[[Any, Params, State, Z], bool]
 
 
-def _alone_as_made(row: Row, take: Take, in_size: int) -> bool:
-    """`_alone` for the parameters that the cell itself makes."""
+def _as_made(judge: Judge, row: Row, in_size: int) -> bool:
+    """`_judged` with the parameters that the cell itself makes."""
     params = jax.eval_shape(lambda: row.cell.init(jax.random.key(0), in_size))
     old = jax.ShapeDtypeStruct((sum(row.parts.sizes),), row.dtypes.state)
-    return _alone(row, take, params, old, jax.ShapeDtypeStruct((in_size,), row.dtypes.compute))
+    return _judged(judge, row, params, old, jax.ShapeDtypeStruct((in_size,), row.dtypes.compute))
 
 
-def _alone(row: Row, take: Take, params: Params, old: Any, x: Any) -> bool:
-    """Whether a step's derivative by the old state lies within units."""
+def _judged(judge: Judge, row: Row, params: Params, old: Any, x: Any) -> bool:
+    """What is said of the cell's step where it would be taken."""
     found: list[bool] = []
 
     def look(params: Params, old: Array, x: Xs) -> None:
         params = row.dtypes.cast(row.cell.prepare(params))
         z = jax.tree.map(lambda leaf: leaf[0], row.cell.project(params, jax.tree.map(lambda leaf: leaf[None], x)))
-        found.append(elementwise(lambda state: take(params, state, z), row.unflatten(old)))
+        found.append(judge(row.cell, params, row.unflatten(old), z))
 
     jax.eval_shape(look, params, old, x)
     return found[0]
+
+
+def _steps_alone(cell: Any, params: Params, state: State, z: Z) -> bool:
+    """Whether a step's derivative by the old state lies within units."""
+    return elementwise(lambda state: cell.step(params, state, z), state)
+
+
+def _updates_alone(cell: Any, params: Params, state: State, z: Z) -> bool:
+    """Whether that of a gated cell does but for its recurrent product."""
+    if cell.capability != "gated":
+        return False
+    inside = elementwise(lambda read: cell.update(params, read[0], z, read[1]), (state, z))
+    return inside and elementwise(cell.hidden, state)
 
 
 @dataclass(frozen=True)
@@ -187,15 +201,18 @@ class SnAp1(_Units):
     m_t = j_t m_{t-1} + ∂s_t/∂θ, with j_t the diagonal of J_t, or its blocks (P, P)
 
     The recurrent weights count in j_t with their diagonal. Where units do not see each other, it is `RTRL`. Of a gated
-    cell j_t comes from its elementwise update; of any other whose units see each other from the whole of J_t, (N, N).
+    cell with an elementwise update j_t comes from that; of any other whose units see each other from the whole of J_t,
+    (N, N).
 
     References:
         Menick, Elsen, Evci, Osindero, Simonyan, Graves 2021, A practical sparse approximation for real time recurrent
         learning, arXiv:2006.07232.
     """
 
-    def take(self, cell: Any) -> Take:
-        return decoupled(cell) if cell.capability == "gated" else cell.step
+    def take(self, row: Row, params: Params, old: Array, x: Xs) -> tuple[Take, bool]:
+        if _judged(_updates_alone, row, params, old, x):
+            return decoupled(row.cell), True
+        return row.cell.step, _judged(_steps_alone, row, params, old, x)
 
 
 @dataclass(frozen=True)
@@ -205,10 +222,10 @@ class EProp(_Units):
 
     ε_t = d_t ε_{t-1} + ∂s_t/∂θ, with d_t = ∂s_t/∂s_{t-1} while the recurrent product h_{t-1} u stays as it is
 
-    It is for gated cells, whose recurrent product is known, and for elementwise ones, which have none: of an IndRNN or
-    an LRU it is `RTRL`, because what a unit gives to itself is all there is. In an LSTM d_t is the forget gate, in a
-    leaky Elman network 1 − α. The signal is the true derivative of the moment's loss, symmetric e-prop in the paper; a
-    loss with other weights backwards makes it the random one.
+    It is for gated cells with an elementwise update, whose recurrent product is known, and for elementwise cells, which
+    have none: of an IndRNN or an LRU it is `RTRL`, because what a unit gives to itself is all there is. In an LSTM d_t
+    is the forget gate, in a leaky Elman network 1 − α. The signal is the true derivative of the moment's loss,
+    symmetric e-prop in the paper; a loss with other weights backwards makes it the random one.
 
     References:
         Bellec, Scherr, Subramoney, Hajek, Salaj, Legenstein, Maass 2020, A solution to the learning dilemma for
@@ -217,11 +234,12 @@ class EProp(_Units):
 
     def check(self, row: Row, in_size: int) -> None:
         super().check(row, in_size)
-        if row.cell.capability != "gated" and not _alone_as_made(row, row.cell.step, in_size):
+        if not _as_made(_updates_alone, row, in_size) and not _as_made(_steps_alone, row, in_size):
             raise ValueError(
-                f"EProp leaves out what passes through the recurrent product of a gated cell; {row.cell!r} is none: "
-                "take `SnAp1`, `DenseRTRL` or `UORO`"
+                "EProp leaves out what passes through the recurrent product of a gated cell with an elementwise "
+                f"`update`; {row.cell!r} is none: take `SnAp1`, `DenseRTRL` or `UORO`"
             )
 
-    def take(self, cell: Any) -> Take:
-        return decoupled(cell, own=False) if cell.capability == "gated" else cell.step
+    def take(self, row: Row, params: Params, old: Array, x: Xs) -> tuple[Take, bool]:
+        gated = row.cell.capability == "gated"
+        return (decoupled(row.cell, own=False) if gated else row.cell.step), True
