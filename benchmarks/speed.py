@@ -96,7 +96,7 @@ def in_turns(runs: dict[str, Run], seconds: float, least: int = 5) -> dict[str, 
     return times
 
 
-def row(name: str, shape: Shape, what: str, seconds: float, peak: float) -> dict[str, Any]:
+def row(name: str, shape: Shape, what: str, seconds: float) -> dict[str, Any]:
     """One line of the table."""
     runs, facts = rivals(name, shape, what)
     times = in_turns(runs, seconds)
@@ -115,7 +115,7 @@ def row(name: str, shape: Shape, what: str, seconds: float, peak: float) -> dict
         "best": best,
         "ratio": statistics.median(ratios),
         "spread": (ratios[len(ratios) // 4], ratios[-1 - len(ratios) // 4]),
-        "peak_share": work / medians[chosen] / 1e6 / peak,
+        "gflops": {rival: work / ms / 1e6 for rival, ms in medians.items()},
     }
 
 
@@ -137,6 +137,12 @@ def peak_gflops(seconds: float) -> dict[str, float]:
     xs = jnp.ones((steps, batch, hidden))
     products["cpu"] = compiled(partial(rj.unroll, cell, implementation="cpu"), (params, xs, state))[0]
     return {name: work[name] / min(times) / 1e6 for name, times in in_turns(products, seconds).items()}
+
+
+def with_shares(rows: list[dict[str, Any]], peaks: dict[str, float]) -> list[dict[str, Any]]:
+    """The rows with their shares of the peak, which is the best of the products and of what any rival of a row does."""
+    peak = max([*peaks.values(), *(value for found in rows for value in found["gflops"].values())])
+    return [{**found, "peak_share": found["gflops"]["cpu"] / peak} for found in rows]
 
 
 def products(peaks: dict[str, float]) -> str:
@@ -237,8 +243,8 @@ SHORT = {
 
 
 def stepped(values: dict[str, float]) -> float:
-    """How many times our step of a stream is faster than the best of `STREAMED`. ONNX Runtime, which has no gradients
-    and is named beside them, is not one of these."""
+    """How many times our step of a stream is faster than the best of `STREAMED`, the libraries that also train; ONNX
+    Runtime, which only runs, is named beside them."""
     return min(values[rival] for rival in STREAMED if rival in values) / values["rnnjax"]
 
 
@@ -294,8 +300,9 @@ def main() -> None:
     for name in args.only:
         for shape in SHAPES[:2] if args.quick else SHAPES:
             for what in ("forward", "gradient"):
-                rows.append(row(name, shape, what, seconds, max(peaks.values())))
-                print(line(rows[-1]), flush=True)
+                rows.append(row(name, shape, what, seconds))
+                print(line(with_shares(rows, peaks)[-1]), flush=True)
+    rows = with_shares(rows, peaks)
     tables, own = further(seconds)
     figures = summary(rows) | own
     for name, value in figures.items():

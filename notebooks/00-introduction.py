@@ -659,11 +659,13 @@ for name, done in zip(contestants, learned.all(-1), strict=True):
 # - **Keep an Elman network beside it**, with orthogonal recurrent weights. It has a third of a GRU's weights and a
 #   quarter of an LSTM's, and while what it must remember is simple and little disturbed, it learns fast. It is the
 #   baseline that the others must beat.
-# - **For long tasks say how long**: a gate of $\sigma(b)$ keeps something for about $1 + e^b$ steps, and
+# - **For long tasks one may say how long**: a gate of $\sigma(b)$ keeps something for about $1 + e^b$ steps, and
 #   `rj.LSTM(…, max_time=T)` draws biases for all times up to $T$ (chrono initialisation). It also closes the input
 #   gates as far as it opens the forget gates. A large `forget_bias` alone leaves them half open, the cell fills with
 #   whatever it reads, and learning can stall: in [the adding problem](05-adding-problem.ipynb) an LSTM with a bias of
-#   $\log 100 \approx 4.6$ learns nothing. A GRU has one gate for both, which `rj.GRU(…, max_time=T)` sets.
+#   $\log 100 \approx 4.6$ learns nothing, and the one with `max_time` comes out best. A GRU has one gate for both,
+#   which `rj.GRU(…, max_time=T)` sets. None of the networks above was told so, and it does not help everywhere:
+#   [choosing a cell](../docs/choosing.md#where-to-begin) lists what was measured.
 # - **In any case** clip the gradient, and mask what is padding.
 #
 # One small test is evidence, not proof: change the noise, the width or the learning rate above, and see what holds.

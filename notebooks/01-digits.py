@@ -175,8 +175,8 @@ axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 # %% [markdown]
-# At the best rate of each, the four differ by no more than their seeds do; what the recipe changes is how much the
-# rate matters. At the highest rate the constant step never settles. The cosine lets it settle, and the decay of the
+# At the best rate of each, the four differ by no more than their seeds do; what the recipe changes is which rates are
+# good. At the highest rate the constant step never settles. The cosine lets it settle, and the decay of the
 # matrices then helps once more. At the lowest rate both do harm: the schedule halves the way that the weights can go,
 # and they had not gone far enough.
 #
@@ -270,9 +270,11 @@ right.set_ylim(len(compared) - 0.5, -0.5)
 plt.show()
 
 # %% [markdown]
-# The Elman network needs a small rate, and at a large one it fails; at its best it comes close to the others. The gated
-# cells take a wide range of rates. GRU and LSTM cannot be told apart, and reading both ways brings nothing here: the
-# first row is only 8 steps away. Differences of a few digits among so few should not be taken for more than they are.
+# The Elman network needs a small rate, and at a large one it fails; at its best it comes close to the others. Its best
+# rate is the least that was tried and the LSTM's the largest: both may be better beyond, and [notebook
+# 10](10-choose-a-cell.ipynb) shows how a rate more changes such a table. GRU and LSTM cannot be told apart, and reading
+# both ways brings nothing here: the first row is only 8 steps away. Differences of a few digits among so few should not
+# be taken for more than they are.
 #
 # ## 6. What is misread
 #
@@ -419,8 +421,9 @@ print(f"test accuracy {flax_accuracy:.1%}")
 #
 # - **Reading row by row is enough**: a GRU of ten thousand parameters reads the test digits with few errors. How few
 #   depends more on how the test was drawn than on the cell.
-# - **A recipe buys tolerance**: with clipping, a schedule and decay a wide range of learning rates works, and without
-#   them a narrower one. Try rates before cells.
+# - **A recipe moves the rates that work**: with clipping, a schedule and decay the loss falls up to the largest rate
+#   tried, where Adam alone fails, and at the least one Adam alone is better. Try rates before cells, anew for every
+#   recipe.
 # - **Ask a network in training what you will ask it in use**: to be asked after any number of rows, it has to be
 #   trained so.
 

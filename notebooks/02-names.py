@@ -208,7 +208,7 @@ plt.show()
 # ## 5. Two cures, and a rival
 #
 # **In training**: names of rare languages weigh more in the loss. The fourth array of the data holds such weights: with
-# $n_k$ of the $N$ names in language $k$ we take $N / 18\, n_k$, so that all languages weigh the same.
+# $n_k$ of the $N$ names in language $k$ we take $N / (18\, n_k)$, so that all languages weigh the same.
 #
 # **After training**: by Bayes' rule a score is the logarithm of $p(\text{name} \mid k)\; p(k)$ up to a constant. So
 # subtracting $p \log n_k$ from the scores takes the frequencies out of the answer again, halfway with $p = ½$ and

@@ -145,7 +145,8 @@ plt.show()
 #   GRU that seemed the worst. By this rule the second comparison is not finished: three of its five models are best at
 #   the least or the largest rate.
 # - **Look at the seeds.** Where a model's own seeds lie as far apart as the models do, more trainings are the only way
-#   to an answer; the recommendation says which models are not told apart.
+#   to an answer; the recommendation says which models are not told apart. It says *take* only where all others are
+#   worse and no best rate lies at the edge of those tried; elsewhere it says which one comes first.
 # - The plain Elman network is the surprise: with an orthogonal matrix and as many more units as it saves in gates, it
 #   does well on both. [How far its gradient reaches](07-vanishing-gradients.ipynb) can be measured before training.
 

@@ -218,16 +218,17 @@ plt.show()
 print("people: ", test[i].summary)
 
 # %% [markdown]
-# The frame of a sentence, *return the … of the …*, is written; the nouns in it are copied from where the attention
-# looks. So a summary is about its text even where the network understands little of it.
+# In the summaries above the verb in front, *of* and the full stop are written; the nouns, and nearly all articles too,
+# are copied from where the attention looks. So a summary is about its text even where the network understands little of
+# it.
 #
 # ## The answer
 #
 # - **In half as many words**, it has about as much in common with what people wrote as the first sentence has: more by
 #   ROUGE-L, less by single words and pairs. It learned for a few minutes only, and by what it writes one can tell: the
 #   sentences are well-formed and of the right kind, and often say nothing. Always print what a score was given for.
-# - **It copies about half of its words**, most nouns among them, and everything that the vocabulary lacks. That
-#   is how a network with 2,500 words can speak of functions that it never met.
+# - **It copies about half of its words**, most nouns and articles among them, and everything that the vocabulary lacks.
+#   That is how a network with 2,500 words can speak of functions that it never met.
 # - **The package held out** gained little from the second and third reading of the others. Here more packages would
 #   help more than more epochs.
 

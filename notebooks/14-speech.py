@@ -326,8 +326,9 @@ print(f"largest difference of log-probabilities in pieces and whole: {difference
 # - **The beginning is what is hard**: taught single letters first, it left the plateau of blanks within a few epochs.
 # - **Noise** changes little down to 0 dB, the most that it was trained with, and ruins everything a few decibels below.
 #   Prefixes gain nothing here, because its probabilities are near 0 or 1.
-# - **Reading forwards only, it writes as the sound comes**, and has lost nothing by that. A remainder of errors
-#   stays at 20 dB too: it is not the noise that makes them.
+# - **Reading forwards only, it writes as the sound comes**, and in pieces what it writes of the whole sound. What a
+#   reader of both directions would gain was not tried here. A remainder of errors stays at 20 dB too: it is not the
+#   noise that makes them.
 # - **The example leaves less of it**, with two layers that read in both directions: `python examples/speech.py` hears
 #   new texts of up to ten characters in each of its 30 epochs, takes 25 minutes on two cores, and gets none of 2,084
 #   characters wrong at 5 dB, and 0.2 % at 20 dB (`benchmarks/results/speech_morse.json`).

@@ -54,8 +54,8 @@ RECALL, UPDATES, ROWS = (10_000, 250, 16) if FULL else (50, 100, 16)
 # %% [markdown]
 # ## 1. Two steps in one
 #
-# Elman's network is $h_t = \tanh(w x_t + u h_{t-1} + b)$. Two of its steps, one after another, are
-# $\tanh(\dots + u \tanh(\dots + u h))$: a new kind of function, larger than the first, and with every step more so.
+# Elman's network is $h_t = \tanh(x_t w + h_{t-1} u + b)$. Two of its steps, one after another, are
+# $\tanh(\dots + \tanh(\dots + h u)\, u)$: a new kind of function, larger than the first, and with every step more so.
 # There is nothing to do but to compute $h_{t-1}$ first.
 #
 # Leave the tanh out of the loop and multiply element by element, $h_t = a_t \odot h_{t-1} + b_t$, where $a_t$ and $b_t$

@@ -34,7 +34,7 @@ SPEED = {
     "linear_in_t": "time a step at T 100,000 over that at T 1,000; 1 is linear",
     "vmap32_vs_serial": "32 models under `vmap`: speed over that of 32 calls",
     "vmap32_vs_flax": "the same, over Flax's under `vmap`",
-    "step_one_layer": "a single step of one LSTM(128), B 1: speed over the best of Flax, Equinox and PyTorch",
+    "step_one_layer": "a step of one LSTM(128), B 1: speed over the best of Flax, Equinox and PyTorch, which train",
     "step_four_layers": "the same of four",
 }
 CORE = {
