@@ -794,6 +794,13 @@ MUTATIONS = (
         ("tests/layers/test_stepper.py::test_states_share_no_array",),
     ),
     Mutation(
+        "a stack reads the axes of whatever layer",
+        "layers/stack.py",
+        "self.layers[: same + 1])",
+        "self.layers)",
+        ("tests/layers/test_stack.py::test_the_axes_behind_a_layer_that_adds_one_are_its_own",),
+    ),
+    Mutation(
         "a single step of layers never reads its mask",
         "layers/stack.py",
         "bare = lengths is None and mask is None and",
