@@ -449,7 +449,7 @@ MUTATIONS = (
         "training/_step.py",
         "scale = 1 / jnp.where(every > 0, every, 1)",
         "scale = jnp.ones_like(every) / rows_of(batch)",
-        ("tests/training/test_fit.py::test_trains_as_the_loop_that_is_written_out[False-layer]",),
+        ("--all", "tests/training/test_fit.py::test_trains_as_the_loop_that_is_written_out[False-layer]"),
     ),
     Mutation(
         "rows that fill up a batch count",
@@ -889,7 +889,7 @@ MUTATIONS = (
         "training/online/_gradient.py",
         "times = count + jnp",
         "times = jnp",
-        ("tests/training/test_online.py::test_uoro_in_pieces_with_one_key_is_the_whole",),
+        ("--all", "tests/training/test_online.py::test_uoro_in_pieces_with_one_key_is_the_whole"),
     ),
     Mutation(
         "online learning moves on at masked steps",

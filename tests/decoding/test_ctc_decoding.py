@@ -230,6 +230,7 @@ def test_a_model_with_a_state_reads_each_label_once() -> None:
         np.testing.assert_allclose(found.scores[row, i] - found.log_probs[row, i], gain, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.slow
 def test_rows_do_not_depend_on_each_other() -> None:
     logits, lengths = jnp.asarray(RNG.normal(size=(7, 4, 4))), jnp.array([7, 2, 0, 5])
     whole = find(logits, lengths, beams=4, n_best=3)

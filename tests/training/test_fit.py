@@ -151,7 +151,7 @@ def test_callbacks_within_epochs(data: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", MODELS)
-@pytest.mark.parametrize("ragged", [False, True])
+@pytest.mark.parametrize("ragged", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_trains_as_the_loop_that_is_written_out(kind: str, ragged: bool) -> None:
     lengths = LENGTHS if ragged else None
     wanted, losses = written_out(3, lengths)
@@ -397,6 +397,7 @@ def test_accumulated_gradient_is_that_of_the_batch() -> None:
     np.testing.assert_allclose(fitted.history["loss"], losses, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_compiles_as_often_for_many_epochs_as_for_one() -> None:
     def traces(epochs: int, data: Any) -> int:
         count = 0

@@ -180,6 +180,7 @@ def test_snap1_of_an_update_that_mixes_units(make: Any) -> None:
         online.online_gradient(online.EProp(), cell, last)(params, None, xs, targets)
 
 
+@pytest.mark.slow
 def test_an_lru_remembers_a_thousand_steps() -> None:
     cell = rj.LRU(4, r_min=0.9, r_max=0.999)
     params, xs, targets = problem(cell, 1000)
@@ -372,6 +373,7 @@ def test_a_head_is_learnt_with_the_cell() -> None:
     agree(jax.tree.map(jnp.add, (first.grads, first.head), (second.grads, second.head)), wanted)
 
 
+@pytest.mark.slow
 def test_uoro_in_pieces_with_one_key_is_the_whole() -> None:
     cell = rj.GRU(3)
     params, xs, targets = problem(cell, 6)

@@ -186,7 +186,11 @@ def test_filters_of_a_score_are_not_recurrent() -> None:
     assert "cell.u" in chosen[0]
 
 
-@pytest.mark.parametrize("decay", [{"weight_decay": 0.5}, {"weight_decay": 0.5, "recurrent_decay": 0.25}], ids=repr)
+@pytest.mark.parametrize(
+    "decay",
+    [pytest.param({"weight_decay": 0.5}, marks=pytest.mark.slow), {"weight_decay": 0.5, "recurrent_decay": 0.25}],
+    ids=repr,
+)
 def test_synapses_do_not_decay(decay: dict[str, float]) -> None:
     """Zero is no rest for them: softplus(0) is an open synapse. Weights beside the cell decay."""
     params = {

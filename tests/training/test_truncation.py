@@ -193,7 +193,9 @@ MODELS: dict[str, Callable[[], Any]] = {
 }
 
 
-@pytest.mark.parametrize("kind", MODELS)
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "function" else pytest.param(kind, marks=pytest.mark.slow) for kind in MODELS]
+)
 def test_windows_evaluate_as_the_whole_sequence(kind: str) -> None:
     model = MODELS[kind]()
     params = PARAMS if kind != "nnx" else model.params
@@ -211,7 +213,7 @@ def test_windows_evaluate_as_the_whole_sequence(kind: str) -> None:
     assert np.isfinite(fitted.history["val_loss"]).all()
 
 
-@pytest.mark.parametrize("kind", ["function", "nnx", "linen"])
+@pytest.mark.parametrize("kind", [pytest.param("function", marks=pytest.mark.slow), "nnx", "linen"])
 def test_every_kind_of_model_trains_as_a_layer(kind: str) -> None:
     resets = RNG.uniform(size=(B, L)) < 0.2
     data, options = training.Batch(X, Y, LENGTHS, None, resets), OPTIONS | {"truncate": tbptt(5, 2), "epochs": 2}
