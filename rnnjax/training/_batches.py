@@ -252,17 +252,22 @@ class Cut(NamedTuple):
         """Whether no batch with any row lacks one."""
         return self.rows % self.batch_size == 0
 
-    def order(self, seed: int | None, epoch: int) -> list[tuple[np.ndarray, np.ndarray | None]]:
-        """Rows (S, B) of every block, and their weights where some row is missing; shuffled if there is a seed."""
+    @property
+    def weights(self) -> np.ndarray | None:
+        """Weights (N, S, B) of the rows of N blocks, or None where none is missing."""
+        count = -(-self.steps // self.block) * self.block * self.batch_size
+        return None if count == self.rows else self._filled(np.ones(self.rows), np.float32)
+
+    def order(self, seed: int | None, epoch: int) -> np.ndarray:
+        """Rows (N, S, B) of N blocks, shuffled if there is a seed."""
         indices = np.arange(self.rows) if seed is None else np.random.default_rng((seed, epoch)).permutation(self.rows)
-        blocks = -(-self.steps // self.block)
-        shape = (blocks, self.block, self.batch_size)
-        missing = blocks * self.block * self.batch_size - self.rows
-        rows = np.pad(indices, (0, missing)).astype(np.int32).reshape(shape)
-        if not missing:
-            return [(own, None) for own in rows]
-        weights = np.pad(np.ones(self.rows, np.float32), (0, missing)).reshape(shape)
-        return list(zip(rows, weights, strict=True))
+        return self._filled(indices, np.int32)
+
+    def _filled(self, values: np.ndarray, dtype: Any) -> np.ndarray:
+        """One value of each row as blocks (N, S, B), zeros behind them."""
+        filled = np.zeros((-(-self.steps // self.block), self.block, self.batch_size), dtype)
+        filled.reshape(-1)[: self.rows] = values
+        return filled
 
 
 def gather(arrays: Batch, rows: Any, weights: Any) -> Batch:

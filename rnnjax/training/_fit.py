@@ -283,7 +283,7 @@ def fit(
     }
     within = {"`every` of its callbacks": None if read.batches is not None else watchers.every}
     with checkpoints(checkpoint_dir, described, within) as saver:
-        record = taken_up(Record.new(state, zeros(), judge), saver, judge, epochs)
+        record = taken_up(Record.new(state, zeros, judge), saver, judge, epochs)
         with Bar(epochs, progress) as bar:
             loop = Loop(run, used, validate, zeros, judge, watchers, loggers, epochs, checkpoint_every, saver, bar)
             try:

@@ -209,13 +209,13 @@ class Loop:
 
     validate: the totals of the validation, if there is any.
     checkpoint_every: epochs from one checkpoint to the next.
-    zeros: makes the totals with which an epoch begins.
+    zeros: the totals with which an epoch begins.
     """
 
     run: Blocks | StreamRun
     used: tuple[Measure, ...]
     validate: Evaluation | None
-    zeros: Callable[[], Any]
+    zeros: Any
     judge: Judge
     watchers: Watchers
     loggers: Sequence[Log]
@@ -243,7 +243,7 @@ class Loop:
         """Runs what is left of an epoch; False where a signal has ended it, after a checkpoint."""
         run, watchers = self.run, self.watchers
         if not self.done:
-            self.state, self.totals = run.begin(self.state), self.zeros()
+            self.state, self.totals = run.begin(self.state), self.zeros
         before = int(self.state.step) - run.steps(self.done) if watchers.every else 0
         watchers.begin(before + run.steps(self.done))
         for part in run.parts(self.state, self.epoch, self.done, self.totals):

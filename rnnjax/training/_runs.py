@@ -108,7 +108,9 @@ class Blocks:
         self.block, self.first = programs
         self.cut, self.seed, self.parallel = cut, seed, parallel
         self.data = parallel.put(arrays, lies.data)
-        self.ahead: tuple[int, Any] = (0, cut.order(seed, 0))
+        self.ahead = 0, cut.order(seed, 0)
+        weights = cut.weights
+        self.weights = [None] * len(self.ahead[1]) if weights is None else parallel.put(list(weights), lies.index)
 
     def begin(self, state: TrainState) -> TrainState:
         """The state at the beginning of an epoch."""
@@ -118,10 +120,10 @@ class Blocks:
         """Updates that so many loops of an epoch have made."""
         return min(done * self.cut.block, self.cut.steps)
 
-    def zeros(self, state: TrainState) -> Callable[[], Any]:
-        """A function that makes totals of nothing."""
-        order = self.parallel.put(self.cut.order(None, 0)[0], self.index)
-        return _zeros(jax.eval_shape(self.first, state, self.data, *order), self.parallel)
+    def zeros(self, state: TrainState) -> Any:
+        """Totals of nothing."""
+        rows = self.parallel.put(self.cut.order(None, 0)[0], self.index)
+        return _zeros(jax.eval_shape(self.first, state, self.data, rows, self.weights[0]), self.parallel)
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` loops; after each, state, totals, loops done and their share."""
@@ -129,10 +131,12 @@ class Blocks:
         number, order = self.ahead
         if number != epoch:
             order = self.cut.order(self.seed, epoch)
-        for count, own in enumerate(order[done:], done + 1):
-            rows, weights = self.parallel.put(own, self.index)
+        for index in range(done, len(order)):
+            rows, count = order[index], index + 1
+            if self.parallel.mesh is not None:  # else the call does it in less time
+                rows = self.parallel.put(rows, self.index)
             with Unbroken():
-                self.newest, totals = self.block(self.newest, totals, self.data, rows, weights)
+                self.newest, totals = self.block(self.newest, totals, self.data, rows, self.weights[index])
             if count == len(order):  # while the device computes
                 self.ahead = epoch + 1, self.cut.order(self.seed, epoch + 1)
             yield self.newest, totals, count, count / len(order)
@@ -151,7 +155,7 @@ def block_programs(recipe: Recipe, gather: Gather, whole: bool, skips: bool, lie
 
     block = make_block(step, of_rows, skips, parallel)
     spread = parallel.spread(block, (state, parallel.whole, data, index, index), (state, parallel.whole))
-    run = jax.jit(spread, donate_argnums=(0, 1))
+    run = jax.jit(spread, donate_argnums=0)
     return Programs(run, parallel.spread(first, (state, data, index, index), parallel.whole))
 
 
@@ -200,8 +204,8 @@ class StreamRun:
         """Updates that so many batches of an epoch have made."""
         return done
 
-    def zeros(self, state: TrainState) -> Callable[[], Any]:
-        """A function that makes totals of nothing."""
+    def zeros(self, state: TrainState) -> Any:
+        """Totals of nothing."""
         return _zeros(jax.eval_shape(self.step, state, self.parallel.batch(self.first))[1], self.parallel)
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
@@ -220,7 +224,7 @@ def single_programs(recipe: Recipe) -> Programs:
     step, parallel = make_step(*recipe), recipe.parallel
     whole, rows = parallel.whole, parallel.rows
     spread = parallel.spread(make_single(step), (whole, whole, rows), whole)
-    return Programs(jax.jit(spread, donate_argnums=(0, 1)), parallel.spread(step, (whole, rows), whole))
+    return Programs(jax.jit(spread, donate_argnums=0), parallel.spread(step, (whole, rows), whole))
 
 
 def over_arrays(recipe: Recipe, arrays: Batch, batch_size: int, seed: int | None, every: int | None) -> Blocks:
@@ -234,13 +238,9 @@ def over_arrays(recipe: Recipe, arrays: Batch, batch_size: int, seed: int | None
     return Blocks(programs, cut, arrays, seed, parallel, lies)
 
 
-def _zeros(shapes: Any, parallel: Parallel) -> Callable[[], Any]:
-    """A function that makes zeros of these shapes, anew because the step reuses their memory."""
-
-    def zeros() -> Any:
-        return parallel.put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), parallel.whole)
-
-    return zeros
+def _zeros(shapes: Any, parallel: Parallel) -> Any:
+    """Zeros of these shapes."""
+    return parallel.put(jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes), parallel.whole)
 
 
 class Evaluation:

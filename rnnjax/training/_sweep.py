@@ -313,11 +313,10 @@ class _Program:
         enters into its history."""
         count = len(next(iter(values.values())))
         if seeds is None or len(set(seeds)) == 1:
-            ((rows, weights),) = self.cut.order(None if seeds is None else int(seeds[0]), epoch)
+            (rows,) = self.cut.order(None if seeds is None else int(seeds[0]), epoch)
         else:
-            orders = [self.cut.order(int(seed), epoch)[0] for seed in seeds]
-            rows = np.stack([rows for rows, _ in orders])
-            weights = orders[0][1]  # the last batch lacks as many rows in every order
+            rows = np.stack([self.cut.order(int(seed), epoch)[0] for seed in seeds])
+        weights = None if self.cut.weights is None else self.cut.weights[0]
         rows = rows if rows.ndim == 2 else _spread(rows, count)
         states, found = self._epochs(*_spread((values, states), count), self._on_all(count), rows, weights)
         return states, {name: np.asarray(value)[:count] for name, value in found.items()}

@@ -274,7 +274,7 @@ def skip_if_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTran
 def skipped_steps(state: Any) -> int:
     """How many steps `skip_nonfinite` left out, from the optimizer's state; 0 without it. Groups that count for
     themselves are added up."""
-    return sum(int(np.sum(counter)) for counter in counters(state))
+    return sum(int(np.asarray(counter).sum()) for counter in counters(state))
 
 
 def counts_skips(state: Any) -> bool:
