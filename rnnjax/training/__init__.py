@@ -8,11 +8,11 @@ from ._fit import evaluate as evaluate
 from ._fit import fit as fit
 from ._fit import predict as predict
 from ._loop import Epoch as Epoch
+from ._params import load_params as load_params
+from ._params import save_params as save_params
 from ._step import TrainState as TrainState
 from ._sweep import Swept as Swept
 from ._sweep import sweep as sweep
-from ._weights import load_params as load_params
-from ._weights import save_params as save_params
 from .loggers import csv_logger as csv_logger
 from .loggers import jsonl_logger as jsonl_logger
 from .loggers import tensorboard_logger as tensorboard_logger
@@ -24,6 +24,7 @@ from .losses import mean_absolute_error as mean_absolute_error
 from .losses import mean_squared_error as mean_squared_error
 from .metrics import accuracy as accuracy
 from .metrics import binary_accuracy as binary_accuracy
+from .metrics import binary_f1 as binary_f1
 from .metrics import bits_per_character as bits_per_character
 from .metrics import f1 as f1
 from .metrics import macro_accuracy as macro_accuracy

@@ -29,7 +29,7 @@ class Checkpoints:
 
     `described` says what the run depends on beside the arrays, and `within` what a place within an epoch depends on
     besides; a checkpoint that says otherwise is refused. While the object is entered, SIGTERM and a first SIGINT, as
-    Ctrl-C sends it, are noted instead of ending the process.
+    Ctrl-C sends it, are noted instead of ending the process, but where they are ignored, and in processes forked off.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class Checkpoints:
 
         self.directory = Path(directory).resolve()
         self.described, self.within = {"format": FORMAT, **described}, dict(within)
-        self._told: int | None = None
+        self._process, self._told = os.getpid(), None
         self._before: dict[int, Any] = {}
         self.directory.mkdir(parents=True, exist_ok=True)
         self._open = ocp.training.Checkpointer(
@@ -50,7 +50,9 @@ class Checkpoints:
 
     def __enter__(self) -> Checkpoints:
         if threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+            for number in (signal.SIGTERM, signal.SIGINT):
+                if signal.getsignal(number) != signal.SIG_IGN:  # as Ctrl-C is in the background of a shell
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -64,6 +66,10 @@ class Checkpoints:
                 signal.signal(number, before)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if os.getpid() != self._process:  # a worker of a loader, which ends as it would have
+            signal.signal(number, self._before[number] or signal.SIG_DFL)
+            signal.raise_signal(number)
+            return
         if number == signal.SIGINT:
             if self._told == number:
                 raise KeyboardInterrupt
@@ -83,7 +89,10 @@ class Checkpoints:
     def stop(self) -> None:
         """Ends as the signal would have, a SIGINT by KeyboardInterrupt; returns where the caller's own handler does."""
         self._close()
-        os.kill(os.getpid(), self._told or signal.SIGTERM)
+        number = self._told or signal.SIGTERM
+        os.kill(os.getpid(), number)
+        if not callable(self._before.get(number, signal.getsignal(number))):  # as for process 1 of a container
+            raise SystemExit(128 + number)
 
     def save(self, step: int, tree: Any, within: bool) -> None:
         """Writes a checkpoint, of a place within an epoch or of its end; the oldest is removed. What is on the disk is

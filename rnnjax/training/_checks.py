@@ -15,7 +15,7 @@ from ._measure import CLASSES, ENTROPIES, Measure
 from ._model import Model, Streamed
 from .truncation import TBPTT
 
-SHARES = (losses.binary_cross_entropy, metrics.binary_accuracy)
+QUESTIONS = (losses.binary_cross_entropy, metrics.binary_accuracy, metrics.binary_f1)
 
 Check = Callable[[Batch], None]
 
@@ -63,6 +63,7 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
     if not hasattr(targets, "dtype") or not hasattr(outputs, "shape"):
         return
     floating = jnp.issubdtype(targets.dtype, jnp.floating)
+    done = set()
     for measure in used:
         function = measure.inner
         if function is losses.ctc:
@@ -71,7 +72,7 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
             keywords = getattr(measure.function, "keywords", {})
             losses.check_ctc_labels("targets", targets, outputs.shape[-1], batch.weights, **keywords)
             continue
-        if function not in (*CLASSES, *SHARES):
+        if function not in (*CLASSES, *QUESTIONS):
             continue
         shape = (rows_of(batch), *outputs.shape[1:])
         if function in CLASSES:
@@ -80,13 +81,21 @@ def check_targets(used: tuple[Measure, ...], outputs: Any, batch: Batch) -> None
         weights = np.shape(batch.weights)
         if targets.shape[: len(shape) - 1] != shape[:-1] or weights != shape[:-1][: len(weights)]:
             continue  # the measure says so
-        valid = _valid(shape[:-1], batch, measure.takes_lengths(outputs, batch))
-        if function in SHARES:
+        cut = measure.takes_lengths(outputs, batch)
+        kind = function in QUESTIONS, function in ENTROPIES, cut  # what the check depends on
+        if kind in done:
+            continue
+        done.add(kind)
+        valid = _valid(shape[:-1], batch, cut)
+        if function in QUESTIONS:
             _positions.check_shares("targets", targets, valid)
-        elif floating and function in ENTROPIES:  # the others take the largest of any numbers
-            _positions.check_probabilities("targets", targets, valid)
         elif jnp.issubdtype(targets.dtype, jnp.integer):
             _positions.check_classes("targets", targets, shape, valid)
+        elif function not in ENTROPIES:  # takes the largest of any numbers
+            if targets.shape == shape:  # else the measure says so
+                _positions.check_single("targets", targets, valid)
+        elif floating:
+            _positions.check_probabilities("targets", targets, valid)
 
 
 def check_ids(vocabulary: int | None, batch: Batch) -> None:

@@ -7,6 +7,7 @@ import dataclasses
 import functools
 import itertools
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -36,12 +37,13 @@ from ._batches import (
 from ._checks import Check, check_ids, checks
 from ._loop import Judge, Loop, Record, Watchers, checkpoints, functions, taken_up
 from ._measure import Measure, all_known, all_take_masks, measures, of_model, own_name, rises, values
-from ._model import Model, adapt, layer_of, remembered
+from ._model import Model, adapt, cached, layer_of
 from ._parallel import Parallel, divided
 from ._precision import computed_in
 from ._progress import Bar
 from ._step import TrainState, start
 from .loggers import Log
+from .optimizers import check_accumulation
 from .optimizers import optimizer as default_optimizer
 from .truncation import TBPTT, Windows, check_truncate, outputs_of_windows, windowed
 
@@ -133,15 +135,16 @@ def fit(
     `truncate` and `mesh`.
 
     Where Ctrl-C or an error ends the training, an nnx module has what was trained so far; a pair has not, and needs
-    `checkpoint_dir`. Ctrl-C waits for the compiled loop that runs; a second one does not.
+    `checkpoint_dir`. Ctrl-C waits for the compiled loops that have begun, two at most; a second one does not.
 
     Args:
         model: an `nnx.Module`, which is updated, and trained as after its `train()`, with dropout even if it was made
             `deterministic`; a layer of rnnjax, whose parameters are drawn; or a pair (params, layer), (params, apply)
             or (variables, linen module). Data are batch-major, and so is a model: (B, T, I) -> (B, T, O) or (B, O); for
             a layer of rnnjax the axes are swapped. A function `apply(params, inputs, …)` is given, of `lengths`, `key`,
-            `train` and `deterministic`, the ones that it has parameters for. Or a `Fitted`: its model goes on with the
-            optimizer's moments, the steps of its schedules and the noise of where it ended; orders begin anew.
+            `train` and `deterministic`, the ones that it has parameters for; a module of Flax, beside the marks of the
+            batch, `train`, `training` and `deterministic` where its call names them. Or a `Fitted`: its model goes on
+            with the optimizer's moments, the steps of its schedules and the noise of where it ended; orders begin anew.
         data: arrays (inputs, targets), (inputs, targets, lengths) or (inputs, targets, lengths, weights) that lead with
             the rows, of which inputs or targets may be tuples, both only in a `Batch(inputs, targets)`; or an iterable
             of such batches, or a function that returns one, such as `buckets(…)`. Without `steps_per_epoch` an iterable
@@ -200,7 +203,8 @@ def fit(
             read again up to the place of the checkpoint. A run that had ended comes back as it was, with a warning. At
             SIGTERM a checkpoint is written before the process ends, and at Ctrl-C before KeyboardInterrupt is raised;
             where a handler of your own keeps it alive, `fit` returns what it has. Several processes end together, after
-            the epoch in which one of them is told to.
+            the epoch in which one of them is told to. A checkpoint or log that cannot be written raises the error, but
+            at the end of the run, where it is a warning.
         checkpoint_every: epochs from one checkpoint to the next.
         progress: whether a bar is shown.
 
@@ -256,13 +260,14 @@ def fit(
     run = _run(recipe, read, batch_size, order, truncate, watchers.every, steps_per_epoch, check)
     validate = None
     if read.validation is not None:
-        held, validation = _begun(read.validation, all_take_masks(used))
+        held, validation = _peeked(read.validation, all_take_masks(used))
         own = of_model(used, plain, held, truncate is not None)
         if is_arrays(validation) or own != measured:  # else its outputs are those that training has
             check = checks(own, plain, held, batch_size, truncate)
         validate = _runs.evaluation(adapted, own, held, validation, batch_size, truncate, parallel, check)
 
     state = start(adapted, chain, noise_key)
+    check_accumulation(state.optimizer)
     state = parallel.put(_after(model.state, state) if isinstance(model, Fitted) else state, run.state)
     state = run.begin(state)
     if validate is not None:
@@ -361,7 +366,7 @@ def _read(data: Any, validation: Any, share: float | None, steps_per_epoch: int 
     return _Read(arrays, None, validation)
 
 
-def _begun(data: Any, weighted: bool = False) -> tuple[Batch, Any]:
+def _peeked(data: Any, weighted: bool = False) -> tuple[Batch, Any]:
     """All rows of arrays, or the first batch of an iterable; and the data, which still have it."""
     return (as_batch(data), data) if is_arrays(data) else first_of(data, weighted)
 
@@ -426,7 +431,8 @@ def evaluate(
     """Loss and metrics of a model over all data, without noise.
 
     Args:
-        model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
+        model: a `Fitted`, or a model as for `fit`, but for a bare layer, whose parameters `fit` draws: it is one of a
+            pair (params, layer).
         data: as for `fit`.
         loss, metrics: as for `fit`. None are those that a `Fitted` was trained with, and for any other model
             "cross_entropy" and no metrics.
@@ -447,9 +453,9 @@ def evaluate(
     """
     check_size("batch_size", batch_size)
     check_truncate(truncate)
-    used = measures(*_measured_by(model, loss, metrics))
-    first, data = _begun(data)
-    adapted = computed_in(adapt(_model_of(model), first.inputs, jax.random.key(0)), compute_dtype)
+    used, trained = measures(*_measured_by(model, loss, metrics)), _trained(model)
+    first, data = _peeked(data)
+    adapted = computed_in(adapt(trained, first.inputs, jax.random.key(0)), compute_dtype)
     plain = adapted
     if truncate is not None:
         adapted = windowed(adapted, truncate)
@@ -471,13 +477,15 @@ def predict(
     """The outputs of a model for all rows of `inputs`, without noise.
 
     Args:
-        model: what `fit` takes or returns in `Fitted.model`, or a `Fitted`.
+        model: as for `evaluate`.
         inputs: an array (N, …) or a pytree of them, such as a tuple (x, dt); a tuple that a layer cannot read is
-            refused, for it may be inputs and targets. Or a `Batch`, of which targets are left out. Or an iterable of
-            batches, such as a list, a generator or a loader, or a function that returns one. A batch is inputs alone,
-            or a tuple as `fit` reads it, of which targets and weights are left out and lengths and resets are read, as
-            by Keras. Inputs that are a tuple themselves are then `((x, dt),)`, for `(x, dt)` would be inputs and
-            targets.
+            refused, for it may be inputs and targets. A layer that reads elapsed times takes (x, y) with floats y (N,
+            T) for inputs and times: pass `x`, or `Batch(x, y)`. Or a `Batch`, of which targets are left out. Or an
+            iterable of batches, such as a list, a generator or a loader, or a function that returns one. A batch is
+            inputs alone, or a tuple as `fit` reads it, of which targets and weights are left out and lengths and resets
+            are read, as by Keras. Inputs that are a tuple themselves are then `((x, dt),)`, for `(x, dt)` would be
+            inputs and targets; of floats (B, T) for a layer that reads elapsed times it is warned. A `Batch(x, y)` is
+            unmistakable.
         lengths: valid steps of each row, integers (N), for arrays; batches of an iterable have their own, as in
             `(inputs, None, lengths)`.
         batch_size: rows that are computed at a time, for arrays.
@@ -499,17 +507,18 @@ def predict(
     check_truncate(truncate)
     if truncate is not None and not isinstance(inputs, Batch) and is_iterable(inputs):
         raise ValueError("`truncate` needs arrays (B, L, …)")
-    parts = _parts(inputs, lengths, batch_size)
+    trained = _trained(model)
+    layer = layer_of(trained)
+    parts = _parts(inputs, lengths, batch_size, layer is not None and layer.elapsed)
     first = next(parts, None)
     if first is None:
         raise ValueError("`inputs` hold no row")
-    plain = adapt(_model_of(model), first.inputs, jax.random.key(0))
-    layer = layer_of(_model_of(model))
+    plain = adapt(trained, first.inputs, jax.random.key(0))
     if type(inputs) is tuple and layer is not None and not layer.elapsed:
         _check_tuple(layer, plain, first)
     adapted = computed_in(plain, compute_dtype)
     if truncate is None:
-        run = remembered(_outputs, adapted.apply) if adapted.kept else _outputs(adapted.apply)
+        run = cached(_outputs, adapted.apply, kept=adapted.kept)
     else:
         run = outputs_of_windows(adapted, truncate)
     outputs, size = [], 0
@@ -535,8 +544,8 @@ def _check_tuple(layer: Layer, model: Model, first: Batch) -> None:
         ) from error
 
 
-def _parts(inputs: Any, lengths: Any, batch_size: int) -> Iterator[Batch]:
-    """The batches of `predict` that have a row."""
+def _parts(inputs: Any, lengths: Any, batch_size: int, elapsed: bool) -> Iterator[Batch]:
+    """The batches of `predict` that have a row. elapsed: whether the model reads elapsed times beside its inputs."""
     if isinstance(inputs, Batch) and lengths is not None:
         raise ValueError("`lengths` are for inputs alone: a `Batch` has its own")
     if not is_iterable(inputs):
@@ -546,7 +555,35 @@ def _parts(inputs: Any, lengths: Any, batch_size: int) -> Iterator[Batch]:
         raise ValueError(
             "`lengths` are for arrays: batches of an iterable have their own, as in (inputs, None, lengths)"
         )
-    return filter(rows_of, Stream(inputs, reads=as_inputs).read(0))
+    return filter(rows_of, Stream(inputs, reads=_warning_of_times() if elapsed else as_inputs).read(0))
+
+
+def _warning_of_times() -> Callable[[Any], Batch]:
+    """`as_inputs`, which warns once of targets that may be elapsed times."""
+    warned = False
+
+    def reads(data: Any) -> Batch:
+        nonlocal warned
+        batch = as_inputs(data)
+        if not warned and isinstance(data, (tuple, list)) and len(data) == 2 and _may_be_times(data[1], batch.inputs):
+            warned = True
+            warnings.warn(
+                "a batch of two parts is (inputs, targets), and of targets that are floats (B, T), which this layer "
+                "could read as elapsed times, nothing is read: pass `((x, dt),)` for inputs with times, and "
+                "`rnnjax.training.Batch(x, y)` to be silent",
+                stacklevel=4,
+            )
+        return batch
+
+    return reads
+
+
+def _may_be_times(targets: Any, inputs: Any) -> bool:
+    """Whether these are floats (B, T) beside one array (B, T, …)."""
+    if not jax.tree_util.all_leaves([inputs, targets]):
+        return False
+    found = targets if isinstance(targets, jax.Array) else np.asarray(targets)  # one on a device stays there
+    return jnp.issubdtype(found.dtype, jnp.floating) and found.shape == inputs.shape[:2]
 
 
 def _joined(*leaves: np.ndarray) -> np.ndarray:
@@ -567,3 +604,13 @@ def _outputs(apply: Callable[..., Any]) -> Callable[..., Any]:
 
 def _model_of(model: Any) -> Any:
     return model.model if isinstance(model, Fitted) else model
+
+
+def _trained(model: Any) -> Any:
+    """The model of `evaluate` and `predict`; TypeError for a bare layer, which would draw new parameters."""
+    if isinstance(model, Layer):
+        raise TypeError(
+            f"`model` must have parameters, and a bare {type(model).__name__} has none: pass the `Fitted` that `fit` "
+            "returned, or `(params, layer)`"
+        )
+    return _model_of(model)

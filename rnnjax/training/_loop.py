@@ -19,10 +19,10 @@ from .._errors import check_size
 from ._checkpoint import Checkpoints, filled
 from ._measure import Measure, values
 from ._progress import Bar
-from ._runs import Blocks, Evaluation, StreamRun
+from ._runs import Blocks, Evaluation, Part, StreamRun
 from ._step import TrainState
 from .loggers import Log
-from .optimizers import counts_skips, skipped_steps
+from .optimizers import counters
 
 
 class Epoch(NamedTuple):
@@ -192,15 +192,31 @@ def taken_up(record: Record, saver: Checkpoints | None, judge: Judge, epochs: in
         return record
     judge.recall(found)
     if found.epoch >= epochs or judge.ended:
+        by, more = "", "`epochs` may be more, or "
+        if judge.stopped:
+            by, more = ", by a callback", ""
+        elif judge.ended:
+            by, more = ", by its `patience`", "`patience` may be more, or "
         warnings.warn(
-            f"the run in {saver.directory} had ended, after {found.epoch} epochs: nothing is trained, and what it had "
-            "learnt comes back, also where data or learning rate have changed; `epochs` may be more, or choose another "
+            f"the run in {saver.directory} had ended, after {found.epoch} epochs{by}: nothing is trained, and what it "
+            f"had learnt comes back, also where data or learning rate have changed; {more}choose another "
             "`checkpoint_dir`",
             stacklevel=3,
         )
     else:
         print(f"the run in {saver.directory} goes on at epoch {found.epoch + 1} of {epochs}", file=sys.stderr)
     return found
+
+
+@contextlib.contextmanager
+def _warned_of(what: str, error: type[Exception], last: bool) -> Iterator[None]:
+    """Makes such an error in writing a warning where it is the last of a run, whose model it would take along."""
+    try:
+        yield
+    except error as found:
+        if not last:
+            raise
+        warnings.warn(f"{what} could not be written ({type(found).__name__}: {found})", stacklevel=6)
 
 
 @dataclasses.dataclass
@@ -230,7 +246,8 @@ class Loop:
         self.history, self.epoch, self.done = record.history, record.epoch, record.done
         self.totals = parallel.put(record.totals, parallel.whole)
         self.state = parallel.put(record.state, self.run.state)
-        while self.epoch < self.epochs and not self.judge.ended:
+        self.counted, self.warns = None if self.done else self._counts(), True
+        while not self._ended:
             began = time.perf_counter()
             if not self._runs_through():
                 break
@@ -246,49 +263,105 @@ class Loop:
             self.state, self.totals = run.begin(self.state), self.zeros
         before = int(self.state.step) - run.steps(self.done) if watchers.every else 0
         watchers.begin(before + run.steps(self.done))
-        for part in run.parts(self.state, self.epoch, self.done, self.totals):
+        for part in self._parts():
             self.state, self.totals, self.done, share = part
             self.bar.part(self.epoch, share)
             watchers.see(before + run.steps(self.done), self.state.params)
-            if self.saver is not None and self.saver.stops_within:
-                self._save(self.saver)
-                self.saver.stop()
-                return False
+            if self._told:
+                break
+        if self.saver is not None and self._told:
+            self._save(self.saver)
+            self.saver.stop()
+            return False
         watchers.see(before + run.steps(self.done), self.state.params, ends=True)
         return True
+
+    def _parts(self) -> Iterator[Part]:
+        """Those of what is left of an epoch, up to where reading fails after a signal, which may have ended the workers
+        of a loader as well."""
+        try:
+            yield from self.run.parts(self.state, self.epoch, self.done, self.totals)
+        except Exception:
+            taken = any(leaf.is_deleted() for leaf in jax.tree.leaves(self.state))  # by a step that failed
+            if taken or not self._told:
+                raise
+
+    @property
+    def _ended(self) -> bool:
+        """Whether no epoch follows."""
+        return self.epoch >= self.epochs or self.judge.ended
+
+    @property
+    def _told(self) -> bool:
+        """Whether a signal ends the run here."""
+        return self.saver is not None and self.saver.stops_within
 
     def _closes(self, began: float) -> None:
         """Values of the epoch reach the history, loggers, callbacks, the bar and the judge."""
         logs = values(self.used, self.totals)
         if self.validate is not None:
             logs |= values(self.used, self.validate(self.state.params, self.state.rest), "val_")
-        skipped = skipped_steps(self.state.optimizer)
+        steps, *counted = counts = self._counts()
+        skipped = sum(counted)
         # a column from the first epoch on, because a table cannot get one later
-        columns = {**logs, "skipped_steps": skipped} if counts_skips(self.state.optimizer) else logs
+        columns = {**logs, "skipped_steps": skipped} if counted else logs
         if skipped:
             logs["skipped_steps"] = skipped
         for name, value in logs.items():
             curve = self.history.setdefault(name, [])
             missing = 0.0 if name == "skipped_steps" else math.nan  # of epochs without, before a run went on
             curve += [missing] * (self.epoch - len(curve)) + [value]
-        event = Epoch(self.epoch, int(self.state.step), logs, self.state, time.perf_counter() - began)
-        for logger in self.loggers:
-            logger(event.step, columns)
+        event = Epoch(self.epoch, steps, logs, self.state, time.perf_counter() - began)
+        self._warn_of_nothing(counts)
+        failed = self._log(steps, columns)
         stopped = self.watchers.stop(event)
         self.bar.epoch(self.epoch, logs)
         self.judge.see(logs, self.state)
         self.judge.stopped |= stopped
         self.epoch, self.done = self.epoch + 1, 0
+        with _warned_of("the values of the last epoch", OSError, self._ended):
+            if failed is not None:
+                raise failed
+
+    def _log(self, steps: int, columns: Mapping[str, float]) -> OSError | None:
+        """Calls the loggers, before callbacks, which may raise; an error of the disk is to be raised behind them."""
+        failed = None
+        for logger in self.loggers:
+            try:
+                logger(steps, columns)
+            except OSError as error:
+                failed = error
+        return failed
+
+    def _counts(self) -> list[int]:
+        """The steps so far, and by each counter those that were left out."""
+        return [int(np.asarray(count).sum()) for count in (self.state.step, *counters(self.state.optimizer))]
+
+    def _warn_of_nothing(self, counts: list[int]) -> None:
+        """Warns once of an epoch in which every step was left out, by every counter; not of one that was begun by
+        another process."""
+        before, self.counted = self.counted, counts
+        if before is None:
+            return
+        steps, *skipped = (new - old for new, old in zip(self.counted, before, strict=True))
+        if self.warns and skipped and all(count == steps for count in skipped):
+            self.warns = False
+            warnings.warn(
+                f"every step of epoch {self.epoch} was left out, as `skipped_steps` counts, and nothing was learnt: "
+                "inputs, loss or gradient are not finite",
+                stacklevel=5,
+            )
 
     def _ends_with_a_checkpoint(self) -> bool:
         """Writes a checkpoint where one is due after an epoch; whether a signal has ended the run with it."""
         saver = self.saver
         if saver is None:
             return False
-        last, told = self.epoch == self.epochs or self.judge.ended, saver.stops_after()
+        last, told = self._ended, saver.stops_after()
         if not (last or told or self.epoch % self.checkpoint_every == 0):
             return False
-        self._save(saver)
+        with _warned_of("the last checkpoint", Exception, last):
+            self._save(saver)
         if not (told or saver.stops_within):  # told meanwhile
             return False
         saver.stop()

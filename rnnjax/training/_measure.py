@@ -29,11 +29,12 @@ NAMES: dict[str, Callable[..., Total]] = {
         metrics.binary_accuracy,
         metrics.macro_accuracy,
         metrics.f1,
+        metrics.binary_f1,
         metrics.perplexity,
         metrics.bits_per_character,
     )
 }
-SHARES = (metrics.accuracy, metrics.binary_accuracy, metrics.macro_accuracy, metrics.f1)
+SHARES = (metrics.accuracy, metrics.binary_accuracy, metrics.macro_accuracy, metrics.f1, metrics.binary_f1)
 ENTROPIES = (losses.cross_entropy, metrics.perplexity, metrics.bits_per_character)
 CLASSES = (*ENTROPIES, metrics.accuracy, metrics.macro_accuracy, metrics.f1)
 
@@ -264,12 +265,18 @@ def _steps(inputs: Any, shared: bool) -> tuple[list[int], set[int]]:
 
 
 def values(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, float]:
-    """The values of totals as Python numbers, and how many rows a loss left out, if it did."""
+    """The `entries` of totals as Python numbers."""
+    found = entries(used, totals, jax.device_get(_numbers(totals)), prefix)
+    return {name: np.asarray(value).item() for name, value in found.items()}
+
+
+def entries(used: tuple[Measure, ...], totals: Any, values: list[Any], prefix: str = "") -> dict[str, Any]:
+    """What totals of these values enter into the history, by name: the values, and how many rows a loss left out."""
     found = {}
-    for measure, total, value in zip(used, totals, jax.device_get(_numbers(totals)), strict=True):
-        found[prefix + measure.name] = float(value)
+    for measure, total, value in zip(used, totals, values, strict=True):
+        found[prefix + measure.name] = value
         if hasattr(total, "impossible"):
-            found[f"{prefix}{measure.name}_impossible"] = int(total.impossible)
+            found[f"{prefix}{measure.name}_impossible"] = total.impossible
     return found
 
 

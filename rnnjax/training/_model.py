@@ -60,20 +60,19 @@ def adapt(model: Any, inputs: Any, key: Key) -> Model:
     check_key("key", key)
     if isinstance(model, layers.Layer):
         in_size = None if model.event_ndim == 0 else jax.tree.leaves(inputs)[0].shape[-1]
-        model = (remembered(_drawing, model)(key, in_size), model)
+        model = (cached(_drawing, model)(key, in_size), model)
     if _is_instance(model, "flax.nnx", "Module"):
         return _from_nnx(model)
     if isinstance(model, tuple) and len(model) == 2:
         params, apply = model
         if isinstance(apply, layers.Layer):
-            return remembered(_from_layer, apply)._replace(params=params, kept=_hashable(apply))
+            return cached(_from_layer, apply)._replace(params=params, kept=_hashable(apply))
         if _is_instance(apply, "flax.linen", "Module"):
             return _from_linen(params, apply)
         if callable(apply):
             # one that is jitted is the same again, as for JAX; what others close over would be kept alive
             kept = isinstance(apply, jax.stages.Wrapped)
-            model = remembered(_from_function, apply) if kept else _from_function(apply)
-            return model._replace(params=params, kept=kept)
+            return cached(_from_function, apply, kept=kept)._replace(params=params, kept=kept)
     raise TypeError(f"`model` must be {KINDS}; got {type(model).__name__}")
 
 
@@ -91,8 +90,7 @@ def keeps_time(model: Model, batch: Batch) -> bool | None:
         return model.keeps_time
     shapes = jax.eval_shape(lambda *own: own, model.params, model.rest, batch._replace(targets=None))
     leaves, tree = jax.tree.flatten(shapes)
-    look = functools.partial(remembered, _looked_at) if model.kept else _looked_at
-    return look(model.apply, tree, tuple(leaves))
+    return cached(_looked_at, model.apply, tree, tuple(leaves), kept=model.kept)
 
 
 def _looked_at(apply: Callable[..., Any], tree: Any, leaves: tuple[Any, ...]) -> bool | None:
@@ -121,9 +119,9 @@ def every_step(outputs: Any, steps: int) -> bool:
     return all(leaf.ndim > 1 and leaf.shape[1] == steps for leaf in jax.tree.leaves(outputs))
 
 
-def remembered(make: Callable[..., T], *of: Any) -> T:
-    """make(*of), the same for equal arguments, so that JAX finds again what it has compiled of it."""
-    return _once(make, *of) if _hashable(of) else make(*of)
+def cached(make: Callable[..., T], *of: Any, kept: bool = True) -> T:
+    """make(*of), the same for equal arguments if it is to be kept, so that JAX finds again what it has compiled."""
+    return _once(make, *of) if kept and _hashable(of) else make(*of)
 
 
 def _hashable(value: Any) -> bool:
@@ -229,14 +227,13 @@ def _from_linen(variables: Any, module: Any) -> Model:
     if "params" not in variables:
         raise ValueError(f"the variables of a linen module must hold 'params'; got {sorted(variables)}")
     rest = {name: value for name, value in variables.items() if name != "params"}
-    model = remembered(_of_linen, module)
+    model = cached(_of_linen, module)
     return model._replace(params=variables["params"], rest=rest, kept=_hashable(module))
 
 
 def _of_linen(module: Any) -> Model:
     def run(params: Any, rest: Any, key: Key, train: bool, method: str, *inputs: Any, **marks: Any) -> tuple[Any, Any]:
-        noise = {"train": train, "training": train, "deterministic": not train}
-        arguments = _chosen(module, accepted(getattr(module, method)), marks, noise)
+        arguments = _chosen(module, accepted(getattr(module, method)), marks, _modes(train))
         # a stream of any other name draws from "params"
         rngs = {"params": jax.random.fold_in(key, 1), "dropout": key} if train else None
         variables = {"params": params, **rest}
@@ -278,7 +275,7 @@ def _from_nnx(module: Any) -> Model:
         return module
 
     known = type(module), train_graph, eval_graph
-    model = _about(module, remembered(_of_graphs, known))
+    model = _about(module, cached(_of_graphs, known))
     return model._replace(params=params, rest=rest, publish=publish, kept=_hashable(known))
 
 
@@ -298,13 +295,14 @@ def _of_graphs(known: tuple[Any, Any, Any]) -> Model:
 
     def apply(params: Any, rest: Any, batch: Batch, key: Key, train: bool) -> tuple[Any, Any]:
         live = alive(params, rest, train)
-        outputs = live(batch.inputs, **_chosen(live, accepted(kind.__call__), _marks(batch), {}))
+        outputs = live(batch.inputs, **_chosen(live, accepted(kind.__call__), _marks(batch), _modes(train)))
         return outputs, rest_of(live, rest, train)
 
     def stream(params: Any, rest: Any, streamed: Streamed, key: Key, train: bool) -> tuple[Any, Any, Any]:
         inputs, mask, reset, state = streamed
-        live = alive(params, rest, train)
-        outputs, state = live.unroll(inputs, state, mask=mask, reset=reset)
+        live, own, marks = alive(params, rest, train), accepted(kind.unroll), {"mask": mask, "reset": reset}
+        named = {name: value for name, value in marks.items() if own.takes(name)}  # it may have no defaults
+        outputs, state = live.unroll(inputs, state, **named | _chosen(live, own, marks, _modes(train)))
         return outputs, state, rest_of(live, rest, train)
 
     def initial_state(params: Any, rest: Any, inputs: Any) -> Any:
@@ -331,6 +329,11 @@ def accepted(function: Callable[..., Any]) -> Accepted:
     return Accepted(names, any(p.kind is p.VAR_KEYWORD for p in parameters))
 
 
+def _modes(train: bool) -> dict[str, Any]:
+    """What modules of Flax call training, and its absence."""
+    return {"train": train, "training": train, "deterministic": not train}
+
+
 def _marks(batch: Batch) -> dict[str, Any]:
     return {"lengths": batch.lengths, "reset": batch.reset}
 
@@ -351,7 +354,7 @@ def _chosen(model: Any, accepted: Accepted, marks: dict[str, Any], options: dict
 def _check_sequential(model: Any, marks: Iterable[str]) -> None:
     """Raises TypeError for Flax's `Sequential`s, which hand keywords to their first layer alone, if others need these
     marks."""
-    call = next(base for base in type(model).__mro__ if "__call__" in vars(base))
+    call = next((base for base in type(model).__mro__ if "__call__" in vars(base)), object)
     if call.__name__ != "Sequential" or not call.__module__.startswith("flax."):
         return
     first, *others = map(accepted, model.layers)

@@ -89,6 +89,20 @@ def check_shares(name: str, values: Any, valid: Array | None) -> None:
         )
 
 
+def check_single(name: str, values: Any, valid: Array | None) -> None:
+    """Raises for concrete answers (…, K) of which several at a valid position are yes: they are no single class."""
+    found = _seen(values, valid)
+    if found is None:
+        return
+    tied = (found == found.max(-1, keepdims=True)).sum(-1) > 1
+    several = (found[tied].astype(np.float64).sum(-1) > 1.02).sum()  # else they are as likely classes
+    if several and found.min() >= 0 and found.max() <= 1:
+        raise ValueError(
+            f"`{name}` must name one class a position; {several} of {tied.size} name several, as answers to "
+            "yes-or-no questions do: take `binary_accuracy` or `binary_f1`, which read log odds"
+        )
+
+
 def check_probabilities(name: str, values: Any, valid: Array | None) -> None:
     """Raises for concrete values (…, K) at valid positions that are not the probabilities of K classes."""
     check_shares(name, values, valid)

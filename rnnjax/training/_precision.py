@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._types import Key
 from ._batches import Batch
-from ._model import Model, Streamed, remembered
+from ._model import Model, Streamed, cached
 
 
 def computed_in(model: Model, dtype: Any) -> Model:
@@ -32,8 +32,7 @@ def computed_in(model: Model, dtype: Any) -> Model:
     if dtype == jnp.float16:
         raise ValueError("`compute_dtype` float16 loses small gradients without a scaled loss: use `jnp.bfloat16`")
 
-    of = model.apply, model.stream, dtype
-    apply, stream = remembered(_cast, *of) if model.kept else _cast(*of)
+    apply, stream = cached(_cast, model.apply, model.stream, dtype, kept=model.kept)
     return model._replace(apply=apply, stream=stream)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import signal
 import threading
@@ -17,7 +18,7 @@ import optax
 from ._batches import Batch, Cut, Stream, fill_up, gather, is_arrays, rows_of, take
 from ._checks import Check
 from ._measure import Measure, all_known, all_take_masks
-from ._model import Model, remembered
+from ._model import Model, cached
 from ._parallel import Parallel
 from ._step import Gather, TrainState, make_block, make_evaluation, make_single, make_step
 from .truncation import TBPTT, Windows, begin
@@ -49,7 +50,7 @@ class Recipe(NamedTuple):
         if self.parallel.mesh is not None or not (self.model.kept and all_known(self.used)):
             return make(self, *of)
         bare = self.model._replace(params=None, rest=None, publish=None)  # what is kept must not keep arrays alive
-        return remembered(make, self._replace(model=bare, parallel=_ALONE), *of)
+        return cached(make, self._replace(model=bare, parallel=_ALONE), *of)
 
 
 _ALONE = Parallel(None)
@@ -93,6 +94,23 @@ class Unbroken:
         self._told = True
 
 
+class Begun:
+    """The loops or steps that were begun last: Python, which does not wait for what it begins, goes on when at most one
+    is left. So the device finds one ready when it ends another, and no more batches lie there."""
+
+    def __init__(self) -> None:
+        self._totals: collections.deque[Any] = collections.deque(maxlen=2)
+
+    def wait(self) -> None:
+        """Before another one; nothing before the first two."""
+        if len(self._totals) == 2:
+            jax.block_until_ready(self._totals[0])
+
+    def add(self, totals: Any) -> None:
+        """One that was begun, by what it will return."""
+        self._totals.append(totals)
+
+
 class Blocks:
     """Epochs over data that lie on the devices, in compiled loops of many batches.
 
@@ -131,12 +149,15 @@ class Blocks:
         number, order = self.ahead
         if number != epoch:
             order = self.cut.order(self.seed, epoch)
+        begun = Begun()
         for index in range(done, len(order)):
             rows, count = order[index], index + 1
             if self.parallel.mesh is not None:  # else the call does it in less time
                 rows = self.parallel.put(rows, self.index)
+            begun.wait()
             with Unbroken():
                 self.newest, totals = self.block(self.newest, totals, self.data, rows, self.weights[index])
+            begun.add(totals)
             if count == len(order):  # while the device computes
                 self.ahead = epoch + 1, self.cut.order(self.seed, epoch + 1)
             yield self.newest, totals, count, count / len(order)
@@ -210,12 +231,14 @@ class StreamRun:
 
     def parts(self, state: TrainState, epoch: int, done: int, totals: Any) -> Iterator[Part]:
         """Runs what is left of an epoch after `done` batches, which are read again and left out."""
-        self.newest = state
+        self.newest, begun = state, Begun()
         for count, batch in enumerate(self.stream.read(epoch, done), done + 1):
             self.check(batch)
             placed = self.parallel.batch(batch)
+            begun.wait()
             with Unbroken():
                 self.newest, totals = self.single(self.newest, totals, placed)
+            begun.add(totals)
             yield self.newest, totals, count, count / self.stream.steps if self.stream.steps else 0.0
 
 
@@ -265,12 +288,14 @@ class StreamEvaluation(Evaluation):
         self.first, self.parallel, self.check = first, parallel, check
 
     def __call__(self, params: Any, rest: Any) -> tuple[Any, ...]:
-        totals = [self._of(batch, params, rest) for batch in self.data.read(0)]
-        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *totals)
-
-    def _of(self, batch: Batch, params: Any, rest: Any) -> tuple[Any, ...]:
-        self.check(batch)
-        return self.run(params, rest, self.parallel.batch(batch))
+        found, begun = [], Begun()
+        for batch in self.data.read(0):
+            self.check(batch)
+            placed = self.parallel.batch(batch)
+            begun.wait()
+            found.append(self.run(params, rest, placed))
+            begun.add(found[-1])
+        return jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *found)
 
     def trace(self, params: Any, rest: Any) -> None:
         """As that of arrays, with the first batch."""
@@ -294,8 +319,7 @@ def evaluation(
 
     def compiled(make: Callable[..., Any]) -> Callable[..., Any]:
         """The same again, unless a function of the user's own, which may have changed, is among model and measures."""
-        kept = model.kept and all_known(used)
-        return remembered(make, model.apply, used) if kept else make(model.apply, used)
+        return cached(make, model.apply, used, kept=model.kept and all_known(used))
 
     def summed(run: Callable[..., Any], *takes: Any) -> Callable[..., Any]:
         """The same over the rows of all devices."""

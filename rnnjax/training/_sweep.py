@@ -17,12 +17,12 @@ from .._cell import default_platform
 from .._errors import check_positive, check_size
 from ._batches import Batch, Cut, as_batch, check_seed, gather, is_arrays, rows_of, split_rows, take
 from ._checks import checks
-from ._measure import Measure, badness, measures, numbers, of_model, rises
+from ._measure import Measure, badness, entries, measures, numbers, of_model, rises
 from ._model import Model, adapt
 from ._parallel import Parallel
 from ._runs import of_parts, stacked
 from ._step import TrainState, make_step, scan_batches, start
-from .optimizers import counters, decays, recurrent
+from .optimizers import check_accumulation, counters, decays, recurrent
 from .optimizers import optimizer as default_optimizer
 
 Config = Mapping[str, Any]
@@ -38,7 +38,9 @@ class Swept(NamedTuple):
         are the steps left out so far, where any configuration has some, and "loss_impossible" the rows that `ctc` left
         out.
     params: the parameters of the best configuration.
-    model: the best model, a pair (params, layer).
+    model: the best model, a pair (params, layer). `fit(swept.model, …)` goes on from its parameters, and begins the
+        optimizer's moments and schedules anew. Train what needs longer from the start: by `fit`, with the numbers of
+        `configs[0]`, or by a `sweep` of more epochs.
     members: the parameters of all configurations that were trained to the end, leaves (M, …) in the order of the table.
     """
 
@@ -171,6 +173,7 @@ def sweep(
     alive = np.arange(len(configs))
     seeds = np.array([int(config.get("seed", seed)) for config in configs])
     states = run.start(values, seeds)
+    check_accumulation(states.optimizer)
     history = {name: np.full((len(configs), epochs), np.nan) for name in names}
     trained = np.zeros(len(configs), int)
     for epoch in range(epochs):
@@ -357,21 +360,11 @@ class _Program:
         step = make_step(model, self.used, chain, 1, Parallel(None))
         state, totals = scan_batches(step, gather, state, arrays, rows, weights)
         skipped = sum(counters(state.optimizer), jnp.zeros((), jnp.int32))
-        found = _entries(self.used, totals) | {"skipped_steps": skipped}
+        found = entries(self.used, totals, numbers(totals)) | {"skipped_steps": skipped}
         if held is not None:
             totals = of_parts(model.apply, self.used, state.params, state.rest, held, take, rows_of(held))
-            found |= _entries(self.used, totals, "val_")
+            found |= entries(self.used, totals, numbers(totals), "val_")
         return state, found
-
-
-def _entries(used: tuple[Measure, ...], totals: Any, prefix: str = "") -> dict[str, Any]:
-    """What totals enter into the history, by the names that they have in that of `fit`."""
-    found = {}
-    for measure, total, value in zip(used, totals, numbers(totals), strict=True):
-        found[prefix + measure.name] = value
-        if hasattr(total, "impossible"):
-            found[f"{prefix}{measure.name}_impossible"] = total.impossible
-    return found
 
 
 def _scaled(model: Model, scale: Any) -> Model:

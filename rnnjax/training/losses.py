@@ -20,7 +20,7 @@ from jax.core import Tracer
 
 from .._errors import check_positive, check_unit_interval, describe, is_array
 from .._types import Array
-from . import _alignments, _positions
+from . import _ctc, _positions
 from .totals import CTCMean, Mean
 
 
@@ -316,7 +316,7 @@ def ctc(
     counts = weight != 0
     logits = _positions.blank(logits, jnp.where(inside, weight[:, None], 0))
     labels = jnp.where(given & counts[:, None], labels, blank)
-    nats = _alignments.nats(logits, labels, given, inside, blank)
+    nats = _ctc.nats(logits, labels, given, inside, blank)
     impossible = jnp.isposinf(nats)
     mean = _positions.mean(lambda nats: nats, jnp.where(impossible, 0, weight), nats)
     return CTCMean(mean.total, mean.count, (impossible & counts).sum())

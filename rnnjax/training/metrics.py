@@ -27,15 +27,16 @@ def accuracy(
     Args:
         logits: (…, K), floating point, of two classes or more.
         labels: classes 0 … K−1, integers (…), or numbers (…, K), of which the largest is the label; where all are zero
-            there is none, and the position does not count.
+            there is none, and the position does not count. Answers (…, K) of which several are yes are for
+            `binary_accuracy` and `binary_f1`.
         mask, lengths, time_major: what counts, as for `cross_entropy`.
 
     Returns:
         a `Mean` over the positions that count.
 
     Raises:
-        ValueError: for shapes that do not fit, for logits of a single class, and for concrete labels that are no class,
-            lengths beyond the steps and negative weights.
+        ValueError: for shapes that do not fit, for logits of a single class, and for concrete labels that are no class
+            or several, lengths beyond the steps and negative weights.
         TypeError: for logits that are not floating point, labels that are no array, and classes or lengths that are no
             integers.
     """
@@ -70,10 +71,7 @@ def binary_accuracy(
             negative weights.
         TypeError: for logits that are not floating point, labels that are no array, and lengths that are not integers.
     """
-    logits = _positions.floating("logits", logits)
-    labels = _positions.like("labels", labels, logits, "logits")
-    weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
-    _positions.check_shares("labels", labels, weight)
+    logits, labels, weight = _answered(logits, labels, mask, lengths, time_major)
 
     def hit(logits: Array, labels: Array) -> Array:
         return ((logits > 0) == (labels > 0.5)).astype(logits.dtype).mean(-1)
@@ -134,6 +132,36 @@ def f1(
     return F1(*_by_class(logits, labels, mask, lengths, time_major), average=average)
 
 
+def binary_f1(
+    logits: Array,
+    labels: Array,
+    *,
+    mask: Array | None = None,
+    lengths: Array | None = None,
+    time_major: bool = True,
+) -> F1:
+    """The harmonic mean of precision and recall of the answer yes to all questions of all positions together, where
+    positive log odds are a yes, and so is a label above ½.
+
+    Args:
+        logits, labels, mask, lengths, time_major: as for `binary_accuracy`.
+
+    Returns:
+        an `F1`, hits, predictions and labels (O) of every question, of which the value is that of the sums.
+
+    Raises:
+        ValueError, TypeError: as for `binary_accuracy`.
+    """
+    logits, labels, weight = _answered(logits, labels, mask, lengths, time_major)
+    weight = jnp.ones(logits.shape[:-1], logits.dtype) if weight is None else weight
+    guesses, answers = logits > 0, labels > 0.5
+
+    def count(chosen: Array) -> Array:
+        return weight.reshape(-1) @ chosen.reshape(-1, chosen.shape[-1]).astype(weight.dtype)
+
+    return F1(count(guesses & answers), count(guesses), count(answers), average="micro")
+
+
 def perplexity(
     logits: Array,
     labels: Array,
@@ -189,9 +217,21 @@ def _checked(
     weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
     if not (is_array(labels) and jnp.issubdtype(labels.dtype, jnp.integer)):
         labels = _positions.soft("labels", labels, logits, "numbers")
+        _positions.check_single("labels", labels, weight)
         weight = _positions.labelled(labels, weight)
         labels = _guesses(labels)
     return logits, _positions.classes("labels", labels, logits, weight), weight
+
+
+def _answered(
+    logits: Array, labels: Array, mask: Array | None, lengths: Array | None, time_major: bool
+) -> tuple[Array, Array, Array | None]:
+    """Log odds, answers in [0, 1] and weights."""
+    logits = _positions.floating("logits", logits)
+    labels = _positions.like("labels", labels, logits, "logits")
+    weight = _positions.weights(logits.shape[:-1], mask, lengths, time_major, logits.dtype)
+    _positions.check_shares("labels", labels, weight)
+    return logits, labels, weight
 
 
 def _guesses(logits: Array) -> Array:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import operator
+import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -64,8 +65,9 @@ def optimizer(
         schedule: a function of the step that multiplies the learning rate, such as
             `optax.cosine_decay_schedule(1.0, 1000)`.
         skip_nonfinite: whether a step whose gradient is not finite is left out, as `skip_if_nonfinite` does. Each group
-            of `optax.partition` would see to its own gradient, step without the others and count for itself: take False
-            in the groups and `skip_if_nonfinite(optax.partition(…))` around them.
+            of `optax.partition` would see to its own gradient, step without the others and count for itself, and
+            `optax.MultiSteps` would add up what is not finite before: take False within and `skip_if_nonfinite(…)`
+            around them. `fit` and `sweep` warn of `MultiSteps` without.
 
     Returns:
         an `optax.GradientTransformation`. With `skip_nonfinite` its state counts the steps left out, for
@@ -271,15 +273,29 @@ def skip_if_nonfinite(inner: optax.GradientTransformation) -> optax.GradientTran
     return optax.GradientTransformationExtraArgs(init, update)
 
 
+def check_accumulation(state: Any) -> None:
+    """Warns of the state of an `optax.MultiSteps` around an optimizer that leaves steps out, unless another guard is
+    around it: its sum of gradients, which it empties by a multiplication with 0, would keep what is not finite."""
+
+    def ends(node: Any) -> bool:
+        return isinstance(node, (optax.MultiStepsState, SkipState, optax.ApplyIfFiniteState))
+
+    for node in jax.tree.leaves(state, is_leaf=ends):
+        unguarded = isinstance(node, optax.MultiStepsState) and not jax.tree.leaves(node.skip_state)
+        if unguarded and counters(node.inner_opt_state):
+            warnings.warn(
+                "`optax.MultiSteps` adds a gradient that is not finite to its sum, before the optimizer within can "
+                "leave it out, and no later step would be finite, unless its `should_skip_update_fn` leaves it out: "
+                "pass `rnnjax.training.skip_if_nonfinite(optax.MultiSteps(rnnjax.training.optimizer(…, "
+                "skip_nonfinite=False), k))`",
+                stacklevel=3,
+            )
+
+
 def skipped_steps(state: Any) -> int:
     """How many steps `skip_nonfinite` left out, from the optimizer's state; 0 without it. Groups that count for
     themselves are added up."""
     return sum(int(np.asarray(counter).sum()) for counter in counters(state))
-
-
-def counts_skips(state: Any) -> bool:
-    """Whether an optimizer of that state leaves out steps that are not finite."""
-    return bool(counters(state))
 
 
 def has_skipped(before: Any, after: Any) -> Array:

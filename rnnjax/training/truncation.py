@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._cell import split_key
 from .._errors import check_size
 from .._types import Key
 from ._batches import Batch, weighed
@@ -34,7 +35,9 @@ def tbptt(window: int, overlap: int = 0) -> TBPTT:
     Every `window - overlap` steps the parameters are updated, from a gradient that reaches back over at least `overlap`
     and at most `window` steps; the state is carried on, the gradient is not. Every step's loss counts once. A window as
     long as the sequence is the whole back-propagation. A learned initial state is trained by the first window, and by
-    those in which `reset` begins a sequence.
+    those in which `reset` begins a sequence. Noise is drawn anew for every window, and with an `overlap` once more
+    within it, for its last `overlap` steps: masks that are one for a sequence, as of
+    `RecurrentDropout`, change there.
 
     Args:
         window: steps of a window.
@@ -167,7 +170,7 @@ def windowed(model: Model, cut: TBPTT) -> Model:
         if not cut.overlap:
             outputs, state, rest = model.stream(params, rest, whole, key, train)
             return outputs, (rest, jax.lax.stop_gradient(state))
-        first_key, then_key = (None, None) if key is None else jax.random.split(key)
+        first_key, then_key = split_key(key)
         marks = whole._replace(state=None)
         first = jax.tree.map(lambda leaf: leaf[:, : cut.stride], marks)._replace(state=state)
         head, middle, rest = model.stream(params, rest, first, first_key, train)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import signal
@@ -19,13 +20,14 @@ import pytest
 
 import rnnjax as rj
 from rnnjax import training
-from rnnjax.training import _checkpoint, fit
+from rnnjax.training import _checkpoint, _runs, fit
 
 N, T, I, K = 20, 4, 2, 2  # noqa: E741
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(N, T, I)).astype(np.float32)
 Y = (X.sum((1, 2)) > 0).astype(np.int32)
 LAYER = rj.Stack([rj.RNN(rj.GRU(3)), rj.Dropout(0.3), rj.Last(), rj.Dense(K)])
+W, LINEAR = np.eye(I, K, dtype=np.float32), jax.jit(lambda params, x: x.mean(1) @ params)
 OPTIONS: dict[str, Any] = {"batch_size": 8, "validation_split": 0.3, "progress": False, "restore_best": True}
 
 
@@ -68,7 +70,7 @@ def test_resumed_run_ends_with_the_same_bits(tmp_path: Path) -> None:
     resumed = fit(LAYER, (X, Y), epochs=6, callbacks=[lambda event: seen.append(event.epoch)], **options)
     assert seen == list(range(4, 6))
     assert_same(resumed, whole)
-    with pytest.warns(UserWarning, match="had ended, after 6 epochs: nothing is trained"):
+    with pytest.warns(UserWarning, match="after 6 epochs: nothing is trained, .*; `epochs` may be more, or choose"):
         again = fit(LAYER, (X, Y), epochs=6, callbacks=[killer(5)], **options)  # finished: no epoch runs
     assert_same(again, whole)
     assert len([path for path in (tmp_path / "run").iterdir() if path.is_dir()]) <= 2
@@ -100,9 +102,16 @@ def test_what_may_change_between_two_parts_of_a_run(tmp_path: Path) -> None:
 def test_more_patience_goes_on(tmp_path: Path) -> None:
     options = OPTIONS | {"checkpoint_dir": tmp_path / "run", "optimizer": optax.sgd(0.0)}  # nothing improves
     assert len(fit(LAYER, (X, Y), epochs=9, patience=2, **options).history["loss"]) == 3
-    with pytest.warns(UserWarning, match="had ended, after 3 epochs"):
+    with pytest.warns(UserWarning, match="after 3 epochs, by its `patience`: .*; `patience` may be more, or choose"):
         assert len(fit(LAYER, (X, Y), epochs=9, patience=2, **options).history["loss"]) == 3
     assert len(fit(LAYER, (X, Y), epochs=9, patience=4, **options).history["loss"]) == 5
+
+
+def test_a_run_that_a_callback_has_ended_says_so(tmp_path: Path) -> None:
+    options = OPTIONS | {"checkpoint_dir": tmp_path, "callbacks": lambda event: True}
+    fit(LAYER, (X, Y), epochs=3, **options)
+    with pytest.warns(UserWarning, match="had ended, after 1 epochs, by a callback: .* have changed; choose another"):
+        fit(LAYER, (X, Y), epochs=3, **options)
 
 
 @pytest.mark.slow
@@ -252,6 +261,127 @@ def test_ctrl_c_saves_before_it_interrupts(tmp_path: Path) -> None:
     assert_same(resumed, fit(LAYER, (X, Y), epochs=4, **OPTIONS))
 
 
+@contextlib.contextmanager
+def handled(number: int, by: Any) -> Iterator[None]:
+    """A signal that is handled so."""
+    before = signal.signal(number, by)
+    try:
+        yield
+        assert signal.getsignal(number) == by
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_ends_no_process_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where it is process 1 of a container, which the kernel does not end."""
+
+    def end(event: Any) -> None:
+        if event.epoch == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+    sent: list[Any] = []
+    monkeypatch.setattr(os, "kill", lambda *to: sent.append(to))
+    with handled(signal.SIGTERM, signal.SIG_DFL), pytest.raises(SystemExit) as ended:
+        fit(LAYER, (X, Y), epochs=4, callbacks=end, checkpoint_dir=tmp_path, **OPTIONS)
+    assert ended.value.code == 143
+    assert sent == [(os.getpid(), signal.SIGTERM)]
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path: Path) -> None:
+    with handled(signal.SIGINT, signal.SIG_IGN):
+        callbacks = lambda event: signal.raise_signal(signal.SIGINT)  # noqa: E731
+        fitted = fit(LAYER, (X, Y), epochs=2, callbacks=callbacks, checkpoint_dir=tmp_path, **OPTIONS)
+    assert len(fitted.history["loss"]) == 2
+
+
+def test_a_signal_to_a_worker_is_not_for_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that was forked off has the handler too."""
+    caught: list[int] = []
+    with (
+        handled(signal.SIGTERM, lambda number, frame: caught.append(number)),
+        _checkpoint.Checkpoints(tmp_path, {}, {}) as saver,
+    ):
+        monkeypatch.setattr(saver, "_process", os.getppid())
+        signal.raise_signal(signal.SIGTERM)
+        assert caught == [signal.SIGTERM]
+        assert not saver.stops_within
+
+
+@pytest.mark.slow
+def test_reading_that_fails_after_a_signal_is_where_the_run_stops(tmp_path: Path) -> None:
+    """A signal to the whole group ends the workers of a loader as well."""
+    whole = [(X[i : i + 4], Y[i : i + 4]) for i in range(0, N, 4)]
+    options = {"progress": False, "epochs": 2, "checkpoint_dir": tmp_path}
+
+    def batches(epoch: int) -> Iterator[Any]:
+        for count, batch in enumerate(whole):
+            if (epoch, count) == (1, 3):
+                signal.raise_signal(signal.SIGTERM)
+                raise RuntimeError("a worker was killed")
+            yield batch
+
+    with handled(signal.SIGTERM, lambda number, frame: None):
+        stopped = fit(LAYER, batches, **options)
+    assert int(stopped.state.step) == 8
+    assert_same(fit(LAYER, whole, **options), fit(LAYER, whole, progress=False, epochs=2))
+
+
+def test_a_step_that_fails_after_a_signal_says_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has taken the memory of the state, of which no checkpoint can be made."""
+    kept = _runs.Recipe.kept
+
+    def run(state: Any, *others: Any) -> Any:
+        signal.raise_signal(signal.SIGTERM)
+        jax.tree.map(lambda leaf: leaf.delete(), state)
+        raise RuntimeError("out of memory")
+
+    monkeypatch.setattr(_runs.Recipe, "kept", lambda *own: kept(*own)._replace(run=run))
+    told = handled(signal.SIGTERM, lambda number, frame: None)
+    with told, pytest.raises(RuntimeError, match="out of memory"):
+        fit((W, LINEAR), [(X, Y)], progress=False, checkpoint_dir=tmp_path)
+
+
+@pytest.mark.slow
+def test_a_run_that_goes_on_at_the_end_of_an_epoch_tells_of_no_steps(tmp_path: Path) -> None:
+    class Within:
+        every = 1
+
+        def __call__(self, event: Any) -> None:
+            pass
+
+        def during(self, step: int, params: Any) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+    options = {"progress": False, "batch_size": N, "callbacks": Within(), "checkpoint_dir": tmp_path}
+    with handled(signal.SIGTERM, lambda number, frame: None):
+        stopped = fit((W, LINEAR), (X, Y), **options)
+    assert (stopped.history, int(stopped.state.step)) == ({}, 1)
+    resumed = fit((W, LINEAR), (X, Y), **options)
+    assert (len(resumed.history["loss"]), int(resumed.state.step)) == (1, 1)
+
+
+@pytest.mark.parametrize("ends", [{}, {"epochs": 9, "callbacks": lambda event: True}], ids=["epochs", "callback"])
+def test_a_write_that_fails_at_the_end_keeps_the_model(
+    ends: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*args: Any, **options: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(_checkpoint.Checkpoints, "save", full)
+    options = OPTIONS | {"checkpoint_dir": tmp_path, "log": full}
+    with pytest.warns(UserWarning, match="could not be written") as told:
+        fitted = fit(LAYER, (X, Y), **options | ends)
+    assert [str(warning.message) for warning in told] == [
+        f"{what} could not be written (OSError: no space left)"
+        for what in ("the values of the last epoch", "the last checkpoint")
+    ]
+    assert {warning.filename for warning in told} == {__file__}
+    assert len(fitted.history["loss"]) == 1
+    for part in ({"log": full}, {"checkpoint_dir": tmp_path}):
+        with pytest.raises(OSError, match="no space left"):
+            fit(LAYER, (X, Y), epochs=2, **OPTIONS | part)
+
+
 def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
     def interrupt(event: Any) -> None:
         os.kill(os.getpid(), signal.SIGINT)
@@ -259,7 +389,7 @@ def test_a_second_ctrl_c_does_not_wait(tmp_path: Path) -> None:
             os.kill(os.getpid(), signal.SIGINT)
         raise Killed
 
-    with pytest.raises(Killed):
+    with handled(signal.SIGINT, signal.default_int_handler), pytest.raises(Killed):
         fit(LAYER, (X, Y), callbacks=interrupt, **OPTIONS, checkpoint_dir=tmp_path)
     assert not [path for path in tmp_path.iterdir() if path.name.isdigit()]
 

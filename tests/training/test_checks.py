@@ -13,7 +13,7 @@ from flax import nnx
 import rnnjax as rj
 from rnnjax.flax import linen as rlinen
 from rnnjax.flax import nnx as rnnx
-from rnnjax.training import evaluate, fit
+from rnnjax.training import Batch, _checks, _measure, _positions, evaluate, fit
 
 N, T, K, V = 6, 4, 2, 7
 RNG = np.random.default_rng(0)
@@ -62,6 +62,15 @@ def test_ids_outside_the_vocabulary_are_refused(kind: str, value: int) -> None:
 def test_later_batches_are_checked() -> None:
     with pytest.raises(ValueError, match="got values from 0 to 7"):
         evaluate((PARAMS, LAYER), [(IDS, LABELS), (spoilt(V), LABELS)])
+
+
+def test_targets_are_checked_once_for_several_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr(_positions, "check_single", lambda name, *of: calls.append(name))
+    targets = np.eye(K, dtype=np.float32)[LABELS]
+    used = _measure.measures("binary_cross_entropy", ["accuracy", "f1", "macro_accuracy"])
+    _checks.check_targets(used, jax.ShapeDtypeStruct((N, K), np.float32), Batch(IDS, targets))
+    assert calls == ["targets"]
 
 
 def test_ids_behind_the_lengths_are_not_read() -> None:

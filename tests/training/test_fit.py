@@ -6,6 +6,7 @@ import copy
 import csv
 import functools
 import gc
+import inspect
 import itertools
 import json
 import pickle
@@ -28,7 +29,7 @@ import rnnjax as rj
 from rnnjax import training
 from rnnjax.flax import linen as rlinen
 from rnnjax.flax import nnx as rnnx
-from rnnjax.training import _batches, _checks, _measure, _model, _runs
+from rnnjax.training import _batches, _checks, _measure, _model, _progress, _runs
 from rnnjax.training import _fit as fit_module
 
 N, B, T, I, H, K = 10, 4, 5, 2, 3, 2  # noqa: E741
@@ -514,6 +515,29 @@ def test_prediction_compiles_once(model: Any, compiled: list[str]) -> None:
     assert np.abs(first - again).max() > 0.1
 
 
+@pytest.mark.parametrize("name", ["train", "training", "deterministic"])
+def test_an_nnx_module_is_called_with_the_mode_that_it_names(name: str) -> None:
+    """Twice the inputs in training, and once outside of it."""
+
+    class Net(nnx.Module):
+        def __init__(self) -> None:
+            self.w = nnx.Param(jnp.eye(I, K))
+
+        def __call__(self, x: Any, **options: bool) -> Any:
+            return x.mean(1) @ self.w * (1 + (options[name] != (name == "deterministic")))
+
+    parameters = [
+        inspect.Parameter("self", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        inspect.Parameter("x", inspect.Parameter.POSITIONAL_OR_KEYWORD),
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY),
+    ]
+    Net.__call__.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    model = _model.adapt(Net(), X, jax.random.key(0))
+    for train in (False, True):
+        outputs, _ = model.apply(model.params, model.rest, training.Batch(X, Y), None, train)
+        np.testing.assert_allclose(outputs, (1 + train) * X.mean(1) @ np.eye(I, K), rtol=1e-6)
+
+
 @pytest.mark.parametrize("kind", ["nnx", "linen", "layer"])
 def test_prediction_compiles_once_for_every_kind_and_in_any_dtype(kind: str, compiled: list[str]) -> None:
     options: dict[str, Any] = {"batch_size": B, "compute_dtype": jnp.bfloat16 if kind == "layer" else None}
@@ -996,6 +1020,52 @@ def test_a_step_that_fails_leaves_a_module_as_it_was() -> None:
     np.testing.assert_array_equal(model.out.kernel[...], before)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("data", [(X, Y), STREAMS["list"]()], ids=["arrays", "iterable"])
+def test_python_goes_no_further_ahead_than_one_loop(data: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of loops of one slow batch each: before one is begun, at most one is left."""
+    begun: list[Any] = []
+    left: list[int] = []
+    kept = _runs.Recipe.kept
+
+    def apply(params: Any, x: Any) -> Any:
+        slow = jax.lax.fori_loop(0, 3000, lambda _, a: jnp.tanh(a @ a), jnp.full((64, 64), x[0, 0, 0]))
+        return x.mean(1) @ params + 0 * slow[0, 0]
+
+    def counted(*args: Any) -> Any:
+        programs = kept(*args)
+
+        def run(*args: Any) -> Any:
+            left.append(sum(not totals[0].count.is_ready() for totals in begun))
+            found = programs.run(*args)
+            begun.append(found[1])
+            return found
+
+        return programs._replace(run=run)
+
+    monkeypatch.setattr(_runs, "LONGEST_BLOCK", 1)
+    monkeypatch.setattr(_runs.Recipe, "kept", counted)
+    fit((np.eye(I, K, dtype=np.float32), apply), data, **OPTIONS | {"batch_size": 2})
+    assert max(left) == 1
+
+
+@pytest.mark.slow
+def test_the_bar_moves_with_the_loops(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    parts, part = [], _progress.Bar.part
+    monkeypatch.setattr(_progress.Bar, "part", lambda *own: (parts.append(own[1:]), part(*own)))
+    monkeypatch.setattr(_runs, "LONGEST_BLOCK", 1)
+    model = np.eye(I, K), jax.jit(lambda params, x: x.mean(1) @ params)
+    options = {"optimizer": optax.sgd(0.1), "batch_size": B, "epochs": 2}
+    fitted = fit(model, (X, Y), **options)
+    assert parts == [(epoch, count / 3) for epoch in (0, 1) for count in (1, 2, 3)]
+    lines = capsys.readouterr().err.replace("\n", "\r").rstrip("\r").split("\r")
+    assert lines[-1].startswith("100%|")
+    assert "| 2/2 epochs [" in lines[-1]
+    assert f"loss={fitted.history['loss'][-1]:.4g}]" in lines[-1]
+    fit(model, (X, Y), progress=False, **options)
+    assert capsys.readouterr() == ("", "")
+
+
 def test_a_second_ctrl_c_does_not_wait_for_the_loop() -> None:
     before, ended = signal.signal(signal.SIGINT, signal.default_int_handler), []
 
@@ -1077,8 +1147,45 @@ def test_nonfinite_batch_is_skipped_and_counted() -> None:
     alone = training.evaluate((PARAMS, LAYER), (X[rest], Y[rest]))["loss"]
     first = fit((PARAMS, LAYER), (spoilt, Y), **(OPTIONS | {"optimizer": training.optimizer(1e-9)})).history["loss"]
     np.testing.assert_allclose(first, alone, rtol=1e-5)
-    nothing = fit((PARAMS, LAYER), (np.full_like(X, np.nan), Y), **(OPTIONS | {"optimizer": recipe}))
+
+
+@pytest.mark.slow
+def test_an_epoch_of_steps_that_are_left_out_is_told_once() -> None:
+    model = np.eye(I, K), lambda params, x: x.mean(1) @ params
+    options = OPTIONS | {"optimizer": training.skip_if_nonfinite(optax.sgd(0.1)), "epochs": 3}
+    with pytest.warns(UserWarning, match="every step of epoch 0 was left out, as `skipped_steps` counts") as told:
+        nothing = fit(model, (np.full_like(X, np.nan), Y), **options)
+    assert len(told) == 1
+    assert told[0].filename == __file__
+    assert nothing.history["skipped_steps"] == [3, 6, 9]
     assert np.isnan(nothing.history["loss"]).all()
+
+
+@pytest.mark.slow
+def test_an_epoch_is_left_out_where_every_group_is() -> None:
+    """The root of a is at 0, of slope 0 · ∞; b learns, but in the second of three epochs."""
+
+    def apply(params: Any, x: Any) -> Any:
+        return x.mean(1) @ params["b"] + jnp.sqrt(0 * params["a"])
+
+    groups = {name: training.skip_if_nonfinite(optax.sgd(0.1)) for name in "ab"}
+    options = OPTIONS | {"optimizer": optax.partition(groups, {"a": "a", "b": "b"}), "batch_size": N, "epochs": 3}
+    model = {"a": np.ones((), np.float32), "b": np.eye(I, K, dtype=np.float32)}, apply
+    with pytest.warns(UserWarning, match="every step of epoch 1 was left out") as told:
+        fitted = fit(model, lambda epoch: [(X * (np.nan if epoch == 1 else 1), Y)], **options)
+    assert len(told) == 1
+    assert fitted.history["skipped_steps"] == [1, 3, 4]
+
+
+@pytest.mark.slow
+def test_sums_of_gradients_with_a_guard_around_them() -> None:
+    recipe = optax.MultiSteps(training.optimizer(0.1, skip_nonfinite=False), 2)
+    spoilt = np.where(np.arange(N)[:, None, None] == 5, np.nan, X)  # the second of three batches
+    options = OPTIONS | {"optimizer": training.skip_if_nonfinite(recipe)}
+    fitted = fit((PARAMS, LAYER), (spoilt, Y), **options)
+    assert fitted.history["skipped_steps"] == [1]
+    rest = np.r_[:B, 2 * B : N]
+    assert_close(fitted.params, fit((PARAMS, LAYER), (X[rest], Y[rest]), **options).params)
 
 
 def test_rows_left_out_by_their_weight_may_be_nan() -> None:
@@ -1124,7 +1231,7 @@ def test_skipped_steps_have_a_column_from_the_first_epoch(tmp_path: Path) -> Non
     spoilt = np.where(np.arange(N)[:, None, None] == 5, np.nan, X)
     options = OPTIONS | {"optimizer": training.optimizer(0.05)}
     log = training.csv_logger(tmp_path / "log.csv")
-    fitted = fit((PARAMS, LAYER), lambda epoch: [(spoilt if epoch else X, Y)], epochs=2, log=log, **options)
+    fitted = fit((PARAMS, LAYER), lambda epoch: [(spoilt if epoch else X, Y), (X, Y)], epochs=2, log=log, **options)
     assert fitted.history["skipped_steps"] == [0, 1]
     with (tmp_path / "log.csv").open(newline="") as file:
         assert [row["skipped_steps"] for row in csv.DictReader(file)] == ["0", "1"]
@@ -1490,6 +1597,22 @@ def test_embedding_reads_integers() -> None:
     assert training.predict(fitted, tokens).shape == (N, K)
 
 
+ELAPSED = RNG.normal(size=(2, I, K)).astype(np.float32)[0], rj.RNN(rj.CfC(K))
+
+
+@pytest.mark.slow
+def test_targets_that_may_be_times_are_told_once() -> None:
+    layer = rj.RNN(rj.CfC(H))
+    model = layer.init(jax.random.key(0), I), layer
+    batches = [(X[i : i + 5], jnp.asarray(X[i : i + 5, :, 0])) for i in (0, 5)]
+    with pytest.warns(UserWarning, match=r"pass `\(\(x, dt\),\)` for .*, and `rnnjax.training.Batch\(x, y\)`") as told:
+        outputs = training.predict(model, batches)
+    assert [warning.filename for warning in told] == [__file__]
+    wanted, _ = layer(model[0], X.swapaxes(0, 1))
+    np.testing.assert_allclose(outputs, wanted.swapaxes(0, 1), atol=1e-6)
+    np.testing.assert_array_equal(training.predict(model, [training.Batch(*batch) for batch in batches]), outputs)
+
+
 class Plain(nn.Module):
     """A linen module that takes no lengths."""
 
@@ -1782,6 +1905,62 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         lambda: training.predict((jnp.float32(1.0), lambda params, x: params * x), [X, X[:, :2]]),
         ValueError,
         r"must not differ behind their rows; got \(B, …\) with \(2, 2\), \(5, 2\): pad",
+    ),
+    "an evaluation of a bare layer": (
+        lambda: training.evaluate(LAYER, (X, Y)),
+        TypeError,
+        r"`model` must have parameters, and a bare Stack has none: pass the `Fitted` that `fit` returned",
+    ),
+    "a prediction of a bare layer": (
+        lambda: training.predict(LAYER, X),
+        TypeError,
+        "`model` must have parameters, and a bare Stack has none",
+    ),
+    "several classes of a row": (
+        lambda: fit((PARAMS, LAYER), (X, np.ones((N, K))), loss="binary_cross_entropy", metrics=["f1"], **OPTIONS),
+        ValueError,
+        "`targets` must name one class a position; 10 of 10 name several, .*: take `binary_accuracy` or `binary_f1`",
+    ),
+    "sums of gradients": (
+        lambda: fit(LAYER, (X, Y), **OPTIONS | {"optimizer": optax.MultiSteps(training.optimizer(0.1), 2)}),
+        UserWarning,
+        r"pass `rnnjax.training.skip_if_nonfinite\(optax.MultiSteps\(rnnjax.training.optimizer\(…, skip_nonfinite=F",
+    ),
+    "windows in parts": (
+        lambda: fit(LAYER, (X, Y), truncate=training.tbptt(2), accumulate=2, **OPTIONS),
+        ValueError,
+        r"`truncate` needs arrays \(B, L, …\) and no `accumulate`",
+    ),
+    "windows, and validation that is an iterable": (
+        lambda: fit(
+            (jnp.float32(1.0), lambda params, x, state, mask: (x, jnp.ones(N))),
+            (X, np.zeros((N, T), int)),
+            validation=[(X, np.zeros((N, T), int))],
+            truncate=training.tbptt(2),
+            **OPTIONS,
+        ),
+        ValueError,
+        r"`truncate` needs arrays \(B, L, …\) for validation too",
+    ),
+    "windows of a function without a state": (
+        lambda: training.predict((jnp.float32(1.0), lambda params, x, state, mask: x), X, truncate=training.tbptt(2)),
+        TypeError,
+        r"<lambda> must return \(outputs, state\) where it is given a `state`",
+    ),
+    "two parts of validation": (
+        lambda: fit(LAYER, (X, Y), validation=(X, Y), validation_split=0.5, **OPTIONS),
+        ValueError,
+        "`validation_split` needs arrays, and no `validation` beside it",
+    ),
+    "weights of features": (
+        lambda: fit(LAYER, (X, Y, None, np.ones_like(X)), **OPTIONS),
+        ValueError,
+        r"`weights` must be \(B\), one a row, or \(B, T\), one a step; got float32\(10, 5, 2\)",
+    ),
+    "a metric that is a number": (
+        lambda: fit(LAYER, (X, Y), metrics=[3], **OPTIONS),
+        TypeError,
+        r"`metrics` must be a name, a function of \(outputs, targets\), or a pair of both; got 3",
     ),
     "float lengths": (lambda: fit(LAYER, (X, Y, LENGTHS / 2), **OPTIONS), TypeError, "`lengths` must be integers"),
 }

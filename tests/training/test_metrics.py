@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import jax
 import numpy as np
 import pytest
+from sklearn import metrics
 
 from rnnjax import training
+from rnnjax.training import _positions
 
 T, B, K = 7, 4, 5
 RNG = np.random.default_rng(1)
@@ -87,6 +91,36 @@ def test_binary_accuracy() -> None:
     answers = RNG.integers(0, 2, LOGITS.shape).astype(float)
     expected = ((LOGITS > 0) == (answers > 0.5))[VALID].mean()
     np.testing.assert_allclose(training.binary_accuracy(LOGITS, answers, lengths=LENGTHS).value, expected)
+
+
+def test_binary_f1() -> None:
+    """Of all answers to all questions, against scikit-learn, and in two parts."""
+    answers = RNG.integers(0, 2, LOGITS.shape)
+    expected = metrics.f1_score(answers[VALID], LOGITS[VALID] > 0, average="micro")
+    np.testing.assert_allclose(training.binary_f1(LOGITS, answers, lengths=LENGTHS).value, expected, rtol=1e-6)
+    first, rest = (training.binary_f1(LOGITS[t], answers[t], mask=VALID[t]) for t in (slice(2), slice(2, T)))
+    np.testing.assert_allclose((first + rest).value, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["accuracy", "macro_accuracy", "f1"])
+def test_several_classes_of_a_position_are_refused(name: str) -> None:
+    """But not two that are as likely, nor equal logits of a teacher."""
+    metric, logits = getattr(training, name), np.zeros((2, 3))
+    for several in ([1.0, 0.0, 1.0], [0.9, 0.9, 0.1]):
+        with pytest.raises(ValueError, match="`labels` must name one class a position; 1 of 2 name several"):
+            metric(logits, np.array([[0.0, 1.0, 0.0], several]))
+        metric(logits, np.array([[0.0, 1.0, 0.0], several]), mask=np.array([True, False]))
+    metric(logits, np.array([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]))
+    metric(logits, np.array([[3.0, 3.0, -1.0], [0.0, 1.0, 0.0]]))
+
+
+def test_labels_of_one_class_are_checked_without_a_copy() -> None:
+    one_hot = np.eye(64, dtype=np.float32)[RNG.integers(0, 64, 4096)]
+    tracemalloc.start()
+    _positions.check_single("labels", one_hot, None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < one_hot.nbytes / 2
 
 
 def test_perplexity_and_bits() -> None:

@@ -1,4 +1,4 @@
-"""Models in pure form: which random streams a linen module is given."""
+"""Models in pure form: which random streams and marks a module is given."""
 
 from __future__ import annotations
 
@@ -7,13 +7,15 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax import nnx
 
 from rnnjax.training import fit
 from rnnjax.training._batches import Batch
-from rnnjax.training._model import adapt
+from rnnjax.training._model import Streamed, adapt
 
 
 @pytest.fixture(autouse=True)
@@ -30,6 +32,27 @@ class Drawn(nn.Module):
         w = self.param("w", nn.initializers.ones, ())
         noise = [jax.random.normal(self.make_rng(name), (3,)) for name in ("noise", "dropout") if train]
         return w * x, noise
+
+
+class Sums(nnx.Module):
+    """Sums of the steps that are valid; what it is given has no defaults, and it cannot be called."""
+
+    def unroll(self, x: Any, state: Any, *, mask: Any, reset: Any) -> Any:
+        assert reset is None
+        ys = state[:, None] + jnp.cumsum(jnp.where(mask, x, 0), 1)
+        return ys, ys[:, -1]
+
+    def initial_state(self, batch: tuple[int, ...]) -> Any:
+        return jnp.zeros(batch)
+
+
+def test_an_nnx_module_that_only_unrolls_is_given_all_marks() -> None:
+    x, mask = np.arange(6.0).reshape(2, 3), np.array([[True, True, True], [True, False, True]])
+    model = adapt(Sums(), x, jax.random.key(0))
+    state = model.initial_state(model.params, model.rest, x) + 1
+    ys, state, _ = model.stream(model.params, model.rest, Streamed(x, mask, None, state), None, True)
+    np.testing.assert_array_equal(ys, [[1, 2, 4], [4, 4, 9]])
+    np.testing.assert_array_equal(state, [4, 9])
 
 
 def test_streams_of_other_names_are_drawn_from() -> None:

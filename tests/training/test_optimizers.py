@@ -15,7 +15,7 @@ from flax import nnx
 import rnnjax as rj
 from rnnjax.flax import nnx as rnnx
 from rnnjax.training import optimizer, skip_if_nonfinite, skipped_steps
-from rnnjax.training.optimizers import ALGORITHMS, recurrent
+from rnnjax.training.optimizers import ALGORITHMS, check_accumulation, recurrent
 
 
 @pytest.fixture(autouse=True)
@@ -312,6 +312,32 @@ def test_groups_are_left_out_together() -> None:
     assert skipped_steps(groups.update(nothing, state, params)[1]) == 2
 
 
+@pytest.mark.slow
+def test_sums_of_gradients_are_guarded_from_without() -> None:
+    """One that is not finite is left out of the sum: of the two others, the mean."""
+    within = optimizer(1.0, algorithm="sgd", skip_nonfinite=False)
+    guarded = skip_if_nonfinite(optax.MultiSteps(within, 2))
+    params, changes = jnp.ones(2), []
+    state = guarded.init(params)
+    for slope in (1.0, np.nan, 3.0):
+        updates, state = guarded.update(jnp.array([slope, 1.0]), state, params)
+        changes.append(updates)
+    close(changes, [np.zeros(2), np.zeros(2), np.array([-2.0, -1.0])])
+
+
+def test_sums_of_gradients_without_a_guard_are_told() -> None:
+    sums = optax.MultiSteps(optimizer(1.0), 2)
+    with pytest.warns(UserWarning, match="`optax.MultiSteps` adds a gradient that is not finite to its sum"):
+        check_accumulation(optax.chain(sums.gradient_transformation()).init(PARAMS))
+    for guarded in (
+        skip_if_nonfinite(sums),
+        optax.apply_if_finite(sums.gradient_transformation(), 3),
+        optax.MultiSteps(optimizer(1.0), 2, should_skip_update_fn=optax.skip_not_finite),
+        optax.MultiSteps(optimizer(1.0, skip_nonfinite=False), 2),
+    ):
+        check_accumulation(guarded.init(PARAMS))
+
+
 def test_numbers_may_be_mapped_over() -> None:
     rates, norms = jnp.array([0.1, 1.0], jnp.float32), jnp.array([1.0, 1e9], jnp.float32)
     got = jax.vmap(lambda rate, norm: change(optimizer(rate, algorithm="sgd", clip_norm=norm)))(rates, norms)
@@ -335,6 +361,12 @@ def test_numbers_may_be_mapped_over() -> None:
 def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         optimizer(**arguments)
+
+
+def test_adaptive_clipping_needs_parameters() -> None:
+    recipe = optimizer(clip_adaptive=0.1)
+    with pytest.raises(ValueError, match="`clip_adaptive` compares with the parameters: pass them to `update` as the"):
+        recipe.update(GRADIENT, recipe.init(PARAMS))
 
 
 def test_an_algorithm_that_takes_the_step_itself_is_refused() -> None:

@@ -162,7 +162,7 @@ def test_learns_as_well_as_in_float32() -> None:
     [
         (jnp.float16, ValueError, "float16 loses small gradients without a scaled loss: use `jnp.bfloat16`"),
         (jnp.int32, TypeError, "`compute_dtype` must be a floating dtype, such as `jnp.bfloat16`; got int32"),
-        ("half-ish", TypeError, "half-ish"),
+        ("half-ish", TypeError, "data type .half-ish. not understood"),
     ],
 )
 def test_dtypes_that_do_not_work_are_refused(dtype: Any, error: type[Exception], message: str) -> None:

@@ -353,6 +353,16 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         ValueError,
         "the validation holds no row",
     ),
+    "two parts of validation": (
+        lambda: sweep(make, {"a": [1]}, (X, Y), validation=(X, Y), validation_split=0.5),
+        ValueError,
+        "`validation_split` needs no `validation` beside it",
+    ),
+    "sums of gradients": (
+        lambda: sweep(lambda config: (make(config)[0], optax.MultiSteps(optimizer(), 2)), {"a": [1]}, (X, Y)),
+        UserWarning,
+        "`optax.MultiSteps` adds a gradient that is not finite to its sum",
+    ),
     "labels": (lambda: sweep(make, {"a": [1]}, (X, Y + 1)), ValueError, "`targets` must lie in 0 … 1"),
     "labels of validation": (
         lambda: sweep(make, {"a": [1]}, (X, Y), validation=(X, Y - 1)),
@@ -400,6 +410,10 @@ def test_parts_without_rows_and_epochs_that_are_not_there() -> None:
     for share in (0.01, 0.99):
         with pytest.raises(ValueError, match="must leave rows on both sides"):
             sweep(make, space, (X, Y), validation_split=share)
-    for after, error in (([5], ValueError), ([0], ValueError), ([2.7], TypeError)):
-        with pytest.raises(error, match="`halve_after`"):
+    for after, error, message in (
+        ([5], ValueError, "must lie before the last of 5 epochs; got 5"),
+        ([0], ValueError, "must be at least 1; got 0"),
+        ([2.7], TypeError, r"must be a positive integer; got 2\.7"),
+    ):
+        with pytest.raises(error, match=f"`halve_after` {message}"):
             sweep(make, space, (X, Y), epochs=5, halve_after=after)

@@ -17,7 +17,7 @@ import numpy as np
 
 from ..._types import Array, Key, Params, State, Xs, Z
 from ..._unroll.call import Dtypes
-from ..._unroll.jacobians import decoupled, elementwise
+from ..._unroll.jacobians import decoupled, steps_alone, updates_alone
 from ._row import Row, Take
 
 _SINGLE = Dtypes(jnp.dtype("float32"), jnp.dtype("float32"))
@@ -150,7 +150,7 @@ class RTRL(_Units):
 
     def check(self, row: Row, in_size: int) -> None:
         super().check(row, in_size)
-        if not _as_made(_steps_alone, row, in_size):
+        if not _as_made(steps_alone, row, in_size):
             raise ValueError(
                 f"RTRL is exact where units do not see each other's states, and those of {row.cell!r} do: take "
                 "`DenseRTRL`, or `SnAp1`, which leaves that out"
@@ -180,19 +180,6 @@ def _judged(judge: Judge, row: Row, params: Params, old: Any, x: Any) -> bool:
     return found[0]
 
 
-def _steps_alone(cell: Any, params: Params, state: State, z: Z) -> bool:
-    """Whether a step's derivative by the old state lies within units."""
-    return elementwise(lambda state: cell.step(params, state, z), state)
-
-
-def _updates_alone(cell: Any, params: Params, state: State, z: Z) -> bool:
-    """Whether that of a gated cell does but for its recurrent product."""
-    if cell.capability != "gated":
-        return False
-    inside = elementwise(lambda read: cell.update(params, read[0], z, read[1]), (state, z))
-    return inside and elementwise(cell.hidden, state)
-
-
 @dataclass(frozen=True)
 class SnAp1(_Units):
     """Sparse n-step approximation of real-time recurrent learning, n = 1: influences on a parameter's own unit are kept
@@ -210,9 +197,9 @@ class SnAp1(_Units):
     """
 
     def take(self, row: Row, params: Params, old: Array, x: Xs) -> tuple[Take, bool]:
-        if _judged(_updates_alone, row, params, old, x):
+        if _judged(updates_alone, row, params, old, x):
             return decoupled(row.cell), True
-        return row.cell.step, _judged(_steps_alone, row, params, old, x)
+        return row.cell.step, _judged(steps_alone, row, params, old, x)
 
 
 @dataclass(frozen=True)
@@ -234,7 +221,7 @@ class EProp(_Units):
 
     def check(self, row: Row, in_size: int) -> None:
         super().check(row, in_size)
-        if not _as_made(_updates_alone, row, in_size) and not _as_made(_steps_alone, row, in_size):
+        if not _as_made(updates_alone, row, in_size) and not _as_made(steps_alone, row, in_size):
             raise ValueError(
                 "EProp leaves out what passes through the recurrent product of a gated cell with an elementwise "
                 f"`update`; {row.cell!r} is none: take `SnAp1`, `DenseRTRL` or `UORO`"
