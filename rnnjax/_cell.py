@@ -513,13 +513,14 @@ def add_bias(x: Array, b: Array) -> Array:
     return x + jnp.broadcast_to(b.astype(x.dtype), x.shape)
 
 
-def with_elapsed(xs: Xs) -> tuple[Array, Array | None]:
-    """Inputs (…, I), and the elapsed times (…) beside them or None."""
+def with_elapsed(xs: Xs, event_ndim: int = 1) -> tuple[Array, Array | None]:
+    """Inputs (…, I), or integer ids (…) with `event_ndim` 0, and the elapsed times (…) beside them or None."""
     if not isinstance(xs, tuple):
         return xs, None
-    if len(xs) != 2 or xs[1].shape != xs[0].shape[:-1]:
+    if len(xs) != 2 or xs[1].shape != xs[0].shape[: xs[0].ndim - event_ndim]:
         shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(xs))
-        raise TypeError(f"inputs must be x (T, *B, I), or (x, dt) with elapsed times dt (T, *B); got shapes {shapes}")
+        x = "x (T, *B, I)" if event_ndim else "ids x (T, *B)"
+        raise TypeError(f"inputs must be {x}, or (x, dt) with elapsed times dt (T, *B); got shapes {shapes}")
     return xs
 
 

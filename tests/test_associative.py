@@ -199,7 +199,7 @@ def test_chunks_fit_the_cache_whatever_the_sizes() -> None:
         params, xs = jax.eval_shape(lambda: draw(cell, steps, rows, size, jnp.float32))
 
         def look(cell: Any, params: Any, xs: Any) -> None:
-            call = driver._call(cell, params, xs, *[None] * 6, reverse=False, remat=remat)
+            call = driver._call(cell, params, xs, remat=remat)
             found.append(chunked.length(call))
 
         jax.eval_shape(look, cell, params, xs)

@@ -207,12 +207,19 @@ def test_pieces_of_time_are_solved_one_after_another() -> None:
         np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-8 * np.abs(b).max())
 
 
+@rj.struct
+class Centred(rj.GRU):
+    """Its units meet in what is fed back."""
+
+    def hidden(self, state: Any, noise: Any = None) -> Any:
+        return state.h - jnp.broadcast_to(state.h.mean(-1, keepdims=True), state.h.shape)
+
+
 def planned(cell: rj.Cell, form: Any = None) -> jacobians.Plan:
     found: list[jacobians.Plan] = []
 
     def look(cell: Any, params: Any, xs: Any) -> None:
-        call = driver._call(cell, params, xs, *[None] * 6, reverse=False, remat=None)
-        found.append(jacobians.plan(call, form))
+        found.append(jacobians.plan(driver._call(cell, params, xs), form))
 
     params = jax.eval_shape(lambda: cell.init(jax.random.key(0), I))
     jax.eval_shape(look, cell, params, jax.ShapeDtypeStruct((T, B, I), jnp.float32))
@@ -230,6 +237,7 @@ def planned(cell: rj.Cell, form: Any = None) -> jacobians.Plan:
         (rj.GRU(65), "diagonal", False, "arrays"),
         (rj.LayerNormGRU(65), "diagonal", False, "units"),
         (rj.ResetBeforeGRU(65), "diagonal", False, "units"),
+        (Centred(65), "diagonal", False, "units"),
         (rj.ProjectionLSTM(60, proj_size=5), "diagonal", False, "units"),
     ],
     ids=repr,
@@ -239,7 +247,7 @@ def test_jacobians_fit_the_cell(cell: rj.Cell, form: str, exact: bool, probes: s
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cell", [rj.LSTM(3), rj.GRU(3), rj.PeepholeLSTM(3), rj.LayerNormLSTM(3)], ids=repr)
+@pytest.mark.parametrize("cell", [rj.LSTM(3), rj.GRU(3), rj.PeepholeLSTM(3), rj.LayerNormLSTM(3), Centred(3)], ids=repr)
 @pytest.mark.parametrize("form", ["dense", "block", "diagonal"])
 def test_blocks_are_those_of_the_jacobian(cell: Any, form: str) -> None:
     params, xs = problem(cell, steps=5)

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._types import Array
+from .lift import shift
 
 # below this size a sum of products fuses with what surrounds it
 _LEAST_PRODUCT = 5
@@ -54,8 +55,8 @@ def solve(a: Array, b: Array) -> Array:
 
 def solve_transposed(a: Array, b: Array) -> Array:
     """x_t = b_t + aᵀ_{t+1} x_{t+1} with x_T = 0."""
-    later = jnp.concatenate([a[1:], jnp.zeros_like(a[:1])])
-    return jnp.flip(solve(jnp.flip(transposed(later), 0), jnp.flip(b, 0)), 0)
+    later = transposed(shift(a, reverse=True))
+    return jnp.flip(solve(jnp.flip(later, 0), jnp.flip(b, 0)), 0)
 
 
 class _Filter(NamedTuple):
@@ -82,7 +83,7 @@ def solve_damped(a: Array, b: Array, damping: Array) -> Array:
     seen = lax.associative_scan(lambda first, then: _compose(eye[:1], first, then), one)
     mean, covariance = seen.b, seen.c
 
-    next_a, next_b = (jnp.concatenate([leaf[1:], jnp.zeros_like(leaf[:1])]) for leaf in (a, b))
+    next_a, next_b = shift((a, b), reverse=True)
     carried = times(next_a, covariance)
     back = times(transposed(carried), inverse(times(carried, transposed(next_a)) + eye))
     rest = mean - act(back, act(next_a, mean) + next_b)

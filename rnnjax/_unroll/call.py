@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import Cell
-from .._types import Array, DTypeLike, Noise, Params, State, Xs, at_least_float32
+from .._types import Array, DTypeLike, Noise, Params, State, Xs, Z, at_least_float32
 
 Remat: TypeAlias = int | Literal["state", "sqrt"] | None
 
@@ -89,6 +89,11 @@ class Call(NamedTuple):
     reverse: bool
     remat: Remat
 
+    def project(self, flow: Flow) -> Z:
+        """What the cell makes of the inputs of a piece of time, with its noise."""
+        noise = merge_noise(flow.noise, self.constant_noise)
+        return self.cell.project(self.dtypes.cast(self.params), flow.xs, *some(noise))
+
 
 def split_noise(noise: Noise, steps: int) -> tuple[Noise, Noise]:
     """Noise that runs along time, and noise that is constant over it, with None in the other's places."""
@@ -100,6 +105,11 @@ def split_noise(noise: Noise, steps: int) -> tuple[Noise, Noise]:
 def merge_noise(runs: Noise, constant: Noise) -> Noise:
     """Undoes `split_noise` for a slice of time."""
     return jax.tree.map(lambda a, b: b if a is None else a, runs, constant, is_leaf=lambda leaf: leaf is None)
+
+
+def some(noise: Noise) -> tuple[Noise, ...]:
+    """The noise as the last argument of a map, and no argument where there is none."""
+    return () if noise is None else (noise,)
 
 
 def at_step(constant: Noise) -> Noise:

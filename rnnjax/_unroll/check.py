@@ -12,9 +12,8 @@ import numpy as np
 
 from .._cell import Cell
 from .._errors import check_flag, check_key, describe, is_array, known
-from .._types import Params, State, Xs, featured, in_sizes
+from .._types import Params, State, Xs, explicit_spec, featured, in_sizes
 from . import table
-from .place import explicit_spec
 
 _TIME = "Time is axis 0: transpose it, or use the Flax wrappers, which are batch-major"
 _STEP = "A step has no time axis: pass one flag for each row"
@@ -28,13 +27,13 @@ def arguments(
     params: Any,
     xs: Any,
     state: Any,
-    lengths: Any,
-    mask: Any,
-    reset: Any,
-    key: Any,
-    context: Any,
-    remat: Any,
-    implementation: Any,
+    lengths: Any = None,
+    mask: Any = None,
+    reset: Any = None,
+    key: Any = None,
+    context: Any = None,
+    remat: Any = None,
+    implementation: Any = None,
     reverse: Any = False,
 ) -> None:
     """Raises ValueError or TypeError with one sentence on the first argument that does not fit."""
@@ -113,7 +112,7 @@ def check_placement(xs: Xs, axes: int) -> None:
                 )
 
 
-def sizes(cell: Cell, xs: Xs) -> tuple[int, tuple[int, ...]]:
+def sizes(cell: Any, xs: Xs) -> tuple[int, tuple[int, ...]]:
     """T and the batch shape, from the leaf of `xs` that has features."""
     leaves, first = jax.tree.leaves(xs), featured(xs)
     axes = 1 + cell.event_ndim
@@ -133,12 +132,12 @@ def sizes(cell: Cell, xs: Xs) -> tuple[int, tuple[int, ...]]:
     return lead[0], tuple(lead[1:])
 
 
-def parameters(cell: Cell, params: Params, xs: Xs) -> None:
+def parameters(cell: Any, params: Params, xs: Xs) -> None:
     """Parameters have the structure and the shapes that `cell.init` gives for these inputs."""
     in_size = _in_size(cell, params, xs)
     if in_size == 0:
         raise ValueError(f"`xs` must have at least one feature, on its last axis; got shape {_shapes(xs)}")
-    expected = _expected_parameters(*_signature(cell), in_size)
+    expected = _expected_parameters(*signature(cell), in_size)
     if expected is None:
         return
     wanted, got = jax.tree.structure(expected), jax.tree.structure(params)
@@ -162,12 +161,12 @@ def parameters(cell: Cell, params: Params, xs: Xs) -> None:
             raise TypeError(f"`params{path}` must be floating point; got {describe(have)}: {_CAST}")
 
 
-def _in_size(cell: Cell, params: Params, xs: Xs) -> int:
+def _in_size(cell: Any, params: Params, xs: Xs) -> int:
     """Of the sizes that inputs may have the one that parameters were made for, or else the first."""
     first, *others = in_sizes(xs)
     for size in (first, *others) if others else ():
         try:
-            expected = _expected_parameters(*_signature(cell), size)
+            expected = _expected_parameters(*signature(cell), size)
         except ValueError:  # some cells take inputs of one size only
             continue
         if expected is None or _leaf_shapes(expected) == _leaf_shapes(params):
@@ -179,20 +178,21 @@ def _leaf_shapes(tree: Any) -> list[Any]:
     return [getattr(leaf, "shape", None) for leaf in jax.tree.leaves(tree)]
 
 
-def _signature(tree: Any) -> tuple[Any, tuple[Any, ...]]:
+def signature(tree: Any) -> tuple[Any, tuple[Any, ...]]:
+    """The structure of a tree, and shape and dtype of each leaf: what a cache can be asked by."""
     leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves)
+    return structure, tuple((tuple(np.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
 
 
-def _shaped(structure: Any, leaves: tuple[Any, ...]) -> Any:
-    """A tree like the one of that signature."""
+def shaped(structure: Any, leaves: tuple[Any, ...]) -> Any:
+    """A tree of `jax.ShapeDtypeStruct` with that signature."""
     return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
 
 
 @lru_cache(maxsize=1024)
 def _expected_parameters(structure: Any, leaves: tuple[Any, ...], in_size: int) -> Params | None:
     """What `init` returns, or None where it asks for values, which only a real key and a real cell have."""
-    cell, key = _shaped(structure, leaves), jax.eval_shape(lambda: jax.random.key(0))
+    cell, key = shaped(structure, leaves), jax.eval_shape(lambda: jax.random.key(0))
     try:
         return jax.eval_shape(lambda cell, key: cell.init(key, in_size), cell, key)
     except (
@@ -210,13 +210,13 @@ def _expected_state(cell: Any, params: Any, context: Any, batch_shape: tuple[int
     def initial(cell: Cell, params: Params, context: Any) -> State:
         return cell.initial_state(cell.prepare(params, context=context), batch_shape)
 
-    return jax.eval_shape(initial, _shaped(*cell), _shaped(*params), _shaped(*context))
+    return jax.eval_shape(initial, shaped(*cell), shaped(*params), shaped(*context))
 
 
 def check_state(cell: Cell, params: Params, state: State, batch_shape: tuple[int, ...], context: Any) -> None:
     """A state has the structure and the shapes of `cell.initial_state`."""
     check_unpacked(state)
-    expected = _expected_state(_signature(cell), _signature(params), _signature(context), batch_shape)
+    expected = _expected_state(signature(cell), signature(params), signature(context), batch_shape)
     if jax.tree.structure(expected) != jax.tree.structure(state):
         raise TypeError(
             f"`state` must be {_outline(expected)}, as `cell.initial_state` makes it; got {_outline(state)}"

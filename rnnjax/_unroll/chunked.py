@@ -15,8 +15,7 @@ import jax
 from .._cell import default_platform, takes_chunks
 from .._types import State
 from . import chunks, memories, transitions
-from .call import Call, merge_noise
-from .theta import some
+from .call import Call, merge_noise, some
 
 name = "chunked"
 reads_out = True

@@ -16,7 +16,7 @@ from . import check, cpu, jacobians, table
 from .call import Call, Dtypes, Flow, Remat, accumulators, features, split_noise
 from .lift import along, valid_steps, zero_where_masked
 from .newton import Newton, NewtonReport
-from .place import Placement
+from .place import Placement, whole
 
 
 def unroll(
@@ -135,8 +135,8 @@ def _climbing(cells: Sequence[Cell], params: Sequence[Params], x: Array, states:
     """The calls of the first cells that can be one native call. But for the first, inputs are stand-ins."""
     calls = []
     for cell, own, state in zip(cells, params, states, strict=True):
-        check.arguments(cell, own, x, state, None, None, None, None, None, None, None)
-        call = _call(cell, own, x, state, None, None, None, None, None, reverse=False, remat=None)
+        check.arguments(cell, own, x, state)
+        call = _call(cell, own, x, state)
         alike = call.dtypes.compute == call.dtypes.state and (not calls or call.dtypes == calls[0].dtypes)
         if not (alike and table.choose(call, None) is cpu and cpu.as_they_lie(call)) or reads_out(cell):
             break
@@ -257,15 +257,15 @@ def _call(
     cell: Cell,
     params: Params,
     xs: Xs,
-    state: State | None,
-    lengths: Array | None,
-    mask: Array | None,
-    reset: Array | None,
-    key: Key | None,
-    context: Any,
+    state: State | None = None,
+    lengths: Array | None = None,
+    mask: Array | None = None,
+    reset: Array | None = None,
+    key: Key | None = None,
+    context: Any = None,
     *,
-    reverse: bool,
-    remat: Remat,
+    reverse: bool = False,
+    remat: Remat = None,
 ) -> Call:
     # within `jax.disable_jit` they are still what they were passed as
     cell, params, xs, state, lengths, mask, reset, key, context = jax.tree.map(
@@ -275,7 +275,7 @@ def _call(
     dtypes = Dtypes.of(cell.compute_dtype, features(xs, 1 + len(batch_shape)), params)
     others = params, cell, state, lengths, mask, reset, key, context
     place = Placement.of(jax.tree.leaves(xs)[0], 1 + len(batch_shape), xs, *others)
-    cell, params, xs = accumulators(place.vary(cell)), place.vary(place.whole(params)), place.vary(xs)
+    cell, params, xs = accumulators(place.vary(cell)), place.vary(whole(params)), place.vary(xs)
     mask, reset = place.along_time(valid_steps(lengths, mask, steps)), place.along_time(reset)
     xs = zero_where_masked(mask, dtypes.inputs(xs, 1 + len(batch_shape)))
 

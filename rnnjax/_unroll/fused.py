@@ -30,10 +30,10 @@ from .._cell import (
 )
 from .._types import Array, Bias, Gates, Noise, Params, State, explicit_spec
 from . import chunks
-from .call import Call, Dtypes, Flow, at_step, merge_noise
+from .call import Call, Dtypes, Flow, at_step, merge_noise, some
 from .chunks import Chunks
-from .lift import hold, where
-from .theta import Theta, linear, some
+from .lift import hold, shift, where
+from .theta import Theta, linear
 
 name = "fused"
 reads_out = False
@@ -310,7 +310,7 @@ def _backward_chunk(
         _, emitted, kept = _forward_chunk(plan, fixed, maps, flow, start, "residuals")
     hidden = kept.hidden
     if hidden is None:
-        hidden = _shift(cell.hidden(start), emitted, plan.reverse)
+        hidden = shift(emitted, plan.reverse, first=cell.hidden(start))
 
     noise = merge_noise(flow.noise, fixed.constant_noise)
     pull_project: Any = None
@@ -415,13 +415,6 @@ def _replay(plan: _Plan, fixed: _Fixed, maps: _Maps, flow: Flow, start: State, g
         return hold(mask_t, new, old), residuals
 
     return lax.scan(body, start, (gx, gh, flow.noise, flow.mask, flow.reset), reverse=plan.reverse)[1]
-
-
-def _shift(first: Array, emitted: Array, reverse: bool) -> Array:
-    """The hidden state before each step, from the one before the chunk and those after each step."""
-    if reverse:
-        return jnp.concatenate([emitted[1:], first[None]])
-    return jnp.concatenate([first[None], emitted[:-1]])
 
 
 def _over_rows(a: Array, b: Array, u: Array) -> Array:

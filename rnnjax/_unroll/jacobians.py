@@ -2,11 +2,13 @@
 
 The blocks are those of the units: a state of P arrays with M units each has M blocks of P × P numbers, which are all
 there is where a step is elementwise. They then take P directional derivatives instead of one for every number of the
-state. So they do in a gated cell with an elementwise `update`, whose recurrent product is replaced by its diagonal.
+state. So they do in a gated cell whose `update` and `hidden` are elementwise: the recurrent product is replaced by its
+diagonal.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, Literal, NamedTuple, TypeAlias
 
@@ -16,9 +18,8 @@ from jax import lax
 
 from .._cell import recurrent_gates, split_bias
 from .._types import Array, Noise, Params, State, Z
-from .call import Call, at_step, merge_noise
+from .call import Call, at_step, merge_noise, some
 from .place import vary_alike
-from .theta import some
 
 Form: TypeAlias = Literal["dense", "block", "diagonal"]
 
@@ -28,7 +29,7 @@ _ELEMENTWISE = frozenset[str]().union(
     {"pow", "integer_pow", "square", "sqrt", "rsqrt", "cbrt", "exp", "exp2", "expm1", "log", "log1p"},
     {"sin", "cos", "tan", "asin", "acos", "atan", "atan2", "sinh", "cosh", "tanh", "logistic", "erf", "erfc"},
     {"eq", "ne", "lt", "le", "gt", "ge", "and", "or", "not", "xor", "is_finite", "select_n"},
-    {"convert_element_type", "reduce_precision", "copy", "stop_gradient", "custom_jvp_call", "jit", "pjit"},
+    {"convert_element_type", "reduce_precision", "copy", "stop_gradient", "custom_jvp_call", "jit"},
 )
 
 
@@ -36,27 +37,19 @@ class Parts(NamedTuple):
     """Sizes of a state's arrays without their batch axes, in their order."""
 
     shapes: tuple[tuple[int, ...], ...]
-    batch_ndim: int
 
     @classmethod
     def of(cls, state: State, batch_ndim: int) -> Parts:
-        return cls(tuple(leaf.shape[batch_ndim:] for leaf in jax.tree.leaves(state)), batch_ndim)
+        return cls(tuple(leaf.shape[batch_ndim:] for leaf in jax.tree.leaves(state)))
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return tuple(_size(shape) for shape in self.shapes)
+        return tuple(map(math.prod, self.shapes))
 
     @property
     def units(self) -> int | None:
         """M, where all arrays have the same number of units."""
         return self.sizes[0] if len(set(self.sizes)) == 1 else None
-
-
-def _size(shape: tuple[int, ...]) -> int:
-    total = 1
-    for size in shape:
-        total *= size
-    return total
 
 
 def flatten(parts: Parts, state: State) -> Array:
@@ -117,28 +110,35 @@ def plan(call: Call, form: Form | None) -> Plan:
             f"`jacobian='block'` needs a state whose arrays have as many units each; those of {call.cell!r} have "
             f"{sizes}: take 'dense' or 'diagonal'"
         )
-    alone = steps_alone(call)
+    first = first_step(call)
+    alone = steps_alone(call.cell, *first)
     blocks: Form = "diagonal" if len(parts.sizes) == 1 or parts.units is None else "block"
     if form is None and alone and (blocks == "block" or len(parts.sizes) == 1):
         form = blocks
     if form is None:
         form = "dense" if size <= _SMALL else blocks
     exact = form == "dense" or (alone and (form == "block" or len(parts.sizes) == 1))
-    return Plan(form, exact, "arrays" if alone or updates_alone(call) else "units", parts)
+    return Plan(form, exact, "arrays" if alone or updates_alone(call.cell, *first) else "units", parts)
 
 
 def first_step(call: Call) -> tuple[Params, State, Z, Noise]:
     """What `step` receives at first, without masks and resets."""
-    params = call.dtypes.cast(call.params)
-    x, noise = jax.tree.map(lambda leaf: leaf[:1], (call.flow.xs, call.flow.noise))
-    noise = merge_noise(noise, call.constant_noise)
-    return params, call.state, at_step(call.cell.project(params, x, *some(noise))), at_step(noise)
+    first = jax.tree.map(lambda leaf: leaf[:1], call.flow)
+    noise = at_step(merge_noise(first.noise, call.constant_noise))
+    return call.dtypes.cast(call.params), call.state, at_step(call.project(first)), noise
 
 
-def steps_alone(call: Call) -> bool:
+def steps_alone(cell: Any, params: Params, state: State, z: Z, noise: Noise = None) -> bool:
     """Whether each unit's next state depends on its own alone."""
-    params, state, z, noise = first_step(call)
-    return elementwise(lambda state: call.cell.step(params, state, z, *some(noise)), state)
+    return elementwise(lambda state: cell.step(params, state, z, *some(noise)), state)
+
+
+def updates_alone(cell: Any, params: Params, state: State, z: Z, noise: Noise = None) -> bool:
+    """Whether that holds but for a gated cell's recurrent product."""
+    if cell.capability != "gated":
+        return False
+    inside = elementwise(lambda read: cell.update(params, read[0], z, read[1], *some(noise)), (state, z))
+    return inside and elementwise(lambda state: cell.hidden(state, *some(noise)), state)
 
 
 def forward_mode(call: Call) -> bool:
@@ -152,19 +152,6 @@ def calls(name: str, jaxpr: Any) -> bool:
     values = jax.tree.leaves([eqn.params for eqn in jaxpr.eqns])  # the branches of `cond` are a tuple
     inner = [value for value in values if hasattr(value, "eqns")]
     return any(eqn.primitive.name == name for eqn in jaxpr.eqns) or any(calls(name, one) for one in inner)
-
-
-def updates_alone(call: Call) -> bool:
-    """Whether that holds but for a gated cell's recurrent product."""
-    cell: Any = call.cell
-    if cell.capability != "gated":
-        return False
-    params, state, z, noise = first_step(call)
-
-    def update(read: tuple[State, Z]) -> State:
-        return cell.update(params, read[0], z, read[1], *some(noise))
-
-    return elementwise(update, (state, z))
 
 
 def elementwise(f: Callable[..., Any], arrays: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Masks and resets around a step: `where`, never a product, so that NaN on the side not taken does no harm."""
+"""Masks, resets and directions: `where`, never a product, so that NaN on the side not taken does no harm."""
 
 from __future__ import annotations
 
@@ -54,4 +54,19 @@ def along(reset: Array | None, reverse: bool) -> Array | None:
     """Resets relative to the direction. `reset[t]` lies between t − 1 and t: backwards it acts before step t − 1."""
     if reset is None or not reverse:
         return reset
-    return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])
+    return shift(reset, reverse=True)
+
+
+def flip(tree: Any, reverse: bool) -> Any:
+    """Leaves (T, …) in the opposite order if `reverse`. JAX's own reverse parallel scan would swap its operands."""
+    return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), tree) if reverse else tree
+
+
+def shift(tree: Any, reverse: bool = False, first: Any = None) -> Any:
+    """Leaves (T, …) one step later in the direction of time. Leaves (…) of `first`, or zeros, come in."""
+
+    def moved(leaf: Array, one: Array | None = None) -> Array:
+        new = jnp.zeros_like(leaf[:1]) if one is None else one[None]
+        return jnp.concatenate([leaf[1:], new] if reverse else [new, leaf[:-1]])
+
+    return jax.tree.map(moved, tree) if first is None else jax.tree.map(moved, tree, first)

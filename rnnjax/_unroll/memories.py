@@ -12,10 +12,8 @@ from jax import lax
 from .._cell import Marks
 from .._types import Array, State
 from . import chunks
-from .call import Call, Flow, merge_noise
-from .lift import where
-from .recurrence import flip
-from .theta import some
+from .call import Call, Flow
+from .lift import flip, where
 
 
 def run(call: Call, length: int, kept: int) -> tuple[Any, State]:
@@ -40,7 +38,7 @@ def _chunk(call: Call, state: State, flow: Flow) -> tuple[State, Any]:
     params, axes = call.dtypes.cast(call.params), 1 + len(call.batch_shape)
     bad = ~_finite(flow.xs, axes)
     xs = _without(flow.xs)
-    z = cell.project(params, xs, *some(merge_noise(flow.noise, call.constant_noise)))
+    z = call.project(flow._replace(xs=xs))
     z, mask, reset, bad = flip((z, flow.mask, flow.reset, bad), call.reverse)
     bad |= ~_finite(z, axes)  # where a product of finite inputs overflows
     start, lost = _contained(state, bad, reset, call.boundary)

@@ -19,13 +19,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._errors import check_size
 from .._types import Array, Noise, Params, State, Z
 from . import blocks, chunks, jacobians, scan
-from .call import Call, Dtypes, Flow, at_step, merge_noise
+from .call import Call, Dtypes, Flow, at_step
 from .jacobians import Form, flatten, from_blocks, in_blocks, unflatten
+from .lift import flip, shift
 from .place import vary_alike
-from .recurrence import flip
-from .theta import some
 
 # by the bytes of a number in the compute dtype
 _TOLERANCES = {2: 1e-2, 4: 1e-5, 8: 1e-12}
@@ -37,10 +37,10 @@ class NewtonReport(NamedTuple):
     converged: whether the states came to the tolerance; where they did not, the result is that of `scan`.
     iterations: linear recurrences that were solved.
     residual: the largest |step(s_{t-1}) − s_t| / max(1, |s_t|) when they ended; not a number where they diverged.
-    correction: the largest last change, relative to max(1, |s_t|), and what is still to come where changes shrink
-        slowly, told by how they shrink: what states are off by, at most with a whole Jacobian, and about that with
-        others. It may be T times the residual: slow units add residuals up. Only for a whole Jacobian without damping
-        it does not matter where every step is met to rounding.
+    correction: what states are off by, relative to max(1, |s_t|): the largest last change and, where changes shrink
+        slowly, those still to come, told by how they shrink. It is a bound with a whole Jacobian, and an estimate with
+        others. It may be T times the residual: slow units add residuals up. With a whole Jacobian and no damping it
+        does not count once every step is met to rounding.
     """
 
     converged: Array
@@ -71,8 +71,8 @@ class Newton:
             multiplied with the largest residual, where that is below 1, and is 0 where that is below the tolerance, so
             that the end is as fast and as sure as without.
         tolerance: what states may be off by, relative to max(1, |s_t|); None takes 1e-12, 1e-5 or 1e-2 where products
-            are in float64, float32 or a shorter format. Of a whole Jacobian without damping, every step being met to
-            rounding will do as well: the loop itself is not closer.
+            are in float64, float32 or a shorter format. With a whole Jacobian and no damping it is also enough that
+            every step is met to rounding: the loop itself is not closer.
         max_iterations: how many before the loop runs instead.
 
     Raises:
@@ -104,10 +104,10 @@ class Newton:
     def __post_init__(self) -> None:
         if self.jacobian not in (None, "dense", "block", "diagonal"):
             raise ValueError(f"`jacobian` must be None, 'dense', 'block' or 'diagonal'; got {self.jacobian!r}")
-        _check_number("damping", self.damping, least=0)
+        _check_number("damping", self.damping)
         if self.tolerance is not None:
-            _check_number("tolerance", self.tolerance, least=0)
-        _check_number("max_iterations", self.max_iterations, least=1)
+            _check_number("tolerance", self.tolerance)
+        check_size("max_iterations", self.max_iterations)
 
     def supports(self, call: Call) -> str | None:
         """Why the call cannot run here, or None."""
@@ -137,28 +137,20 @@ class Newton:
 
         def piece(state: State, flow: Flow) -> tuple[State, Any]:
             states, report = _piece(plan, call, state, flow)
-            return jax.tree.map(lambda leaf: leaf[0 if call.reverse else -1], states), (call.cell.emit(states), report)
+            last = jax.tree.map(lambda leaf: leaf[0 if call.reverse else -1], states)
+            return last, (call.cell.emit(states), jax.tree.map(jnp.atleast_1d, report))
 
         length = call.steps if call.remat is None else chunks.length(call.steps, call.remat)
-        parts = chunks.split(call.flow, call.steps, length, call.reverse)
-        if parts.whole is not None:
-            piece = jax.checkpoint(piece, prevent_cse=False)
-        state, outs = chunks.scan(piece, call.state, parts, call.reverse)
-        emitted = chunks.Chunks(*(None if out is None else out[0] for out in outs))
-        reports = [jax.tree.map(jnp.ravel, out[1]) for out in outs if out is not None]
-        joined = jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *reports)
-        worst = _largest(joined.residual), _largest(joined.correction)
-        report = NewtonReport(joined.converged.all(), joined.iterations.max(), *worst)
-        return chunks.join(emitted, call.reverse), state, report
+        state, (emitted, each) = chunks.in_pieces(piece, call.state, call.flow, call.steps, length, call.reverse)
+        worst = _largest(each.residual), _largest(each.correction)
+        return emitted, state, NewtonReport(each.converged.all(), each.iterations.max(), *worst)
 
 
-def _check_number(name: str, value: Any, least: int) -> None:
-    kind = numbers.Integral if least == 1 else numbers.Real
-    if isinstance(value, bool) or not isinstance(value, kind):
-        what = "a positive integer" if least == 1 else "a number"
-        raise TypeError(f"`{name}` must be {what}; got {value!r} of type {type(value).__name__}")
-    if not value >= least:  # type: ignore[operator]
-        raise ValueError(f"`{name}` must be at least {least}; got {value}")
+def _check_number(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        raise TypeError(f"`{name}` must be a number; got {value!r} of type {type(value).__name__}")
+    if not value >= 0:  # type: ignore[operator]
+        raise ValueError(f"`{name}` must be at least 0; got {value}")
 
 
 class _Plan(NamedTuple):
@@ -196,9 +188,8 @@ class _Along(NamedTuple):
 
 def _piece(plan: _Plan, call: Call, state: State, flow: Flow) -> tuple[State, NewtonReport]:
     """The states (T, *B, …) after every step of a piece of time."""
-    noise = merge_noise(flow.noise, call.constant_noise)
-    z = call.cell.project(call.dtypes.cast(call.params), flow.xs, *some(noise))
-    weights = _Weights(call.cell, call.params, flip(z, call.reverse), state, call.boundary)
+    z = flip(call.project(flow), call.reverse)
+    weights = _Weights(call.cell, call.params, z, state, call.boundary)
     own, mask, reset = flip((flow.noise, flow.mask, flow.reset), call.reverse)
     out: Any = _states(plan, weights, _Along(own, mask, reset, at_step(call.constant_noise)))
     flat, report = out
@@ -213,10 +204,10 @@ def _states(plan: _Plan, weights: _Weights, along: _Along) -> tuple[Array, Newto
     guess = jnp.broadcast_to(start[None], (steps, *start.shape))
 
     def residual(states: Array) -> Array:
-        return _advance(plan, weights, along, _before(start, states)) - states
+        return _advance(plan, weights, along, shift(states, first=start)) - states
 
     def correction(states: Array, rest: Array, worst: Array) -> Array:
-        a = _jacobian(plan, weights, along, _before(start, states))
+        a = _jacobian(plan, weights, along, shift(states, first=start))
         rest = in_blocks(plan.jacobian.parts, plan.jacobian.form, rest)
         if not plan.newton.damping:
             return from_blocks(plan.jacobian.form, blocks.solve(a, rest))
@@ -231,10 +222,6 @@ def _states(plan: _Plan, weights: _Weights, along: _Along) -> tuple[Array, Newto
     rate = "fast" if plan.jacobian.exact and not plan.newton.damping else "slow"
     states, report = _refine(plan, residual, correction, size, guess, rate)
     return _unless(report.converged, partial(_loop, plan, weights, along), states), report
-
-
-def _before(start: Array, states: Array) -> Array:
-    return jnp.concatenate([start[None], states[:-1]])
 
 
 def _advance(plan: _Plan, weights: _Weights, along: _Along, old: Array, take: Any = None) -> Array:
@@ -271,9 +258,9 @@ def _refine(
     """x ← x + correction(x, r, e) with r = residual(x) and e the largest |r| / size(x).
 
     What x is off by is told by the correction, which carries residuals on along time, not by the residual of a step.
-    The first correction is the last where the problem is linear and the Jacobian whole; of a whole Jacobian each bounds
-    those to come; else they shrink by a rate ρ, and those to come are ρ / (1 − ρ) times the last one. Of a whole
-    Jacobian, corrections that no longer shrink while every step is met to rounding are rounding themselves; of others
+    `rate` says what is still to come behind one. "at once": nothing, the problem is linear and the Jacobian whole.
+    "fast", of a whole Jacobian: no more than the last one; where that no longer shrinks while every step is met to
+    rounding, it is rounding itself. "slow": they shrink by a factor ρ, and ρ / (1 − ρ) times the last one is to come;
     they may have just begun, because a slow unit meets every step long before it is where it belongs.
     """
     infinite, rounding = jnp.asarray(jnp.inf, guess.dtype), 8 * jnp.finfo(guess.dtype).eps
@@ -351,11 +338,11 @@ def _states_fwd(plan: _Plan, weights: _Weights, along: _Along) -> tuple[Any, Any
 
 def _states_bwd(plan: _Plan, saved: Any, cotangents: Any) -> Any:
     weights, along, states, report = saved
-    old = _before(flatten(plan.jacobian.parts, weights.start), states)
+    old = shift(states, first=flatten(plan.jacobian.parts, weights.start))
     pull = jax.vjp(lambda weights, old: _advance(plan, weights, along, old), weights, old)[1]
 
     def matvec(g: Array) -> Array:
-        return g - _after(pull(g)[1])
+        return g - shift(pull(g)[1], reverse=True)
 
     g = lax.custom_linear_solve(
         matvec,
@@ -370,11 +357,6 @@ def _states_bwd(plan: _Plan, saved: Any, cotangents: Any) -> Any:
 
 
 _states.defvjp(_states_fwd, _states_bwd)
-
-
-def _after(d_old: Array) -> Array:
-    """What reaches each step from the one after it."""
-    return jnp.concatenate([d_old[1:], jnp.zeros_like(d_old[:1])])
 
 
 def _adjoint(

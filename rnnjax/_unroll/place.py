@@ -31,10 +31,6 @@ class Placement(NamedTuple):
         """Parameters and leaves of a cell: the same everywhere, but typed as varying like the data."""
         return jax.tree.map(self._vary_leaf, tree)
 
-    def whole(self, tree: Any) -> Any:
-        """Parameters whose storage is divided under an explicit mesh, gathered; their gradients are divided again."""
-        return jax.tree.map(_gathered, tree)
-
     def state(self, tree: Any) -> Any:
         """Leaves (*B, …)."""
         return jax.tree.map(lambda leaf: self._vary_leaf(self._shard(leaf, 0)), tree)
@@ -52,6 +48,11 @@ class Placement(NamedTuple):
     def _vary_leaf(self, leaf: Any) -> Any:
         missing = tuple(self.varying - _varying(leaf))
         return jax.lax.pcast(leaf, missing, to="varying") if missing else leaf
+
+
+def whole(tree: Any) -> Any:
+    """Parameters whose storage is divided under an explicit mesh, gathered; their gradients are divided again."""
+    return jax.tree.map(_gathered, tree)
 
 
 def _gathered(leaf: Any) -> Any:

@@ -18,7 +18,7 @@ from jax import lax
 
 from .._linear import Affine, Numbers, Parts, conjugate, plus, times
 from .._types import Array
-from .lift import where
+from .lift import flip, shift, where
 
 Form: TypeAlias = Literal["loop", "parallel"]
 
@@ -78,11 +78,6 @@ def _flipped(reverse: bool, run: Any, z: Affine, start: Parts | None, cut: Array
     return flip(run(flip(z, reverse), start, flip(cut, reverse)), reverse)
 
 
-def flip(tree: Any, reverse: bool) -> Any:
-    """Leaves (T, …) in the opposite order if `reverse`. JAX's own reverse parallel scan would swap its operands."""
-    return jax.tree.map(lambda leaf: jnp.flip(leaf, 0), tree) if reverse else tree
-
-
 def _states_fwd(plan: Plan, z: Affine, start: Parts, cut: Array | None) -> tuple[Parts, Any]:
     out: Any = states(plan, z, start, cut)
     return out, (z.a, start, cut, out)
@@ -92,7 +87,7 @@ def _states_bwd(plan: Plan, saved: Any, d_out: Parts) -> Any:
     a, start, cut, out = saved
     adjoint = conjugate(plan.numbers, a)
     g = (_adjoint_loop if plan.form == "loop" else _adjoint_parallel)(plan, adjoint, d_out, cut)
-    before = where(cut, _zeros(out), _shift(start, out, plan.reverse))
+    before = where(cut, _zeros(out), shift(out, plan.reverse, first=start))
     d_a = times(plan.numbers, g, conjugate(plan.numbers, before))
     first = -1 if plan.reverse else 0
     d_start = jax.tree.map(lambda leaf: leaf[first], times(plan.numbers, adjoint, g))
@@ -116,18 +111,8 @@ def _adjoint_loop(plan: Plan, adjoint: Parts, d_out: Parts, cut: Array | None) -
 def _adjoint_parallel(plan: Plan, adjoint: Parts, d_out: Parts, cut: Array | None) -> Parts:
     """What multiplies g_t on its way to step t − 1 stands at t: it moves there by one step."""
     back = not plan.reverse
-    last = jax.tree.map(lambda leaf: jnp.zeros_like(leaf[0]), (adjoint, cut))
-    a, cut = _shift(last, (adjoint, cut), back)
+    a, cut = shift((adjoint, cut), back)
     return _flipped(back, partial(_parallel, plan.numbers), Affine(a, d_out), None, cut)
-
-
-def _shift(first: Any, tree: Any, reverse: bool) -> Any:
-    """Leaves (T, …) one step later in the direction of time, `first` coming in."""
-
-    def shift(one: Array, leaf: Array) -> Array:
-        return jnp.concatenate([leaf[1:], one[None]] if reverse else [one[None], leaf[:-1]])
-
-    return jax.tree.map(shift, first, tree)
 
 
 def _zeros(tree: Any) -> Any:

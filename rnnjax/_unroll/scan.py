@@ -10,9 +10,8 @@ from jax import lax
 
 from .._types import Noise, Params, State
 from . import chunks
-from .call import Call, Flow, at_step, merge_noise
+from .call import Call, Flow, at_step, merge_noise, some
 from .lift import hold, where
-from .theta import some
 
 name = "scan"
 reads_out = False
@@ -42,7 +41,7 @@ def run(call: Call) -> tuple[Any, State]:
 
 def _run_chunk(call: Call, state: State, flow: Flow) -> tuple[State, Any]:
     cell, constant = call.cell, at_step(call.constant_noise)
-    z = cell.project(call.dtypes.cast(call.params), flow.xs, *some(merge_noise(flow.noise, call.constant_noise)))
+    z = call.project(flow)
 
     def body(state: State, inputs: Any) -> tuple[State, Any]:
         state = step(cell.step, call.dtypes.cast(call.params), call.boundary, constant, state, inputs)

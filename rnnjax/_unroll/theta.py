@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from .._cell import input_weights, update_vjp
 from .._types import Array, Gates, Noise, Params, State
-from .call import Dtypes, Flow, at_step, merge_noise
+from .call import Dtypes, Flow, at_step, merge_noise, some
 
 
 class Theta(NamedTuple):
@@ -75,11 +75,6 @@ class Theta(NamedTuple):
         for i, value in zip(reads, values, strict=True):
             leaves[i] = value
         return jax.tree.unflatten(self.structure, leaves)
-
-
-def some(noise: Noise) -> tuple[Noise, ...]:
-    """The noise as the last argument of a map, and no argument where there is none."""
-    return () if noise is None else (noise,)
 
 
 def linear(f: Any, at: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -12,10 +13,9 @@ from .._cell import acts, diagonal, takes_chunks
 from .._linear import Affine, Numbers, one_like, plus, times
 from .._types import Array, State, Z, explicit_spec
 from . import chunks, recurrence
-from .call import Call, Flow, merge_noise
-from .lift import hold, where
-from .recurrence import Form, flip
-from .theta import some
+from .call import Call, Flow
+from .lift import flip, hold, where
+from .recurrence import Form
 
 
 def supports(call: Call) -> str | None:
@@ -30,18 +30,14 @@ def supports(call: Call) -> str | None:
 def in_pieces(call: Call, form: Form, length: int) -> tuple[Any, State]:
     """Outputs and last state, `length` steps at a time. The backward pass keeps the state between pieces and no more:
     with the products in the pieces, too, it is faster to form the rest again than to store and load it."""
-
-    def piece(state: State, flow: Flow) -> tuple[State, Any]:
-        return whole(call, form, state, flow)
-
+    piece = partial(_piece, call, form)
     state, ys = chunks.in_pieces(piece, call.state, call.flow, call.steps, length, call.reverse)
     return ys, state
 
 
-def whole(call: Call, form: Form, state: State, flow: Flow) -> tuple[State, Any]:
+def _piece(call: Call, form: Form, state: State, flow: Flow) -> tuple[State, Any]:
     """Last state and outputs of one piece of time."""
-    cell, params = call.cell, call.dtypes.cast(call.params)
-    z = cell.project(params, flow.xs, *some(merge_noise(flow.noise, call.constant_noise)))
+    cell, z = call.cell, call.project(flow)
     numbers = diagonal(cell)
     if numbers is not None:
         states = _diagonal(call, form, numbers, z, state, flow)
@@ -50,7 +46,7 @@ def whole(call: Call, form: Form, state: State, flow: Flow) -> tuple[State, Any]
     else:
         states = _parallel(call, z, state, flow)
     last = jax.tree.map(lambda leaf: leaf[0 if call.reverse else -1], states)
-    ys = cell.readout(params, cell.emit(states), flow.xs)
+    ys = cell.readout(call.dtypes.cast(call.params), cell.emit(states), flow.xs)
     return last, jax.tree.map(lambda y: y.astype(call.dtypes.compute), ys)
 
 

@@ -47,21 +47,21 @@ def choice(name: str, value: str, options: tuple[str, ...]) -> None:
 
 
 def forget_bias(
+    cell: Any,
     key: Key,
-    size: int,
+    dtype: DTypeLike,
+    *,
     gates: int,
     forget: int,
-    inputs: int | None,
-    name: str,
-    bias: float | Array,
-    max_time: int | None,
-    dtype: DTypeLike,
+    inputs: int | None = None,
+    name: str = "forget_bias",
 ) -> Array:
-    """b (G·H): zero, with `bias`, the cell's field `name`, for the forget gate (of a GRU, the update gate), or chrono
-    biases for it and the input gate when `max_time` is given."""
+    """b (G·H): zero, with the cell's field `name` for the gate at place `forget` (of a GRU, the update gate), or chrono
+    biases for it and for the gate at place `inputs` when the cell has a `max_time`."""
+    size, max_time = cell.hidden_size, getattr(cell, "max_time", None)
     blocks = [jnp.zeros((size,), dtype) for _ in range(gates)]
     if max_time is None:
-        blocks[forget] = across(name, bias, (size,), dtype)
+        blocks[forget] = across(name, getattr(cell, name), (size,), dtype)
     else:
         blocks[forget] = initializers.chrono(key, size, max_time, dtype)
         if inputs is not None:
@@ -105,7 +105,7 @@ def across(name: str, value: Any, shape: tuple[int, ...], dtype: DTypeLike) -> A
     return jnp.broadcast_to(jnp.asarray(value, dtype), shape)
 
 
-def times(x: Array, gain: Array) -> Array:
+def scale(x: Array, gain: Array) -> Array:
     """x (…, H) ⊙ gain (H), written so that it holds when rank promotion is an error."""
     return x * jnp.broadcast_to(gain.astype(x.dtype), x.shape)
 

@@ -100,7 +100,7 @@ class ConvLSTM(Cell):
         return ConvLSTMParams(
             w=initializers.glorot_uniform(key_w, (*kernel, in_size, 4 * size), dtype, gates=4),
             u=initializers.glorot_uniform(key_u, (*kernel, size, 4 * size), dtype, gates=4),
-            b=forget_bias(key_b, size, 4, 1, 0, "forget_bias", self.forget_bias, None, dtype),
+            b=forget_bias(self, key_b, dtype, gates=4, forget=1, inputs=0),
         )
 
     def initial_state(

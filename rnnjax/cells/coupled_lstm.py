@@ -89,7 +89,7 @@ class CoupledLSTM(GatedCell):
         return CoupledLSTMParams(
             w=initializers.glorot_uniform(key_w, (in_size, 3 * size), dtype, gates=3),
             u=initializers.orthogonal(key_u, size, 3, dtype),
-            b=forget_bias(key_b, size, 3, 0, None, "forget_bias", self.forget_bias, self.max_time, dtype),
+            b=forget_bias(self, key_b, dtype, gates=3, forget=0),
         )
 
     def initial_state(

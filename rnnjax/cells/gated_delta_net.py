@@ -13,7 +13,7 @@ from .._cell import ChunkedCell, Marks, add_bias, dot, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from . import _delta
-from ._common import settle, times
+from ._common import scale, settle
 from ._memory import check_heads, head_inputs, initial_memory, key_size, split_heads
 
 
@@ -115,7 +115,7 @@ class GatedDeltaNet(ChunkedCell):
         parts = jnp.split(jax.nn.silu(dot(x, params.w)), (keys, 2 * keys), axis=-1)
         q, k, v = (split_heads(part, self.heads) for part in parts)
         alpha, beta = split_gates(dot(x, params.w_gates), 2)
-        log_a = -times(jax.nn.softplus(add_bias(alpha, params.b)), jnp.exp(params.decay))
+        log_a = -scale(jax.nn.softplus(add_bias(alpha, params.b)), jnp.exp(params.decay))
         return _delta.DeltaInputs(_delta.unit(q), _delta.unit(k), v, jax.nn.sigmoid(beta), log_a)
 
     def step(

@@ -94,7 +94,7 @@ class GRU(GatedCell):
         return GRUParams(
             w=initializers.glorot_uniform(key_w, (in_size, 3 * size), dtype, gates=3),
             u=initializers.orthogonal(key_u, size, 3, dtype),
-            b=forget_bias(key_b, size, 3, 1, None, "update_bias", self.update_bias, self.max_time, dtype),
+            b=forget_bias(self, key_b, dtype, gates=3, forget=1, name="update_bias"),
             b_n=jnp.zeros((size,), dtype),
         )
 

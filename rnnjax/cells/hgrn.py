@@ -13,7 +13,7 @@ from .._errors import check_unit_interval
 from .._linear import Affine
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
-from ._common import across, settle, settle_number, times
+from ._common import across, scale, settle, settle_number
 
 
 class HGRNParams(NamedTuple):
@@ -104,7 +104,7 @@ class HGRN(DiagonalCell):
         # 1 − f without the difference of two numbers close to 1
         new = free * jax.nn.sigmoid(-f)
         f = 1 - free + free * jax.nn.sigmoid(f)
-        a = times(f, jnp.cos(params.theta)), times(f, jnp.sin(params.theta))
+        a = scale(f, jnp.cos(params.theta)), scale(f, jnp.sin(params.theta))
         return Affine(a, (new * jax.nn.silu(re), new * jax.nn.silu(im)))
 
     def emit(self, state: HGRNState) -> HGRNState:

@@ -13,7 +13,7 @@ from .._errors import check_size
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from ..activations import Activation, activation
-from ._common import settle, times
+from ._common import scale, settle
 
 
 class IndRNNParams(NamedTuple):
@@ -105,4 +105,4 @@ class IndRNN(Cell):
         return affine(x, params.w, params.b)
 
     def step(self, params: IndRNNParams, state: IndRNNState, z: Array, noise: Noise = None) -> IndRNNState:
-        return IndRNNState(activation(self.activation)(z + times(state.h, params.u)))
+        return IndRNNState(activation(self.activation)(z + scale(state.h, params.u)))

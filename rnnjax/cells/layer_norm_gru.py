@@ -12,7 +12,7 @@ from .._cell import GatedCell, add_bias, project_gates, split_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation
-from ._common import check_max_time, check_positive_number, forget_bias, settle, settle_number, standardize, times
+from ._common import check_max_time, check_positive_number, forget_bias, scale, settle, settle_number, standardize
 
 
 class LayerNormGRUParams(NamedTuple):
@@ -96,7 +96,7 @@ class LayerNormGRU(GatedCell):
         return LayerNormGRUParams(
             w=initializers.glorot_uniform(key_w, (in_size, 3 * size), dtype, gates=3),
             u=initializers.orthogonal(key_u, size, 3, dtype),
-            b=forget_bias(key_b, size, 3, 1, None, "update_bias", self.update_bias, self.max_time, dtype),
+            b=forget_bias(self, key_b, dtype, gates=3, forget=1, name="update_bias"),
             b_n=jnp.zeros((size,), dtype),
             gain_x=jnp.ones((3 * size,), dtype),
             gain_h=jnp.ones((3 * size,), dtype),
@@ -126,4 +126,4 @@ class LayerNormGRU(GatedCell):
 
     def _normalize(self, gates: Gates, gain: Array) -> Gates:
         normal = (*standardize(gates[:2], self.epsilon), *standardize(gates[2:], self.epsilon))
-        return tuple(times(a, own) for a, own in zip(normal, split_gates(gain, 3), strict=True))
+        return tuple(scale(a, own) for a, own in zip(normal, split_gates(gain, 3), strict=True))

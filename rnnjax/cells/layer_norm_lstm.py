@@ -12,7 +12,7 @@ from .._cell import GatedCell, add_bias, project_gates, split_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation
-from ._common import check_max_time, check_positive_number, forget_bias, settle, settle_number, standardize, times
+from ._common import check_max_time, check_positive_number, forget_bias, scale, settle, settle_number, standardize
 
 
 class LayerNormLSTMParams(NamedTuple):
@@ -98,7 +98,7 @@ class LayerNormLSTM(GatedCell):
         return LayerNormLSTMParams(
             w=initializers.glorot_uniform(key_w, (in_size, 4 * size), dtype, gates=4),
             u=initializers.orthogonal(key_u, size, 4, dtype),
-            b=forget_bias(key_b, size, 4, 1, 0, "forget_bias", self.forget_bias, self.max_time, dtype),
+            b=forget_bias(self, key_b, dtype, gates=4, forget=1, inputs=0),
             gain_x=jnp.ones((4 * size,), dtype),
             gain_h=jnp.ones((4 * size,), dtype),
             gain_c=jnp.ones((size,), dtype),
@@ -114,7 +114,7 @@ class LayerNormLSTM(GatedCell):
     def project(self, params: LayerNormLSTMParams, x: Array, noise: Noise = None) -> Gates:
         normal = standardize(project_gates(x, params.w, None, 4), self.epsilon)
         gains, biases = split_gates(params.gain_x, 4), split_gates(params.b, 4)
-        return tuple(add_bias(times(a, gain), b) for a, gain, b in zip(normal, gains, biases, strict=True))
+        return tuple(add_bias(scale(a, gain), b) for a, gain, b in zip(normal, gains, biases, strict=True))
 
     def recurrent(self, params: LayerNormLSTMParams) -> tuple[Array, None]:
         return params.u, None
@@ -124,11 +124,11 @@ class LayerNormLSTM(GatedCell):
     ) -> LayerNormLSTMState:
         gate, phi = activation(self.gate_activation), activation(self.activation)
         gains = split_gates(params.gain_h, 4)
-        ah = tuple(times(a, gain) for a, gain in zip(standardize(gh, self.epsilon), gains, strict=True))
+        ah = tuple(scale(a, gain) for a, gain in zip(standardize(gh, self.epsilon), gains, strict=True))
         i = gate(gx[0] + ah[0])
         f = gate(gx[1] + ah[1])
         g = phi(gx[2] + ah[2])
         o = gate(gx[3] + ah[3])
         c = f * state.c + i * g
         (normal_c,) = standardize((c,), self.epsilon)
-        return LayerNormLSTMState(h=o * phi(add_bias(times(normal_c, params.gain_c), params.b_c)), c=c)
+        return LayerNormLSTMState(h=o * phi(add_bias(scale(normal_c, params.gain_c), params.b_c)), c=c)

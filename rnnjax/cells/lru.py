@@ -13,7 +13,7 @@ from .._cell import DiagonalCell, dot, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
-from ._common import check_positive_number, settle, times
+from ._common import check_positive_number, scale, settle
 
 
 class LRUParams(NamedTuple):
@@ -111,8 +111,8 @@ class LRU(DiagonalCell):
         return LRUState(zeros, zeros)
 
     def project(self, params: LRUParams, x: Array, noise: Noise = None) -> Affine:
-        scale = jnp.exp(params.gamma)
-        scaled = times(params.w.astype(scale.dtype), jnp.tile(scale, 2)).astype(params.w.dtype)
+        gain = jnp.exp(params.gamma)
+        scaled = scale(params.w.astype(gain.dtype), jnp.tile(gain, 2)).astype(params.w.dtype)
         b = split_gates(dot(x, scaled), 2)
         radius, phase = jnp.exp(-jnp.exp(params.nu)), jnp.exp(params.theta)
         eigenvalues = radius * jnp.cos(phase), radius * jnp.sin(phase)
@@ -124,4 +124,4 @@ class LRU(DiagonalCell):
     def readout(self, params: LRUParams, emitted: Any, x: Array) -> Array:
         c_re, c_im = jnp.split(params.c, 2, axis=-1)
         y = dot(emitted.re, c_re) - dot(emitted.im, c_im)
-        return y + times(x.astype(y.dtype), params.d)
+        return y + scale(x.astype(y.dtype), params.d)

@@ -93,7 +93,7 @@ class LSTM(GatedCell):
         return LSTMParams(
             w=initializers.glorot_uniform(key_w, (in_size, 4 * size), dtype, gates=4),
             u=initializers.orthogonal(key_u, size, 4, dtype),
-            b=forget_bias(key_b, size, 4, 1, 0, "forget_bias", self.forget_bias, self.max_time, dtype),
+            b=forget_bias(self, key_b, dtype, gates=4, forget=1, inputs=0),
         )
 
     def initial_state(

@@ -12,7 +12,7 @@ from .._cell import Cell, with_elapsed
 from .._errors import check_size
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, Xs, at_least_float32
-from ._common import settle, times
+from ._common import scale, settle
 
 
 class LTCParams(NamedTuple):
@@ -133,9 +133,9 @@ class LTC(Cell):
         ones = jnp.ones_like(h)
         for _ in range(self.unfolds):
             current, conductance = _synapses(h, params.u, params.u_mu, params.u_sigma, params.u_e)
-            current = times(ones, leak * params.e) + current + z.current
-            conductance = times(ones, leak) + conductance + z.conductance
-            h = (times(h, capacity) + tau * current) / (times(ones, capacity) + tau * conductance)
+            current = scale(ones, leak * params.e) + current + z.current
+            conductance = scale(ones, leak) + conductance + z.conductance
+            h = (scale(h, capacity) + tau * current) / (scale(ones, capacity) + tau * conductance)
         return LTCState(h)
 
 

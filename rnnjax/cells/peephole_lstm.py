@@ -12,7 +12,7 @@ from .._cell import GatedCell, split_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation
-from ._common import check_max_time, forget_bias, settle, settle_number, times
+from ._common import check_max_time, forget_bias, scale, settle, settle_number
 
 
 class PeepholeLSTMParams(NamedTuple):
@@ -91,7 +91,7 @@ class PeepholeLSTM(GatedCell):
         return PeepholeLSTMParams(
             w=initializers.glorot_uniform(key_w, (in_size, 4 * size), dtype, gates=4),
             u=initializers.orthogonal(key_u, size, 4, dtype),
-            b=forget_bias(key_b, size, 4, 1, 0, "forget_bias", self.forget_bias, self.max_time, dtype),
+            b=forget_bias(self, key_b, dtype, gates=4, forget=1, inputs=0),
             p=jnp.zeros((3 * size,), dtype),
         )
 
@@ -112,9 +112,9 @@ class PeepholeLSTM(GatedCell):
     ) -> PeepholeLSTMState:
         gate, phi = activation(self.gate_activation), activation(self.activation)
         p_i, p_f, p_o = split_gates(params.p, 3)
-        i = gate(gx[0] + gh[0] + times(state.c, p_i))
-        f = gate(gx[1] + gh[1] + times(state.c, p_f))
+        i = gate(gx[0] + gh[0] + scale(state.c, p_i))
+        f = gate(gx[1] + gh[1] + scale(state.c, p_f))
         g = phi(gx[2] + gh[2])
         c = f * state.c + i * g
-        o = gate(gx[3] + gh[3] + times(c, p_o))
+        o = gate(gx[3] + gh[3] + scale(c, p_o))
         return PeepholeLSTMState(h=o * phi(c), c=c)

@@ -95,7 +95,7 @@ class ProjectionLSTM(Cell):
         return ProjectionLSTMParams(
             w=initializers.glorot_uniform(key_w, (in_size, 4 * size), dtype, gates=4),
             u=initializers.glorot_uniform(key_u, (proj, 4 * size), dtype, gates=4),
-            b=forget_bias(key_b, size, 4, 1, 0, "forget_bias", self.forget_bias, self.max_time, dtype),
+            b=forget_bias(self, key_b, dtype, gates=4, forget=1, inputs=0),
             w_p=initializers.glorot_uniform(key_p, (size, proj), dtype),
         )
 

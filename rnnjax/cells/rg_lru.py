@@ -12,7 +12,7 @@ from .._cell import DiagonalCell, affine, split_gates
 from .._linear import Affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
-from ._common import check_as_many_features, settle, times
+from ._common import check_as_many_features, scale, settle
 
 
 class RGLRUParams(NamedTuple):
@@ -92,12 +92,12 @@ class RGLRU(DiagonalCell):
 
     def project(self, params: RGLRUParams, x: Array, noise: Noise = None) -> Affine:
         r, i = (jax.nn.sigmoid(gate) for gate in split_gates(affine(x, params.w, params.b), 2))
-        log_a = times(r, _SHARPNESS * jax.nn.log_sigmoid(params.decay))
+        log_a = scale(r, _SHARPNESS * jax.nn.log_sigmoid(params.decay))
         rest = -jnp.expm1(2 * log_a)
         # a root has no derivative at 0, which a gate that is closed to rounding reaches
         positive = rest > 0
-        scale = jnp.where(positive, jnp.sqrt(jnp.where(positive, rest, 1)), 0)
-        return Affine((jnp.exp(log_a),), (scale * (i * x.astype(i.dtype)),))
+        gain = jnp.where(positive, jnp.sqrt(jnp.where(positive, rest, 1)), 0)
+        return Affine((jnp.exp(log_a),), (gain * (i * x.astype(i.dtype)),))
 
 
 _SHARPNESS = 8.0

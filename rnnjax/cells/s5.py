@@ -10,11 +10,10 @@ import numpy as np
 
 from .. import initializers
 from .._cell import DiagonalCell, dot, split_gates, with_elapsed
-from .._linear import Affine, Parts
-from .._linear import times as multiply
+from .._linear import Affine, Parts, times
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, Xs, at_least_float32
-from ._common import check_positive_number, choice, settle, times
+from ._common import check_positive_number, choice, scale, settle
 
 
 class S5Params(NamedTuple):
@@ -126,17 +125,17 @@ class S5(DiagonalCell):
         inputs = split_gates(dot(x, params.w), 2)
         step = jnp.exp(params.log_step)
         if dt is not None:
-            step = times(jnp.broadcast_to(dt.astype(step.dtype)[..., None], inputs[0].shape), step)
-        a, scale = self._discretized(-jnp.exp(params.decay), params.phase, step)
-        a, scale = (tuple(_over(part, inputs[0]) for part in parts) for parts in (a, scale))
-        return Affine(a, multiply("complex", scale, inputs))
+            step = scale(jnp.broadcast_to(dt.astype(step.dtype)[..., None], inputs[0].shape), step)
+        a, gain = self._discretized(-jnp.exp(params.decay), params.phase, step)
+        a, gain = (tuple(_over(part, inputs[0]) for part in parts) for parts in (a, gain))
+        return Affine(a, times("complex", gain, inputs))
 
     def _discretized(self, re: Array, im: Array, step: Array) -> tuple[Parts, Parts]:
         """What multiplies the state and what multiplies the input, both (…, H), for λ = re + i im (H) and Δ (…, H)."""
-        re_step, im_step = times(step, re), times(step, im)
+        re_step, im_step = scale(step, re), scale(step, im)
         if self.discretization == "bilinear":
             half = _divide((jnp.ones_like(step), jnp.zeros_like(step)), (1 - 0.5 * re_step, -0.5 * im_step))
-            return multiply("complex", half, (1 + 0.5 * re_step, 0.5 * im_step)), (step * half[0], step * half[1])
+            return times("complex", half, (1 + 0.5 * re_step, 0.5 * im_step)), (step * half[0], step * half[1])
         grown = jnp.exp(re_step)
         a = grown * jnp.cos(im_step), grown * jnp.sin(im_step)
         # exp(λΔ) − 1 without the difference of two numbers close to 1
@@ -150,7 +149,7 @@ class S5(DiagonalCell):
         x, _ = with_elapsed(x)
         c_re, c_im = jnp.split(params.c, 2, axis=-1)
         y = 2 * (dot(emitted.re, c_re) - dot(emitted.im, c_im))
-        return y + times(x.astype(y.dtype), params.d)
+        return y + scale(x.astype(y.dtype), params.d)
 
 
 def _over(part: Array, like: Array) -> Array:
@@ -160,5 +159,5 @@ def _over(part: Array, like: Array) -> Array:
 def _divide(a: Parts, b: Parts) -> Parts:
     """Complex a / b."""
     norm = b[0] * b[0] + b[1] * b[1]
-    re, im = multiply("complex", a, (b[0], -b[1]))
+    re, im = times("complex", a, (b[0], -b[1]))
     return re / norm, im / norm
