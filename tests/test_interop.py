@@ -287,6 +287,21 @@ ERRORS: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
         TypeError,
         "PyTorch fit Elman, .*, Stack, Dense, Embedding, LayerNorm; got RMSNorm",
     ),
+    "a part that PyTorch does not have": (
+        lambda: from_torch(rj.Stack([rj.Elman(H), rj.MGU(H)]), torch_tensors(1, I, "l0")),
+        TypeError,
+        r"fit Elman, LSTM, ProjectionLSTM, GRU, Bidirectional; got MGU\(.*\)$",
+    ),
+    "several modules of PyTorch": (
+        lambda: from_torch(rj.Stack([rj.Elman(H), rj.Dense(3)]), ONE),
+        TypeError,
+        r"fit Elman, LSTM, ProjectionLSTM, GRU, Bidirectional; got Dense\(size=3\) as a part .* by its own prefix",
+    ),
+    "layers within a direction": (
+        lambda: from_torch(rj.Bidirectional(rj.Stack([rj.Elman(H)])), ONE),
+        TypeError,
+        r"fit Elman, LSTM, ProjectionLSTM, GRU; got Stack\(.* as a part .* by its own prefix",
+    ),
     "no gate": (lambda: from_flax(rj.LSTM(H), {"ii": {"kernel": X[0]}}), ValueError, "there is no 'if' among 'ii'"),
     "no peepholes": (
         lambda: from_onnx(rj.PeepholeLSTM(H), arrays(W=(1, 4 * H, I), R=(1, 4 * H, H), B=(1, 8 * H))),

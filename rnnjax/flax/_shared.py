@@ -13,8 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._cell import Cell
-from .._errors import check_flag, check_rate, check_size, describe, floating
-from .._types import Array, DTypeLike, Key, Params, State, Xs, featured, in_sizes
+from .._errors import check_flag, check_rate, check_size, describe, is_array
+from .._types import Array, Key, Params, State, Xs, featured, in_sizes
 from .._unroll import Newton, check
 from .._unroll.call import Remat
 from ..layers import RNN, Bidirectional, Dropout, First, Last, Layer, Stack
@@ -50,11 +50,6 @@ def check_in_features(layer: Layer, in_features: Any) -> None:
     """Raises unless `in_features` is a size, or None for a layer that reads integer ids."""
     if layer.event_ndim or in_features is not None:
         check_size("in_features", in_features)
-
-
-def param_dtype(dtype: DTypeLike) -> Any:
-    """The dtype of new parameters; TypeError unless it is a floating one."""
-    return floating("param_dtype", dtype)
 
 
 def named(params: Params) -> Any:
@@ -107,16 +102,21 @@ def array_names(weights: Any) -> list[str]:
 def place(
     weights: Any, sharding: Mapping[str, Any] | None, make: Callable[[Array, tuple[Any, ...] | None], Any]
 ) -> Any:
-    """`make(array, axes)` for every array; `axes` is what `sharding` has under the last part of its name, or None."""
+    """`make(array, axes)` for every array; `axes` is what `sharding` has under its dotted name, or the longest end of
+    it that is there and not another whole name, or None."""
     sharding = {} if sharding is None else sharding
-    names = {name.rsplit(".", 1)[-1] for name in array_names(weights)}
+    names = array_names(weights)
     for name in sharding:
-        if name not in names:
-            raise ValueError(f"`sharding` must name arrays among {', '.join(sorted(names))}; got {name!r}")
+        if not any(name in _endings(whole) for whole in names):
+            raise ValueError(
+                f"`sharding` must name arrays among {', '.join(names)}, by the whole name or its end; got {name!r}"
+            )
 
     def one(path: Any, array: Array) -> Any:
-        name = jax.tree_util.keystr(path[-1:], simple=True)
-        if name not in sharding:
+        whole = jax.tree_util.keystr(path, simple=True, separator=".")
+        fit = (name for name in _endings(whole) if name == whole or name not in names)
+        name = next((name for name in fit if name in sharding), None)
+        if name is None:
             return make(array, None)
         axes = tuple(sharding[name])
         if len(axes) != array.ndim:
@@ -129,24 +129,21 @@ def place(
     return jax.tree_util.tree_map_with_path(one, weights)
 
 
+def _endings(name: str) -> list[str]:
+    """A dotted name, and what is left of it without its first parts, the longest first."""
+    parts = name.split(".")
+    return [".".join(parts[i:]) for i in range(len(parts))]
+
+
 def expected(layer: Layer, in_features: Any) -> Params:
     """Shapes of the parameters that `layer.init` draws."""
-    return _expected(*_signature(layer), in_features)
-
-
-def _signature(tree: Any) -> tuple[Any, tuple[Any, ...]]:
-    leaves, structure = jax.tree.flatten(tree)
-    return structure, tuple((tuple(np.shape(leaf)), jnp.result_type(leaf)) for leaf in leaves)
-
-
-def _abstract(structure: Any, leaves: tuple[Any, ...]) -> Any:
-    return jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+    return _expected(*check.signature(layer), in_features)
 
 
 @lru_cache(maxsize=256)
 def _expected(structure: Any, leaves: tuple[Any, ...], in_features: Any) -> Params:
     key = jax.eval_shape(lambda: jax.random.key(0))
-    params = jax.eval_shape(lambda layer, key: layer.init(key, in_features), _abstract(structure, leaves), key)
+    params = jax.eval_shape(lambda layer, key: layer.init(key, in_features), check.shaped(structure, leaves), key)
     # without the mesh under which this was asked for first
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
 
@@ -177,15 +174,28 @@ def check_weights(layer: Layer, in_features: Any, weights: Any) -> None:
 
 def draws_noise(layer: Layer, in_features: Any, x: Xs, context: Any = None, time_major: bool = True) -> bool:
     """Whether a layer reads its key on such inputs. Nothing is run; inputs that do not fit raise as in the layer."""
-    return _draws_noise(*_signature(layer), in_features, *_signature((x, context)), time_major)
+    known = tuple(0.0 if isinstance(leaf, numbers.Real) and leaf == 0 else None for leaf in jax.tree.leaves(layer))
+    return _draws_noise(*check.signature(layer), known, in_features, *check.signature((x, context)), time_major)
 
 
 @lru_cache(maxsize=256)
 def _draws_noise(
-    structure: Any, leaves: tuple[Any, ...], in_features: Any, args: Any, arg_leaves: tuple[Any, ...], time_major: bool
+    structure: Any,
+    leaves: tuple[Any, ...],
+    known: tuple[Any, ...],
+    in_features: Any,
+    args: Any,
+    arg_leaves: tuple[Any, ...],
+    time_major: bool,
 ) -> bool:
-    layer, (x, context) = _abstract(structure, leaves), _abstract(args, arg_leaves)
-    params, outputs = _expected(structure, leaves, in_features), partial(_outputs, time_major)
+    layer, (x, context) = check.shaped(structure, leaves), check.shaped(args, arg_leaves)
+    params = _expected(structure, leaves, in_features)
+
+    def outputs(layer: Layer, params: Params, x: Xs, context: Any, key: Key | None = None) -> Any:
+        # a dropout whose rate is known to be 0 draws nothing
+        own = [leaf if one is None else one for leaf, one in zip(jax.tree.leaves(layer), known, strict=True)]
+        return _outputs(time_major, jax.tree.unflatten(structure, own), params, x, context, key)
+
     keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0)))
     jax.eval_shape(outputs, layer, params, x, context)
     try:
@@ -237,7 +247,7 @@ def in_features_of(layer: Layer, x: Xs, context: Any, time_major: bool) -> Any:
     first, *others = in_sizes(x)
     if not others:
         return first
-    return _in_features_of(*_signature(layer), (first, *others), *_signature((x, context)), time_major)
+    return _in_features_of(*check.signature(layer), (first, *others), *check.signature((x, context)), time_major)
 
 
 @lru_cache(maxsize=256)
@@ -249,7 +259,7 @@ def _in_features_of(
     arg_leaves: tuple[Any, ...],
     time_major: bool,
 ) -> int:
-    layer, inputs = _abstract(structure, leaves), _abstract(args, arg_leaves)
+    layer, inputs = check.shaped(structure, leaves), check.shaped(args, arg_leaves)
     for size in sizes:
         try:
             jax.eval_shape(partial(_outputs, time_major), layer, _expected(structure, leaves, size), *inputs)
@@ -273,7 +283,7 @@ def _leading_axes(layer: Layer, x: Xs, order: str) -> tuple[int, ...]:
     form = order[:-1] + {0: ")", 1: ", I)"}.get(layer.event_ndim, ", *S, I)")
     leaves = jax.tree.leaves(x)
     for leaf in leaves or [None]:
-        if not hasattr(leaf, "shape") or not hasattr(leaf, "dtype"):
+        if not is_array(leaf):
             raise TypeError(f"`x` must be an array {form}; got {type(leaf).__name__}: convert it with `jnp.asarray`")
     shape = tuple(featured(x).shape)
     if len(shape) < 1 + layer.event_ndim:
@@ -294,8 +304,8 @@ def _leading_axes(layer: Layer, x: Xs, order: str) -> tuple[int, ...]:
 def _check_flags(name: str, flags: Any, order: str, lead: tuple[int, ...]) -> None:
     if flags is None:
         return
-    if not hasattr(flags, "dtype") or flags.dtype != jnp.bool_:
-        mend = f"compare with zero, `{name} != 0`" if hasattr(flags, "dtype") else "convert it with `jnp.asarray`"
+    if not is_array(flags) or flags.dtype != jnp.bool_:
+        mend = f"compare with zero, `{name} != 0`" if is_array(flags) else "convert it with `jnp.asarray`"
         raise TypeError(f"`{name}` must be a boolean array {order} = {lead}; got {describe(flags)}: {mend}")
     if tuple(flags.shape) != lead:
         raise ValueError(f"`{name}` must be {order} = {lead} to match `x`; got {tuple(flags.shape)}. {_LAYOUT}")

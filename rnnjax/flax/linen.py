@@ -8,10 +8,11 @@ from typing import Any
 
 import jax.numpy as jnp
 from flax import linen as nn
+from jax.core import Tracer
 
 from .. import cells, layers
 from .._cell import Cell
-from .._errors import check_flag
+from .._errors import check_flag, floating
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll import Newton
 from .._unroll.call import Remat
@@ -28,6 +29,9 @@ class Recurrent(nn.Module, kw_only=True):
     are those of the functional parameters' fields; entries of tuples are numbered, those without arrays left out. The
     number of features is that of the inputs.
 
+    Of the arguments of a call, `nn.vmap` and `nn.scan` hand on only those that are given by position, in the order of
+    `unroll`, and `nn.remat` traces those that are given by name.
+
     Args, for all modules:
         time_major: x is (T, *B, I), and mask and reset (T, *B); otherwise x is (*B, T, I) with time on the axis before
             the features, and mask and reset (*B, T). There may be any number of batch axes, also none.
@@ -35,7 +39,9 @@ class Recurrent(nn.Module, kw_only=True):
             in the call, and draws from the stream "dropout".
         param_dtype: dtype of new parameters.
         sharding: mesh axes for arrays by name, such as `{"w": (None, "model"), "u": (None, "model"), "b": ("model",)}`,
-            as `nn.with_partitioning` stores them.
+            as `nn.with_partitioning` stores them. A name is a dotted one, such as "layer_0.w", or the end of one; of
+            several that fit an array the longest holds, and a whole name fits its own array alone. This divides what is
+            stored: layers gather what they multiply with, but not the table of an `rnnjax.Embedding`.
     """
 
     time_major: bool = False
@@ -53,7 +59,7 @@ class Recurrent(nn.Module, kw_only=True):
             check_flag(name, getattr(self, name))
         if self.deterministic is not None:
             check_flag("deterministic", self.deterministic)
-        _shared.param_dtype(self.param_dtype)
+        floating("param_dtype", self.param_dtype)
 
     @property
     @abc.abstractmethod
@@ -100,7 +106,6 @@ class Recurrent(nn.Module, kw_only=True):
         self,
         x: Xs,
         state: State | None = None,
-        *,
         lengths: Array | None = None,
         mask: Array | None = None,
         reset: Array | None = None,
@@ -118,7 +123,6 @@ class Recurrent(nn.Module, kw_only=True):
         self,
         x: Xs,
         state: State | None = None,
-        *,
         lengths: Array | None = None,
         mask: Array | None = None,
         reset: Array | None = None,
@@ -140,7 +144,7 @@ class Recurrent(nn.Module, kw_only=True):
             ys (*B, T, O), or (T, *B, O) if `time_major`, or (*B, O) without `return_sequences`; and the last state.
 
         Raises:
-            ValueError, TypeError: for inputs that do not fit, before anything runs.
+            ValueError, TypeError: for inputs that do not fit, before anything runs; for a traced `deterministic`.
         """
         layer, inputs = self.functional, _shared.Inputs(x, lengths, mask, reset, context)
         _shared.check_inputs(layer, inputs, self.time_major)
@@ -170,6 +174,11 @@ class Recurrent(nn.Module, kw_only=True):
         self, layer: layers.Layer, in_features: Any, inputs: _shared.Inputs, deterministic: bool | None
     ) -> Key | None:
         deterministic = self.deterministic if deterministic is None else deterministic
+        if isinstance(deterministic, Tracer):
+            raise TypeError(
+                f"`deterministic` must be known where the module is called; got {deterministic!r}. Under `nn.remat` "
+                "give it by position, with `static_argnums=7`"
+            )
         if deterministic or not _shared.draws_noise(layer, in_features, inputs.x, inputs.context, self.time_major):
             return None
         if deterministic is None:

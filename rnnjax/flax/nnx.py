@@ -13,7 +13,7 @@ from flax import nnx
 
 from .. import cells, layers
 from .._cell import Cell
-from .._errors import check_flag
+from .._errors import check_flag, floating
 from .._types import Array, DTypeLike, Params, State, Xs
 from .._unroll import Newton
 from .._unroll.call import Remat
@@ -39,7 +39,9 @@ class Recurrent(nnx.Module):
         deterministic: no dropout and no noise; `train()` and `eval()` set it, and a call may override it.
         param_dtype: dtype of new parameters.
         sharding: mesh axes for arrays by name, such as `{"w": (None, "model"), "u": (None, "model"), "b": ("model",)}`,
-            stored as `out_sharding` of the `nnx.Param`.
+            stored as `out_sharding` of the `nnx.Param`. A name is a dotted one, such as "layer_0.w", or the end of
+            one; of several that fit an array the longest holds, and a whole name fits its own array alone. This divides
+            what is stored: layers gather what they multiply with, but not the table of an `rnnjax.Embedding`.
         params: functional parameters to own, in place of new ones.
         rngs: `nnx.Rngs`; "params" draws the parameters. A module that draws noise keeps a fork of "dropout"; any other
             keeps no stream, so that plain `jax.jit` and `jax.grad` may close over it.
@@ -70,7 +72,7 @@ class Recurrent(nnx.Module):
         flags = {"return_sequences": return_sequences, "time_major": time_major, "deterministic": deterministic}
         for name, value in flags.items():
             check_flag(name, value)
-        dtype = _shared.param_dtype(param_dtype)
+        dtype = floating("param_dtype", param_dtype)
         if rngs is not None and not isinstance(rngs, nnx.Rngs):
             raise TypeError(f"`rngs` must be an nnx.Rngs, such as `nnx.Rngs(0)`; got {type(rngs).__name__}")
         if params is None:
@@ -87,7 +89,7 @@ class Recurrent(nnx.Module):
         self.form, hyper = _split(layer)
         self.hyper = nnx.data(hyper)
         self.weights = nnx.data(_shared.place(weights, sharding, _param))
-        self.rngs = nnx.data(_fork(rngs) if _shared.may_draw_noise(layer, in_features) else None)
+        self.rngs = nnx.data(_fork(rngs) if _shared.may_draw_noise(self.functional, in_features) else None)
         self._structure = _shared.structure(layer, in_features)
 
     @property
@@ -195,7 +197,7 @@ class Recurrent(nnx.Module):
         return source() if isinstance(source, nnx.RngStream) else source
 
     def set_view(self, deterministic: bool | None = None) -> None:
-        """Class method used by `nnx.view`.
+        """Sets the options that `nnx.view(module, deterministic=…)` gives the modules of a view.
 
         Args:
             deterministic: if True, no dropout and no noise.

@@ -56,12 +56,14 @@ def bare(layer: Layer) -> bool:
     return isinstance(layer, Stateless) and type(layer).init is Stateless.init
 
 
-def cell_of(layer: Layer, library: str, known: tuple[type, ...]) -> Cell:
-    """The layer's cell, if it is one of those; `known` names the layers beside them for the message."""
+def cell_of(layer: Layer, library: str, known: tuple[type, ...], hint: str = "") -> Cell:
+    """The layer's cell, if it is one of those; `known` names the layers beside them for the message, whose end is
+    `hint`."""
     if isinstance(layer, RNN) and type(layer.cell) in known:
         return layer.cell
     names = ", ".join(kind.__name__ for kind in known)
-    raise TypeError(f"parameters of {library} fit {names}; got {layer.cell if isinstance(layer, RNN) else layer!r}")
+    got = layer.cell if isinstance(layer, RNN) else layer
+    raise TypeError(f"parameters of {library} fit {names}; got {got!r}{hint}")
 
 
 def array(value: Any) -> Array:

@@ -25,7 +25,10 @@ def from_keras(layer: Any, arrays: Sequence[Any]) -> Params:
         layer: what reads the parameters: `Elman` for `SimpleRNN`, `LSTM`, `GRU`, `ResetBeforeGRU` for a GRU with
             `reset_after=False`, `ConvLSTM`, `Bidirectional`, `Dense`, `Embedding`, `LayerNorm` for
             `LayerNormalization`, which wants `epsilon=1e-3`, or a `Stack` of them for a whole model, among layers
-            without parameters.
+            without parameters. Options are not among the arrays. Those of the cell must be set alike:
+            `activation`, `recurrent_activation` as `gate_activation`; `go_backwards=True` is `RNN(cell, reverse=True)`,
+            whose outputs keep the order of the inputs. A `ConvLSTM` is one with `padding="same"`, which is not Keras's
+            default, and strides and dilation of 1.
         arrays: what `get_weights()` of the layer or model returned.
 
     Returns:

@@ -31,7 +31,9 @@ def from_onnx(layer: Any, arrays: Mapping[str, Any]) -> Params:
     Args:
         layer: what reads the parameters: `Elman` for `RNN`; `LSTM`, or `PeepholeLSTM` where there is a P; `GRU` where
             `linear_before_reset` is 1, `ResetBeforeGRU` where it is 0; `Bidirectional` of one for a bidirectional
-            operator.
+            operator. Attributes are not among the arrays: `direction` "reverse" is
+            `RNN(cell, reverse=True)`; `activations` must be those of the cell, σ for the gates and tanh unless it says
+            others; there is no `clip`, and `input_forget` must be 0; inputs here are time first, as with `layout` 0.
         arrays: arrays by name, each with the directions for its first axis. Without a B biases are zero.
 
     Returns:

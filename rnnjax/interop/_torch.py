@@ -36,7 +36,7 @@ def from_torch(layer: Any, tensors: Mapping[str, Any], prefix: str = "") -> Para
         parameters as `layer.init` makes them.
 
     Raises:
-        TypeError: for a layer that PyTorch does not have.
+        TypeError: for a layer that PyTorch does not have; for a `Stack` or `Bidirectional` of several modules there.
         ValueError: for tensors that are missing, of other shapes, or of layers, directions or biases that `layer` has
             not.
 
@@ -60,25 +60,28 @@ def from_torch(layer: Any, tensors: Mapping[str, Any], prefix: str = "") -> Para
             f"no name is {prefix!r} and then one such as 'weight_ih_l0', or 'weight_ih' of a cell, among "
             f"{', '.join(map(repr, sorted(tensors)))}: give as `prefix` what the names begin with"
         )
-    parts = layer.layers if isinstance(layer, Stack) else (layer,)
+    stacked = isinstance(layer, Stack)
+    parts, fit = (layer.layers, (*KNOWN, Bidirectional)) if stacked else ((layer,), (*KNOWN, *LAYERS))
     numbered = any("_l" in name for name in recurrent)  # the tensors of a cell by itself are not
     params, level = [], 0
     for part in parts:
-        params.append(() if bare(part) else _torch_level(part, recurrent, f"_l{level}" if numbered else ""))
+        params.append(() if bare(part) else _torch_level(part, recurrent, f"_l{level}" if numbered else "", fit))
         level += not bare(part)
     if recurrent:
         raise ValueError(f"{layer!r} has no place for {', '.join(map(repr, sorted(recurrent)))}")
-    return tuple(params) if isinstance(layer, Stack) else params[0]
+    return tuple(params) if stacked else params[0]
 
 
-def _torch_level(layer: Layer, tensors: dict[str, Any], suffix: str) -> Params:
-    """The parameters of one of PyTorch's layers, whose tensors are taken out."""
-    if isinstance(layer, Bidirectional):
-        forward, backward = both(layer)
-        return BidirectionalParams(
-            _torch_level(forward, tensors, suffix), _torch_level(backward, tensors, f"{suffix}_reverse")
-        )
-    cell = cell_of(layer, "PyTorch", (*KNOWN, *LAYERS))
+def _torch_level(layer: Layer, tensors: dict[str, Any], suffix: str, fit: tuple[type, ...]) -> Params:
+    """The parameters of one of PyTorch's layers, whose tensors are taken out; `fit` are the kinds that it may be."""
+    if isinstance(layer, Bidirectional) and Bidirectional in fit:
+        ways = zip(both(layer), (suffix, f"{suffix}_reverse"), strict=True)
+        return BidirectionalParams(*(_torch_level(part, tensors, own, KNOWN) for part, own in ways))
+    apart = (
+        " as a part of one recurrent module: take each part of a model by its own prefix, such as "
+        '`from_torch(layer, tensors, "head.")`'
+    )
+    cell = cell_of(layer, "PyTorch", fit, apart if Stack not in fit and isinstance(layer, LAYERS) else "")
     sides = ("ih", "hh", "hr") if isinstance(cell, cells.ProjectionLSTM) else ("ih", "hh")
     names = [f"{kind}_{side}{suffix}" for kind in ("weight", "bias") for side in sides]
     own = {name: tensors.pop(name) for name in names if name in tensors}

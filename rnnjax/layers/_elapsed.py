@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._types import Array
 from ._layer import Layer
 
 
-def check_one_direction(layer: Layer, in_size: Any) -> None:
-    """Raises ValueError if, of the layers within, some read elapsed times forwards and others backwards."""
-    if len(_read_forwards(layer, in_size)) == 2:
+def check_one_direction(layer: Layer, x: Array) -> None:
+    """Raises ValueError if, of the layers within, some read the times beside x forwards and others backwards."""
+    if len(_read_forwards(layer, x.shape[-1] if layer.event_ndim else None)) == 2:
         raise ValueError(
             f"elapsed times (T, *B) cannot be read in both directions, as by {layer!r}: backwards, the time since the "
             "last step is that of the step behind. Call its parts, those that run backwards on "

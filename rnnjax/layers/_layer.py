@@ -10,11 +10,11 @@ import jax
 import jax.numpy as jnp
 
 from .._cell import with_elapsed
-from .._errors import check_key
+from .._errors import check_key, is_array
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll import check, lift
 from .._unroll.lift import zero_where_masked
-from .._unroll.place import Placement
+from .._unroll.place import Placement, whole
 
 
 class Layer(abc.ABC):
@@ -80,6 +80,9 @@ class Stateless(Layer):
     """A layer whose outputs depend on inputs alone. A subclass writes `apply`; the defaults are those of a layer
     without parameters that keeps the number of features."""
 
+    gathers: bool = True
+    """Whether `apply` gets whole parameters where an explicit mesh divides them; otherwise it gets them as they are."""
+
     @abc.abstractmethod
     def apply(self, params: Params, x: Array, valid: Array | None, key: Key | None) -> Array:
         """The outputs, given inputs that are zero at masked steps; `valid` (T, *B) is None where all steps are."""
@@ -88,10 +91,10 @@ class Stateless(Layer):
         """Raises unless inputs are floating point and parameters fit them."""
         check.inputs(x)
         if self.needs_time:
-            check.sizes(self, x)  # type: ignore[arg-type]
+            check.sizes(self, x)
         elif x.ndim < self.event_ndim:
             raise ValueError(f"`xs` must end in an axis of features, (…, I); got shape {tuple(x.shape)}")
-        check.parameters(self, params, x)  # type: ignore[arg-type]
+        check.parameters(self, params, x)
 
     def init(self, key: Key, in_size: Any, dtype: DTypeLike = jnp.float32) -> Params:
         return ()
@@ -125,6 +128,7 @@ class Stateless(Layer):
         valid = valid_steps(self, x, lengths, mask, reset)
         if key is not None:
             check_key("key", key)
+        params = whole(params) if self.gathers else params
         ys = self.apply(params, zero_where_masked(valid, x), valid, key)
         return (zero_where_masked(valid, ys) if self.keeps_time else ys), ()
 
@@ -169,7 +173,7 @@ def begin(layer: Layer, state: State | None) -> tuple[State | None, Callable[[St
 
 def split_elapsed(layer: Layer, xs: Xs) -> tuple[Xs, Array | None]:
     """Inputs, and the elapsed times beside them if there are any and a cell in the layer reads them."""
-    return with_elapsed(xs) if layer.elapsed else (xs, None)
+    return with_elapsed(xs, layer.event_ndim) if layer.elapsed else (xs, None)
 
 
 def beside(layer: Layer, xs: Xs, dt: Array | None) -> Xs:
@@ -179,7 +183,7 @@ def beside(layer: Layer, xs: Xs, dt: Array | None) -> Xs:
 
 def one_array(xs: Any) -> Array:
     """`xs` as a JAX array; TypeError for a pytree."""
-    if not hasattr(xs, "dtype") or not hasattr(xs, "shape"):
+    if not is_array(xs):
         raise TypeError(f"`xs` must be one array (T, *B, I); got {type(xs).__name__}")
     return jnp.asarray(xs)
 
@@ -190,7 +194,7 @@ def valid_steps(
     """Which steps hold, (T, *B), None for all, once lengths, mask and reset are checked as `rnnjax.unroll` does."""
     if lengths is None and mask is None and reset is None:
         return None
-    steps, batch_shape = check.sizes(layer, xs)  # type: ignore[arg-type]
+    steps, batch_shape = check.sizes(layer, xs)
     check.check_lengths(lengths, steps, batch_shape)
     check.check_flags("mask", mask, steps, batch_shape, xs)
     check.check_flags("reset", reset, steps, batch_shape, xs)

@@ -182,7 +182,8 @@ class Bidirectional(Layer):
 
     def _check_inputs(self, xs: Xs) -> None:
         axes = [jnp.ndim(leaf) for leaf in jax.tree.leaves(xs)]
-        if self.event_ndim and any(ndim <= max(axes) - self.event_ndim for ndim in axes):
+        beside_ids = not self.event_ndim and self.elapsed and isinstance(xs, tuple)
+        if beside_ids or (self.event_ndim and any(ndim <= max(axes) - self.event_ndim for ndim in axes)):
             raise ValueError(
                 "`xs` with elapsed times (T, *B) cannot be read in both directions: backwards, the time since the last "
                 "step is that of the step behind. Call two layers, the second one `RNN(cell, reverse=True)` on "

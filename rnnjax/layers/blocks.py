@@ -127,6 +127,10 @@ class Block(Composed):
         reverse: run from the last step to the first.
         gate: "full", a gated linear unit, or "half", u scaled by its gate.
 
+    Raises:
+        TypeError: for a core that is neither a layer nor a cell, or reads ids.
+        ValueError: for a `conv` in front of a convolutional core, such as `rnnjax.ConvLSTM`.
+
     References:
         Orvieto et al. 2023, Resurrecting recurrent neural networks for long sequences, arXiv:2303.06349.
         Smith, Warrington, Linderman 2023, Simplified state space layers for sequence modeling, arXiv:2208.04933.
@@ -146,14 +150,22 @@ class Block(Composed):
     gate: Literal["full", "half"] = "full"
 
     @property
+    def event_ndim(self) -> int:  # type: ignore[override]
+        return self.core.event_ndim
+
+    @property
     def elapsed(self) -> bool:  # type: ignore[override]
         return self.core.elapsed
 
     def __post_init__(self) -> None:
         set_field(self, "core", as_layer("core", self.core))
+        if self.core.event_ndim == 0:
+            raise TypeError(f"`core` must read features, such as `rnnjax.LRU(64)`, and not ids; got {self.core!r}")
         set_field(self, "dropout", VariationalDropout(self.dropout).rate)
         if self.conv is not None:
             check_size("conv", self.conv)
+            if self.core.event_ndim != 1:
+                raise ValueError(f"`conv` must be None for a core that reads spatial axes; got {self.core!r}")
         if self.gate not in ("full", "half"):
             raise ValueError(f"`gate` must be 'full' or 'half'; got {self.gate!r}")
 
@@ -162,11 +174,12 @@ class Block(Composed):
         return self._directed(1).causal
 
     def body(self, size: int) -> Layer:
-        drop = VariationalDropout(self.dropout)
+        axes = {"event_ndim": self.event_ndim}
+        norm, drop, gelu = LayerNorm(**axes), VariationalDropout(self.dropout, **axes), Activate(jax.nn.gelu, **axes)
         conv = () if self.conv is None else (CausalConv(self.conv),)
-        scaled = Dense(size) if self.gate == "full" else Activate("identity")
-        gated = Gate(scaled, Dense(size, activation="sigmoid"))
-        return Residual(Stack([LayerNorm(), *conv, self.core, Activate(jax.nn.gelu), drop, gated, drop]))
+        scaled = Dense(size, **axes) if self.gate == "full" else Activate("identity", **axes)
+        gated = Gate(scaled, Dense(size, activation="sigmoid", **axes))
+        return Residual(Stack([norm, *conv, self.core, gelu, drop, gated, drop]))
 
 
 @struct
@@ -182,7 +195,7 @@ class GriffinBlock(Composed):
     Args:
         width: features of the recurrence; None takes as many as inputs have. The paper has 4/3 of them.
         conv: the width of the short causal convolution.
-        expansion: features within the perceptron, in those of the inputs.
+        perceptron_expansion: features within the perceptron, in those of the inputs.
         reverse: run from the last step to the first.
 
     References:
@@ -199,26 +212,23 @@ class GriffinBlock(Composed):
 
     width: int | None = None
     conv: int = 4
-    expansion: int = 3
+    perceptron_expansion: int = 3
     reverse: bool = False
 
     def __post_init__(self) -> None:
         if self.width is not None:
             check_size("width", self.width)
         check_size("conv", self.conv)
-        check_size("expansion", self.expansion)
+        check_size("perceptron_expansion", self.perceptron_expansion)
 
     def body(self, size: int) -> Layer:
         width = size if self.width is None else self.width
         recurrent = Stack([Dense(width), CausalConv(self.conv), RGLRU(width)])
         mixing = Gate(recurrent, Dense(width, activation=jax.nn.gelu))
-        return Stack([Residual(Stack([RMSNorm(), mixing, Dense(size)])), Residual(_perceptron(size, self.expansion))])
-
-
-def _perceptron(size: int, expansion: int) -> Layer:
-    """norm, gated hidden layer, projection."""
-    within = size * expansion
-    return Stack([RMSNorm(), Gate(Dense(within), Dense(within, activation=jax.nn.gelu)), Dense(size)])
+        within = size * self.perceptron_expansion
+        perceptron = Gate(Dense(within), Dense(within, activation=jax.nn.gelu))
+        parts = [RMSNorm(), mixing, Dense(size)], [RMSNorm(), perceptron, Dense(size)]
+        return Stack([Residual(Stack(part)) for part in parts])
 
 
 @struct
@@ -234,7 +244,7 @@ class MinGRUBlock(Composed):
     Args:
         expansion: units of the minGRU, in features of the inputs.
         conv: the width of the short causal convolution.
-        hidden: features within the perceptron, in those of the inputs.
+        perceptron_expansion: features within the perceptron, in those of the inputs.
         reverse: run from the last step to the first.
 
     References:
@@ -250,14 +260,15 @@ class MinGRUBlock(Composed):
 
     expansion: int = 2
     conv: int = 4
-    hidden: int = 4
+    perceptron_expansion: int = 4
     reverse: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("expansion", "conv", "hidden"):
+        for name in ("expansion", "conv", "perceptron_expansion"):
             check_size(name, getattr(self, name))
 
     def body(self, size: int) -> Layer:
         recurrent = Stack([RMSNorm(), CausalConv(self.conv), MinGRU(size * self.expansion), Dense(size)])
-        perceptron = Stack([RMSNorm(), Dense(size * self.hidden, activation=jax.nn.gelu), Dense(size)])
+        within = Dense(size * self.perceptron_expansion, activation=jax.nn.gelu)
+        perceptron = Stack([RMSNorm(), within, Dense(size)])
         return Stack([Residual(recurrent), Residual(perceptron)])

@@ -14,10 +14,9 @@ from .._struct import set_field, struct
 from .._types import Array, DTypeLike, Key, State, Xs, at_least_float32
 from .._unroll import check
 from .._unroll.call import Dtypes
-from .._unroll.lift import along, where, zero_where_masked
-from .._unroll.place import Placement
-from .._unroll.recurrence import flip
-from ..cells._common import settle_compute_dtype, times
+from .._unroll.lift import along, flip, where, zero_where_masked
+from .._unroll.place import Placement, whole
+from ..cells._common import scale, settle_compute_dtype
 from ._layer import Layer, begin, one_array, valid_steps
 
 
@@ -106,13 +105,14 @@ class CausalConv(Layer):
         state, _ = begin(self, state)
         x = one_array(xs)
         check.inputs(x)
-        _, batch_shape = check.sizes(self, x)  # type: ignore[arg-type]
-        check.parameters(self, params, x)  # type: ignore[arg-type]
+        _, batch_shape = check.sizes(self, x)
+        check.parameters(self, params, x)
         valid = valid_steps(self, x, lengths, mask, reset)
         dtypes = Dtypes.of(self.compute_dtype, x, params)
         x = zero_where_masked(valid, x.astype(dtypes.state))
         start = self.initial_state(params, batch_shape, dtypes.state) if state is None else state
         place = Placement.of(x, 1 + len(batch_shape))
+        params = whole(params)
         past = place.along_time(self._past(start, batch_shape, x))
         reset = along(None if reset is None else place.along_time(jnp.asarray(reset)), self.reverse)
         x, valid, reset = flip((x, valid, reset), self.reverse)
@@ -157,7 +157,7 @@ class CausalConv(Layer):
             tap = both[self._at(k, both)]
             if of is not None:
                 tap = where(of[self._at(k, both)] == of[self._at(0, both)], tap, jnp.zeros_like(tap))
-            taps.append(times(tap, params.w[k]))
+            taps.append(scale(tap, params.w[k]))
         return sum(taps[1:], taps[0])
 
     def _kept(self, both: Array, of: Array | None, valid: Array | None) -> Array:

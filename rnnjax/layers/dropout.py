@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import jax.numpy as jnp
 from jax import lax
 
@@ -22,7 +24,7 @@ class Dropout(Stateless):
 
     Args:
         rate: probability of switching off, in [0, 1), one number or one for each feature; a leaf, so that `vmap`
-            reaches it. Draws are constants to differentiation.
+            reaches it. Draws are constants to differentiation. With the number 0 there are none.
         event_ndim: trailing axes that `lengths` and `mask` do not cover: 1, after a convolutional cell 1 + its spatial
             axes.
 
@@ -62,7 +64,7 @@ class VariationalDropout(Stateless):
 
     Args:
         rate: probability of switching off, in [0, 1), one number or one for each feature; a leaf, so that `vmap`
-            reaches it. Draws are constants to differentiation.
+            reaches it. Draws are constants to differentiation. With the number 0 there are none.
         event_ndim: trailing axes that `lengths` and `mask` do not cover: 1, after a convolutional cell 1 + its spatial
             axes.
 
@@ -98,7 +100,7 @@ def _settle_rate(layer: Dropout | VariationalDropout) -> None:
 
 def _drop(x: Array, rate: float | Array, key: Key | None, shape: tuple[int, ...]) -> Array:
     """Multiplies x with one draw for each element of `shape`, which broadcasts to that of x."""
-    if key is None:
+    if key is None or (isinstance(rate, numbers.Real) and rate == 0):
         return x
     exact = at_least_float32(x.dtype)
     scale = lax.stop_gradient(drop_scale(key, "rate", rate, shape, exact))

@@ -6,11 +6,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
 from jax.sharding import PartitionSpec
 
-from .._errors import check_key, check_size, describe, floating
+from .._errors import check_key, check_size, describe, floating, known
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, at_least_float32, explicit_spec
 from ._layer import Stateless
@@ -57,6 +55,7 @@ class Embedding(Stateless):
 
     needs_time = False
     event_ndim = 0
+    gathers = False  # it reads a few rows of a table that may be large
 
     def __post_init__(self) -> None:
         check_size("vocabulary", self.vocabulary)
@@ -93,9 +92,9 @@ class Embedding(Stateless):
         return rows.astype(params.w.dtype)
 
     def _check_range(self, ids: Array) -> None:
-        if isinstance(ids, Tracer) or ids.size == 0 or not ids.is_fully_addressable:
+        values = known(ids)
+        if values is None or values.size == 0:
             return
-        values = np.asarray(ids)
         low, high = int(values.min()), int(values.max())
         if low < 0 or high >= self.vocabulary:
             raise ValueError(f"`xs` must hold ids in 0…V − 1 = {self.vocabulary - 1}; got values from {low} to {high}")

@@ -123,7 +123,7 @@ class Gate(Layer):
         state, like = begin(self, state)
         xs, dt = split_elapsed(self, xs)
         if dt is not None:
-            check_one_direction(self, xs.shape[-1])
+            check_one_direction(self, xs)
         states = (None, None) if state is None else tuple(state)
         check_entries("params", tuple(params), self._pair)
         check_entries("state", states, self._pair)

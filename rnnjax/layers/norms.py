@@ -12,7 +12,7 @@ from .._errors import check_size
 from .._struct import set_field, struct
 from .._types import Array, DTypeLike, Key
 from .._unroll.call import Dtypes
-from ..cells._common import check_positive_number, settle_compute_dtype, times
+from ..cells._common import check_positive_number, scale, settle_compute_dtype
 from ._layer import Stateless
 
 
@@ -79,7 +79,7 @@ class LayerNorm(Stateless):
         dtypes = Dtypes.of(self.compute_dtype, x, params)
         grouped = x.astype(dtypes.state).reshape(*x.shape[:-1], self.groups, x.shape[-1] // self.groups)
         centred = grouped - grouped.mean(-1, keepdims=True)
-        y = times((centred * _inverse_root(centred, self.epsilon)).reshape(x.shape), params.scale)
+        y = scale((centred * _inverse_root(centred, self.epsilon)).reshape(x.shape), params.scale)
         return add_bias(y, params.bias).astype(dtypes.compute)
 
 
@@ -134,7 +134,7 @@ class RMSNorm(Stateless):
     def apply(self, params: RMSNormParams, x: Array, valid: Array | None, key: Key | None) -> Array:
         dtypes = Dtypes.of(self.compute_dtype, x, params)
         x = x.astype(dtypes.state)
-        return times(x * _inverse_root(x, self.epsilon), params.scale).astype(dtypes.compute)
+        return scale(x * _inverse_root(x, self.epsilon), params.scale).astype(dtypes.compute)
 
 
 def _settle(layer: LayerNorm | RMSNorm) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from .._cell import Cell
-from .._errors import check_flag, check_size
+from .._errors import check_flag
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Params, State, Xs
 from .._unroll import Newton, check, table, unroll
@@ -69,7 +69,6 @@ class RNN(Layer):
         return self.cell.elapsed
 
     def init(self, key: Key, in_size: int, dtype: DTypeLike = jnp.float32) -> Params:
-        check_size("in_size", in_size)
         return self.cell.init(key, in_size, dtype)
 
     def out_size(self, in_size: int) -> int:

@@ -119,7 +119,7 @@ class Stack(Layer):
             check_key("key", key)
         xs, dt = split_elapsed(self, xs)
         if dt is not None:
-            check_one_direction(self, xs.shape[-1])
+            check_one_direction(self, xs)
         bare = lengths is None and mask is None and reset is None and key is None and context is None and dt is None
         last = []
         while len(last) < len(self.layers):

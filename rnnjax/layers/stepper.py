@@ -17,7 +17,7 @@ from .._errors import describe, is_array
 from .._types import Array, DTypeLike, Params, State, Xs
 from .._unroll import check
 from ._layer import Layer
-from .rnn import RNN
+from .rnn import as_layer
 
 _SMALL = 4096
 """Numbers of a row's leaf up to which to copy it takes less time than to hand it over."""
@@ -117,7 +117,7 @@ class Stepper:
             xs = jax.tree.map(lambda leaf: leaf[None], x)
             for name, flags in (("mask", mask), ("reset", reset)):
                 if flags is not None:
-                    check.check_flags(name, flags, None, check.sizes(layer, xs)[1], x)  # type: ignore[arg-type]
+                    check.check_flags(name, flags, None, check.sizes(layer, xs)[1], x)
             mask, reset = jax.tree.map(lambda leaf: leaf[None], (mask, reset))
             ys, after = layer(params, xs, before, mask=mask, reset=reset)
             shapes, wanted = ([leaf.shape for leaf in jax.tree.leaves(tree)] for tree in (after, before))
@@ -214,9 +214,7 @@ def stepper(model: Cell | Layer, params: Params) -> Stepper:
     >>> state.unpack().h.shape
     (2, 4)
     """
-    layer = RNN(model) if isinstance(model, Cell) else model
-    if not isinstance(layer, Layer):
-        raise TypeError(f"`model` must be a cell or a layer, such as `rnnjax.LSTM(128)`; got {model!r}")
+    layer = as_layer("model", model)
     if not layer.causal:
         raise ValueError(
             f"{layer!r} is not causal: it reads the whole sequence at once and cannot run step by step. Call it with "

@@ -13,7 +13,7 @@ from .._errors import check_size
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..cells import MLSTM, SLSTM
-from ..cells._common import times
+from ..cells._common import scale
 from ..cells._memory import head_product, merge_heads, split_heads
 from ..cells.mlstm import MLSTMInputs
 from ..cells.slstm import SLSTMParams
@@ -184,7 +184,7 @@ class _ConvolvedMLSTM(MLSTM):
         return MLSTMInputs(q, k / k.shape[-1] ** 0.5, v, log_i, jax.nn.log_sigmoid(f))
 
     def readout(self, params: _ConvolvedMLSTMParams, emitted: Array, x: Array) -> Array:  # type: ignore[override]
-        passed = times(jnp.split(x, 2, axis=-1)[0], params.skip)
+        passed = scale(jnp.split(x, 2, axis=-1)[0], params.skip)
         normed = LayerNorm(groups=self.heads).apply(params.norm, emitted, None, None)
         return normed.astype(passed.dtype) + passed
 

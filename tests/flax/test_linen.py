@@ -82,12 +82,39 @@ def test_remat_and_jit() -> None:
         close(transform(rlinen.Elman)(H).apply(variables, X), wanted)
 
 
+def test_arguments_by_position_under_lifted_transformations() -> None:
+    """Keywords do not get through: `vmap` drops them, and `remat` makes tracers of them."""
+    x, lengths = np.stack([X, -X]), np.array([[4, 0, 2], [1, 3, 4]])
+    each = nn.vmap(rlinen.Elman, in_axes=(0, None, 0), variable_axes={"params": None}, split_rngs={"params": False})(H)
+    variables = each.init(jax.random.key(0), x, None, lengths)
+    ys = each.apply(variables, x, None, lengths)
+    own = jax.tree.map(np.asarray, rlinen.Elman(H).to_params(variables)[0])
+    for row in np.ndindex(2, B):
+        end = lengths[row]
+        h = np.zeros(H)
+        for t in range(T):
+            h = np.tanh(x[row][t] @ own.w + h @ own.u + own.b)
+            np.testing.assert_allclose(ys[row][t], h if t < end else 0, rtol=2e-5, atol=2e-6)
+
+
+def test_remat_of_a_module_with_dropout() -> None:
+    rest = X, None, None, None, None, None
+    module = nn.remat(rlinen.Elman, static_argnums=7)(H, 2, dropout=0.5)
+    variables = module.init(jax.random.key(0), *rest, True)
+    quiet = module.apply(variables, *rest, True)
+    close(quiet, rlinen.Elman(H, 2).apply(variables, X))
+    assert not np.allclose(quiet, module.apply(variables, *rest, False, rngs={"dropout": jax.random.key(1)}))
+    with pytest.raises(TypeError, match=r"`deterministic` must be known .*; got .*Tracer.* `static_argnums=7`"):
+        nn.remat(rlinen.Elman)(H, 2).apply(variables, X, deterministic=True)
+
+
 def test_dropout() -> None:
     module = rlinen.Elman(H, 2, dropout=0.5)
     with pytest.raises(ValueError, match="this module draws noise: give `deterministic`"):
         start(module)
     variables = module.init(jax.random.key(0), X, deterministic=True)
     plain = module.apply(variables, X, deterministic=True)
+    close(module.apply(variables, X, deterministic=jnp.asarray(True)), plain)
 
     def noisy(seed: int) -> jax.Array:
         return module.apply(variables, X, deterministic=False, rngs={"dropout": jax.random.key(seed)})
@@ -147,7 +174,9 @@ def test_sharding() -> None:
     plain = nn.unbox(variables)
     close(module.apply(variables, X), rlinen.LSTM(H).apply(plain, X))
     assert jax.tree.structure(module.to_variables(module.to_params(variables))) == jax.tree.structure(variables)
-    with pytest.raises(ValueError, match="must name arrays among b, u, w; got 'kernel'"):
+    with pytest.raises(
+        ValueError, match=r"among layer_0\.b, layer_0\.u, layer_0\.w, by the whole name or its end; got 'k"
+    ):
         start(rlinen.LSTM(H, sharding={"kernel": (None, "model")}))
 
 

@@ -17,6 +17,7 @@ from flax.errors import TraceContextError
 from jax.sharding import AxisType, PartitionSpec
 
 import rnnjax as rj
+from rnnjax.flax import _shared
 from rnnjax.flax import linen as rlinen
 from rnnjax.flax import nnx as rnnx
 
@@ -137,6 +138,8 @@ def test_streams_are_kept_for_noise_only() -> None:
     assert kept(rj.WeightDrop(rj.Elman(H)))
     assert kept(rj.Stack([rj.Elman(H), rj.VariationalDropout(0.1)]))
     assert not kept(rj.Bidirectional(rj.Stack([rj.Elman(H), rj.Last()])))
+    assert not kept(rj.Block(rj.Dense(F)))
+    assert kept(rj.Block(rj.Dense(F), dropout=jnp.float32(0)))  # which may change
     assert rnnx.Layer(rj.Stack([rj.Elman(H)]), F, rngs=nnx.Rngs(0)).rngs is None
     assert rnnx.LSTM(F, H, 2, dropout=0.5, rngs=nnx.Rngs(params=0)).rngs is None
     with pytest.raises(ValueError, match="no random stream"):
@@ -225,12 +228,47 @@ def test_sharding() -> None:
     assert not specs["u"]
     with nnx.use_eager_sharding(False):
         close(lstm(sharding=sharding)(X), lstm()(X))
-        with pytest.raises(ValueError, match="must name arrays among b, u, w; got 'kernel'"):
+        with pytest.raises(ValueError, match=r"must name arrays among layer_0\.b, .*; got 'kernel'"):
             lstm(sharding={"kernel": (None, "model")})
         with pytest.raises(
             ValueError, match=r"one mesh axis, or None, for each of the 2 axes of \(2, 12\); got \('model',\)"
         ):
             lstm(sharding={"w": ("model",)})
+
+
+def test_a_rate_of_zero_from_numpy() -> None:
+    """It is kept as an array, which may become any number."""
+    rates = [rnnx.Layer(rj.Block(rj.Dense(F), dropout=rate), F, rngs=nnx.Rngs(0)) for rate in (np.float64(0), 0)]
+    close(*(module(X) for module in rates))
+
+
+def test_rates_share_a_look_for_noise() -> None:
+    looks = []
+    for rate in (0.1, 0.2, 0.3):
+        assert rnnx.Layer(rj.Dropout(rate), 7, rngs=nnx.Rngs(0)).rngs is not None
+        looks.append(_shared._draws_noise.cache_info().currsize)
+    assert len(set(looks)) == 1
+
+
+def test_the_longest_name_says_the_sharding() -> None:
+    layer = rj.Stack([rj.Embedding(5, F), rj.Bidirectional(rj.Elman(H)), rj.Dense(2)])
+    sharding = {"w": ("a", None), "backward.w": ("b", None), "layer_0.w": (None, "c"), "layer_1.backward.b": ("d",)}
+    with nnx.use_eager_sharding(False):
+        module = rnnx.Layer(layer, None, sharding=sharding, rngs=nnx.Rngs(0))
+    specs = nnx.to_pure_dict(nnx.get_partition_spec(nnx.state(module, nnx.Param)))["weights"]
+    assert specs["layer_0"]["w"] == PartitionSpec(None, "c")
+    assert specs["layer_1"]["forward"]["w"] == specs["layer_2"]["w"] == PartitionSpec("a", None)
+    assert specs["layer_1"]["backward"]["w"] == PartitionSpec("b", None)
+    assert specs["layer_1"]["backward"]["b"] == PartitionSpec("d")
+    assert not specs["layer_1"]["forward"]["b"]
+    nested = rj.Stack([rj.Block(rj.LRU(8), conv=4), rj.Dense(5)])  # has "layer_0.layer_1.w" too
+    with nnx.use_eager_sharding(False):
+        module = rnnx.Layer(nested, F, sharding={"layer_1.w": ("a", None)}, rngs=nnx.Rngs(0))
+    specs = nnx.to_pure_dict(nnx.get_partition_spec(nnx.state(module, nnx.Param)))["weights"]
+    assert specs["layer_1"]["w"] == PartitionSpec("a", None)
+    assert not specs["layer_0"]["layer_1"]["w"]
+    with pytest.raises(ValueError, match=r"got 'ackward\.w'"):
+        rnnx.Layer(layer, None, sharding={"ackward.w": ("a", None)}, rngs=nnx.Rngs(0))
 
 
 def test_explicit_mesh() -> None:

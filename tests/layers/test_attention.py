@@ -324,8 +324,10 @@ def test_refuses_what_does_not_fit(cell, draw):
         rj.unroll(cell, params, xs)
     with pytest.raises(ValueError, match=r"must be \(S, \*B, M\) with M = 3, the `memory_size`.*got shape \(5, 4, 2\)"):
         rj.unroll(cell, params, xs, context=draw(S, B, 2))
-    with pytest.raises(ValueError, match=r"got \*B = \(3,\) for inputs with the batch axes \(4,\)"):
+    with pytest.raises(ValueError, match=r"(?m)got \*B = \(3,\) for inputs with the batch axes \(4,\)\.$"):
         rj.unroll(cell, params, xs, context=draw(S, 3, M))
+    with pytest.raises(ValueError, match=r"got \*B = \(5,\) for .* \(4,\)\. It comes time first, .*swapaxes"):
+        rj.unroll(cell, params, xs, context=draw(B, S, M))
     with pytest.raises(ValueError, match=r"got \*B = \(4, 2\) for inputs with the batch axes \(4,\)"):
         rj.unroll(cell, params, xs, context=draw(S, B, 2, M))
     with pytest.raises(ValueError, match=r"has a weight for every step of the memory.*pass `state=None`"):

@@ -206,3 +206,6 @@ def test_refuses_what_does_not_fit(draw):
         layer(params, draw(3, 1, 4), layer.initial_state(params, (1,), F64))
     with pytest.raises(TypeError, match=r"`key` must be a JAX random key"):
         layer(params, draw(3, 1, 4), key="seed")
+    layer = rj.Bidirectional(rj.CfC(2))
+    with pytest.raises(TypeError, match=r"elapsed times dt \(T, \*B\); got shapes \(3, 1, 4\), \(3, 1, 4\)"):
+        layer(layer.init(KEY, 4, F64), (draw(3, 1, 4), draw(3, 1, 4)))

@@ -189,6 +189,30 @@ def test_a_block_drops_twice_the_same_at_every_step(close: Any) -> None:
     assert (kept[0] != kept[1]).any()
 
 
+def test_a_block_of_a_convolutional_core(draw: Any, close: Any) -> None:
+    """Lengths cover time, and none of the axes behind the batch."""
+    block = rj.Block(rj.ConvLSTM(D, (2, 2)))
+    params, xs = drawn(block), draw(4, 2, 2, 2, D)
+    ys, _ = jax.jit(block)(params, xs, lengths=jnp.array([4, 2]))
+    first, core, _, _, gated, _ = params
+    zero = np.zeros((2, 2, 2, D))
+    u = gelu(references.conv_lstm(norm(xs, *first), **fields(core), h=zero, c=zero)[0])
+    wanted = xs + dense(u, *gated.layer) * references.sigmoid(dense(u, *gated.gate))
+    wanted[2:, 1] = 0
+    close(ys, wanted, 1e-10)
+
+
+def test_a_block_without_dropout_draws_nothing(draw: Any) -> None:
+    def draws(dropout: Any) -> bool:
+        block = rj.Block(rj.Dense(D), dropout=dropout)
+        params = jax.eval_shape(lambda: block.init(KEY, D, F64))
+        return "random_bits" in str(jax.make_jaxpr(partial(block, key=KEY))(params, draw(T, B, D)))
+
+    assert draws(0.1)
+    assert draws(jnp.float64(0))  # under `jit` any number
+    assert not draws(0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("block", "published"), BLOCKS, ids=lambda value: type(value).__name__)
 def test_blocks_stream_step_by_step(block: rj.Layer, published: Callable[..., Any], draw: Any, close: Any) -> None:
@@ -284,6 +308,8 @@ def test_a_gate_multiplies(elman: Any, draw: Any, close: Any) -> None:
         (lambda: rj.CausalConv(0), ValueError, "`width` must be at least 1"),
         (lambda: rj.RMSNorm(epsilon=0), ValueError, "`epsilon` must be above 0"),
         (lambda: rj.Block(4), TypeError, "`core` must be a layer or a cell; got 4"),
+        (lambda: rj.Block(rj.Embedding(4, 2)), TypeError, r"`core` must read features, .* not ids; got Embedding"),
+        (lambda: rj.Block(rj.ConvLSTM(4, (8, 8)), conv=2), ValueError, r"`conv` must be None .*; got RNN\(ConvLSTM"),
         (lambda: rj.Block(rj.LRU(2), dropout=1), ValueError, "must be below 1"),
         (lambda: rj.Block(rj.LRU(2), gate="none"), ValueError, "`gate` must be 'full' or 'half'; got 'none'"),
         (lambda: rj.GriffinBlock(conv=0), ValueError, "`conv` must be at least 1"),
@@ -296,10 +322,18 @@ def test_a_gate_multiplies(elman: Any, draw: Any, close: Any) -> None:
             "`groups` must divide the features; got 2 groups of 3",
         ),
         (lambda: rj.MinGRUBlock(expansion=1.5), TypeError, "`expansion` must be a positive integer"),
+        (lambda: rj.MinGRUBlock(perceptron_expansion=0), ValueError, "`perceptron_expansion` must be at least 1"),
         (
             lambda: rj.CausalConv(2)(drawn(rj.CausalConv(2)), np.zeros((T, B, D)), np.zeros((B, 1, D))),
             TypeError,
             "`state` must be a CausalConvState",
+        ),
+        (
+            lambda: rj.CausalConv(2)(
+                drawn(rj.CausalConv(2)), np.zeros((T, B, D)), rj.layers.CausalConvState(np.zeros((B + 1, 1, D)))
+            ),
+            ValueError,
+            r"`state.x` must be \(\*B, K − 1, I\) = ",
         ),
     ],
 )

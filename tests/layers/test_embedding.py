@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import rnnjax as rj
+from rnnjax.flax import nnx as rnnx
 
 KEY = jax.random.key(17)
 F64 = jnp.float64
@@ -83,6 +84,37 @@ def test_a_single_id_and_none(close):
     params = layer.init(KEY, None, F64)
     close(layer(params, np.int32(2))[0], params.w[2])
     assert layer(params, np.zeros((0, 2), int))[0].shape == (0, 2, 3)
+
+
+@rj.struct
+class Passed(rj.Elman):
+    """The time that has passed, for all units, and no weights of it."""
+
+    elapsed = True
+
+    def project(self, params, x, noise=None):
+        return x
+
+    def step(self, params, state, z, noise=None):
+        return rj.cells.ElmanState(state.h + z[1][..., None] * z[0].sum(-1, keepdims=True))
+
+
+def test_elapsed_times_beside_ids(close, draw):
+    layer, ids, dt = rj.Stack([rj.Embedding(4, 2), Passed(1)]), np.arange(6).reshape(3, 2) % 4, draw(3, 2) ** 2
+    params = (rj.layers.EmbeddingParams(draw(4, 2)), jax.tree.map(np.zeros_like, Passed(1).init(KEY, 2, F64)))
+    wanted = np.cumsum(dt * params[0].w[ids].sum(-1), axis=0)[..., None]
+    close(layer(params, (ids, dt))[0], wanted)
+    module = rnnx.Layer(layer, None, params=params)
+    close(module((ids.T, dt.T)), np.swapaxes(wanted, 0, 1))
+
+
+def test_elapsed_times_beside_ids_are_refused_where_they_do_not_fit():
+    layer, ids, dt = rj.Stack([rj.Embedding(4, 2), rj.S5(3)]), np.zeros((3, 2), int), np.ones((3, 2))
+    with pytest.raises(TypeError, match=r"must be ids x \(T, \*B\), or \(x, dt\) .*; got shapes \(3, 2\), \(3,\)"):
+        layer(jax.eval_shape(layer.init, KEY), (ids, dt[:, 0]))
+    for both in (rj.Bidirectional(layer), rj.Stack([rj.Embedding(4, 2), rj.Bidirectional(rj.S5(3))])):
+        with pytest.raises(ValueError, match="cannot be read in both directions"):
+            both(jax.eval_shape(lambda both=both: both.init(KEY, None)), (ids, dt))
 
 
 def test_refuses_what_does_not_fit(draw):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,55 @@ def test_checks_the_flags(name):
         layer(params, xs, lengths=np.ones(4))
     with pytest.raises(ValueError, match=r"`lengths` must lie in 0…T = 5; got values from -1 to 2"):
         layer(params, xs, lengths=np.array([1, -1, 2, 0]))
+
+
+@rj.struct
+class Witness(rj.Stateless):
+    """It remembers with what key and context it was called, and returns its inputs."""
+
+    seen: ClassVar[list] = []
+
+    def apply(self, params, x, valid, key):
+        return x
+
+    def __call__(self, params, xs, state=None, *, key=None, context=None, **cover):
+        self.seen.append((key, context))
+        return super().__call__(params, xs, state, key=key, context=context, **cover)
+
+
+COMPOSED = {
+    rj.Stack: lambda part: rj.Stack([part, part]),
+    rj.Bidirectional: lambda part: rj.Bidirectional(part),
+    rj.Gate: lambda part: rj.Gate(part, part),
+    rj.Residual: lambda part: rj.Residual(part),
+    rj.Block: lambda part: rj.Block(part),
+}
+
+
+def test_every_layer_made_of_given_layers_is_composed_here():
+    def given(layer):
+        parts = jax.tree.leaves(list(vars(layer).values()), is_leaf=lambda part: isinstance(part, rj.Layer))
+        return any(isinstance(part, rj.Layer) for part in parts)
+
+    assert {type(layer) for layer in LAYERS.values() if given(layer)} == set(COMPOSED)
+
+
+@pytest.mark.parametrize("kind", COMPOSED, ids=lambda kind: kind.__name__)
+def test_each_part_has_a_key_of_its_own_and_the_context(kind):
+    layer, xs, context = COMPOSED[kind](Witness()), np.ones((2, 1, I)), object()
+    params = layer.init(KEY, I, F64)
+
+    def seen(**options):
+        Witness.seen.clear()
+        layer(params, xs, **options)
+        return zip(*Witness.seen, strict=True)
+
+    keys, contexts = seen(key=KEY, context=context)
+    assert all(one is context for one in contexts)
+    assert len(keys) == (2 if kind in (rj.Stack, rj.Bidirectional, rj.Gate) else 1)
+    assert len({tuple(jax.random.key_data(key).tolist()) for key in keys}) == len(keys)
+    for nothing in seen():
+        assert set(nothing) == {None}
 
 
 @rj.struct

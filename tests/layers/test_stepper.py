@@ -405,7 +405,7 @@ def test_inputs_come_first() -> None:
             ValueError,
             "reads a `context`, which a stepper",
         ),
-        (rj.GRU, TypeError, "`model` must be a cell or a layer"),
+        (rj.GRU, TypeError, "`model` must be a layer or a cell; got .*make an instance"),
     ],
     ids=["bidirectional", "reverse", "pooled", "attention", "class"],
 )

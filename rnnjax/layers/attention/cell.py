@@ -173,9 +173,11 @@ class Attention(Cell):
             )
         *rows, steps, _ = params.memory.values.shape
         if tuple(rows) != batch_shape[: len(rows)]:
+            batch_major = batch_shape[:1] == (steps,)
+            mend = " It comes time first, also in the batch-major Flax modules: `jnp.swapaxes(encoded, 0, 1)`"
             raise ValueError(
                 f"`context` must be (S, *B, M) whose batch axes are the first ones of `xs`; got *B = {tuple(rows)} for "
-                f"inputs with the batch axes {batch_shape}"
+                f"inputs with the batch axes {batch_shape}.{mend if batch_major else ''}"
             )
         weights = jnp.zeros((*batch_shape, steps), dtype)
         return Attended(

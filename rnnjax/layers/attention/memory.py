@@ -5,11 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 
-from ..._errors import describe, is_array
+from ..._errors import describe, is_array, known
 from ..._struct import node, struct
 from ..._types import Array, at_least_float32
 from ..._unroll.lift import valid_steps, zero_where_masked
@@ -152,9 +150,9 @@ def _check(name: str, value: Any, what: str, shape: tuple[int, ...], kind: Any) 
 
 
 def _check_range(lengths: Any, steps: int) -> None:
-    if lengths is None or isinstance(lengths, Tracer) or lengths.size == 0:
+    values = known(lengths)
+    if values is None or values.size == 0:
         return
-    values = np.asarray(lengths)
     if values.min() < 0 or values.max() > steps:
         raise ValueError(
             f"`lengths` of the memory must lie in 0…S = {steps}; got values from {values.min()} to {values.max()}"

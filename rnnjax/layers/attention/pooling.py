@@ -14,6 +14,7 @@ from ..._struct import struct
 from ..._types import Array, DTypeLike, Key, at_least_float32
 from ..._unroll.call import Dtypes
 from ..._unroll.lift import over, zero_where_masked
+from ..._unroll.place import whole
 from .._layer import Stateless, one_array, valid_steps
 from .memory import masked_softmax
 
@@ -83,6 +84,7 @@ class AttentionPooling(Stateless):
         x = one_array(xs)
         self.check(params, x)
         valid = valid_steps(self, x, lengths, mask)
+        params = whole(params)
         return self._weights(params, zero_where_masked(valid, x), valid)
 
     def apply(self, params: AttentionPoolingParams, x: Array, valid: Array | None, key: Key | None) -> Array:
