@@ -8,15 +8,14 @@ works. Axes: B rows, T words of a request, C bytes of a word, K turns of a conve
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Callable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -188,7 +187,7 @@ def train(model: Any, data: tuple, held: tuple, args: argparse.Namespace, **opti
 
 def understand(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[float]], Callable, Callable]:
     """Figures on the test requests, the history, a function that reads a request, and one that complains of words."""
-    house = rj.data.split(rj.data.house_queries(3000), (0.8, 0.2), by=lambda query: query.words)
+    house = rj.data.split(rj.data.house_queries(3000, seed=0), (0.8, 0.2), by=lambda query: query.words)
     queries, test = (part[:: args.every] for part in args.readings or house)
     own, validation = rj.data.split(queries, (0.95, 0.05), by=lambda query: query.words, seed=args.seed)
     known = Vocabulary.words([[word.lower() for word in query.words] for query in own], min_count=2)
@@ -213,7 +212,7 @@ def respond(args: argparse.Namespace) -> tuple[dict[str, float], dict[str, list[
     """The same of conversations: the first function goes on with one, and the empty text begins another."""
     from sacrebleu import corpus_bleu
 
-    dialogues = args.readings[0] if args.readings else rj.data.house_dialogues(1500)
+    dialogues = args.readings[0] if args.readings else rj.data.house_dialogues(1500, seed=0)
     own, validation, test = rj.data.split(dialogues[:: args.every], (0.6, 0.2, 0.2), seed=args.seed)
     vocabulary = Vocabulary.words([plain(text) for d in own for turn in d.turns for text in turn[:2]], min_count=2)
     data, held, asked = (numbered(vocabulary, part) for part in (own, validation, test))
@@ -254,20 +253,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("task", nargs="?", choices=("understand", "respond"), default="understand")
     parser.add_argument("--data", help="the folder of SNIPS, or the file of CamRest676; by default a toy world")
-    parser.add_argument("--epochs", type=int, help="by default 14 to understand, 30 to respond")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--epochs", type=common.number("epochs"), help="by default 14 to understand, 30 to respond")
+    parser.add_argument("--seed", type=common.number("seed"), default=0)
     parser.add_argument("--checkpoints", help="a folder: an interrupted run of the same data and flags goes on there")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--chat", action="store_true", help="answer what is typed, at the end")
     parser.add_argument("--out", type=Path, default=Path("dialogue.png"), help="a file for the picture of the loss")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
     args = parser.parse_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
-    if missing := [name for name in ("matplotlib", "sacrebleu") if find_spec(name) is None]:
-        raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
-    for folder in (args.out.parent, Path(args.write or "").parent):
-        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
+    common.prepare(args.out.parent, args.write, "matplotlib", "sacrebleu")
     snips, camrest = [partial(rj.data.read_snips, part=part) for part in ("train", "validate")], [rj.data.read_camrest]
     both = {"understand": (understand, snips, "snips", 32, 14, 20), "respond": (respond, camrest, "camrest", 16, 30, 5)}
     task, readers, name, args.batch, epochs, least = both[args.task]
@@ -279,6 +273,7 @@ def main() -> None:
     print(args.task, *(reading.report() for reading in args.readings), sep="\n")
     if args.readings and len({getattr(one, "words", one) for one in args.readings[0][:: args.every]}) < least:
         raise SystemExit(f"{args.data} has {len(args.readings[0])} items: {least * args.every} different are needed")
+    common.claim(args, args.task, args.every, args.readings)
     found, history, reply, complaint = task(args)
     for reading in args.readings[-1:]:
         said = [f"{at}: {complaint(one)}" for at, one in zip(reading.places, reading, strict=True) if complaint(one)]
@@ -286,9 +281,7 @@ def main() -> None:
     figures = {f"{name if args.data else 'house'}_{key}": round(value, 4) for key, value in found.items()}
     print(*(f"figure: {key} {value}" for key, value in figures.items()), sep="\n")
     if args.write:
-        machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-        report = {"machine": machine, "task": args.task, "epochs": args.epochs}
-        Path(args.write).write_text(json.dumps(report | {"seed": args.seed, "figures": figures}, indent=1) + "\n")
+        common.write(args.write, figures, task=args.task, epochs=args.epochs, seed=args.seed)
     rj.diagnostics.plots.learning_curve(history).figure.savefig(args.out, dpi=150)
     if args.chat:
         print("say something; an empty line begins a new conversation, Ctrl-D ends", end="\n> ", flush=True)

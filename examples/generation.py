@@ -11,15 +11,14 @@ are read side by side, L symbols of a stream.
 """
 
 import argparse
-import json
 import re
 import sys
 from collections.abc import Iterable
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import common
 import jax
 import numpy as np
 import optax
@@ -203,10 +202,9 @@ def converse(writer: Writer, how: How, lines: Iterable[str]) -> None:
                 print(writer.write(line, how), flush=True)
             else:
                 name, value = setting.groups()
-                kind = float if name in ("temperature", "top_p", "repetition_penalty") else int
-                how = how._replace(**{name: kind(value) if value else How._field_defaults.get(name)})
+                how = how._replace(**{name: common.number(name)(value) if value else How._field_defaults.get(name)})
                 print(how)
-        except (TypeError, ValueError) as error:  # no such setting, a wrong number, or nothing to begin with
+        except (TypeError, ValueError, argparse.ArgumentTypeError) as error:  # in a setting, or nothing to begin with
             print(error)
 
 
@@ -231,7 +229,7 @@ def arguments() -> argparse.ArgumentParser:
     numbers |= {"rows": (32, "streams that are read side by side"), "learning-rate": (4e-3, "of Adam")}
     numbers |= {"window": (64, "steps over which a gradient reaches back"), "seed": (0, "of weights and draws")}
     for name, (number, what) in numbers.items():
-        parser.add_argument(f"--{name}", type=type(number), default=number, help=f"{what} (%(default)s)")
+        parser.add_argument(f"--{name}", type=common.number(name), default=number, help=f"{what} (%(default)s)")
     parser.add_argument("--smoke", action="store_true", help="a small part of the text: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder; a run that was interrupted goes on from there")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for the picture")
@@ -243,17 +241,14 @@ def arguments() -> argparse.ArgumentParser:
     whats |= {"repetition_penalty": "above 1 a symbol is written less often", "no_repeat": "no run of so many twice"}
     whats["beams"] = "search with so many hypotheses, instead of drawing"
     for name, default in How._field_defaults.items():
-        kind = float if name in ("temperature", "top_p", "repetition_penalty") else int
-        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, default=default, help=whats[name])
+        flag = f"--{name.replace('_', '-')}"
+        parser.add_argument(flag, type=common.number(name), default=default, help=whats[name])
     return parser
 
 
 def main() -> None:
     args = arguments().parse_args()
-    if find_spec("matplotlib") is None:
-        raise SystemExit("this example needs matplotlib: pip install 'rnnjax[examples]'")
-    for folder in (args.out, Path(args.write or "").parent):
-        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
+    common.prepare(args.out, args.write, "matplotlib")
     if args.smoke:
         args.hidden, args.epochs, args.length = 32, 1, 40
     try:
@@ -271,6 +266,7 @@ def main() -> None:
     if not len(text.encode(args.start)):
         args.start = text.decode(text.codes[:1])
         print(f"the text has nothing of `--start`: samples begin with {args.start!r}")
+    common.claim(args, text.codes)
     fitted = train(text, args)
     found = judge(fitted, text)
     print(f"validation: {found['nats']:.3f} nats a {args.unit}")
@@ -278,9 +274,7 @@ def main() -> None:
     writer, how = Writer(fitted, text, args.seed), How(**{name: getattr(args, name) for name in How._fields})
     try:
         if args.write:
-            record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
-            record["command"] = " ".join(Path(word).name for word in sys.argv)
-            Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
+            common.write(args.write, figures, command=" ".join(Path(word).name for word in sys.argv))
         if args.interactive:
             converse(writer, how, typed())
         else:

@@ -162,6 +162,8 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the split, the initial weights and the order of scans")
     parser.add_argument("--figure", default="quickstart.png", help="where to save the figure")
     args = parser.parse_args()
+    if args.epochs < 1:
+        parser.error("--epochs must be at least 1")
     Path(args.figure).parent.mkdir(parents=True, exist_ok=True)  # before the training, or it could be lost
 
     data, results = load_data(args.seed), {}

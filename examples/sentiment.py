@@ -10,12 +10,11 @@ logistic regression on the words that a sentence has, in any order, stands besid
 
 import argparse
 import html
-import json
 from collections.abc import Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import common
 import jax
 import numpy as np
 
@@ -175,8 +174,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="sentence_polarity.zip or its folder; by default docstrings of two packages")
     parser.add_argument("--encoding", default="utf-8", help="of the reviews (%(default)s)")
-    parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--seed", type=int, default=0, help="of the split, the initial weights and the order")
+    parser.add_argument("--epochs", type=common.number("epochs"), default=12)
+    parser.add_argument("--seed", type=common.number("seed"), default=0, help="of split, weights and order")
     parser.add_argument("--checkpoints", help="a folder: an interrupted run of the same data and flags goes on there")
     parser.add_argument("--smoke", action="store_true", help="one epoch on little data: shows that it runs")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for sentiment.html and sentiment.png")
@@ -184,10 +183,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.data is None and args.encoding != parser.get_default("encoding"):
         parser.error("--encoding needs `--data`: it is for the reviews")
-    if find_spec("matplotlib") is None:
-        raise SystemExit("this example needs matplotlib: pip install 'rnnjax[examples]'")
-    for folder in (args.out, Path(args.write or "").parent):
-        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
+    common.prepare(args.out, args.write, "matplotlib")
     args.epochs = 1 if args.smoke else args.epochs
     try:
         data = load(args.data, args.seed, 20 if args.smoke else 1, args.encoding)
@@ -197,6 +193,7 @@ def main() -> None:
     rows = zip(data.test.places, map(vocabulary.complaint, lowered(data.test)), strict=False)
     unknown = [f"{place}: {complaint}" for place, complaint in rows if complaint]
     print(f"{len(unknown)} of {len(data.test.words)} test sentences have unknown words", *unknown[:5], sep="\n  ")
+    common.claim(args, data.train.words, data.test.words)
     fitted = train(vocabulary, data, args)
     params, model = fitted.model
     ids, labels, lengths = numbered(vocabulary, data.test)
@@ -207,9 +204,7 @@ def main() -> None:
     figures = {f"{name}_accuracy": round(accuracy, 4), f"{name}_bag_of_words": round(baseline, 4)}
     try:
         if args.write:
-            machine = f"{jax.devices()[0].device_kind}, jax {jax.__version__}"
-            report = {"machine": machine, "epochs": args.epochs, "seed": args.seed, "figures": figures}
-            Path(args.write).write_text(json.dumps(report, indent=1) + "\n")
+            common.write(args.write, figures, epochs=args.epochs, seed=args.seed)
         for row, label, chance, weight in zip(data.test.words[:6], labels, chances, weights, strict=False):
             heaviest = ", ".join(row[i] for i in np.argsort(-weight[: len(row)])[:3])
             print(" ".join(row))

@@ -10,14 +10,13 @@ T steps of three frames, F features, V symbols of which 0 is the blank, L labels
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import common
 import jax
 import numpy as np
 import optax
@@ -221,7 +220,9 @@ def draw(path: Path, recogniser: Recogniser, utterance: Any) -> None:
     seconds, best = STACK * STFT.hop / RATE * (np.arange(len(p)) + 0.5), p.argmax(-1)  # (T,) each
     top, middle, bottom = figure.subplots(3, 1, sharex=True)
     top.plot(np.arange(samples[0]) / RATE, audio[0], color="#555555", lw=0.3)
-    top.set(ylabel="sound", title=f"said: {utterance.text}    heard: {transcribe(recogniser, [utterance])[0]}")
+    heard = transcribe(recogniser, [utterance])[0]
+    top.set_title(f"said: {utterance.text}    heard: {heard}", parse_math=False)
+    top.set_ylabel("sound")
     middle.imshow(x[0].T, aspect="auto", origin="lower", extent=(0, seconds[-1], 0, x.shape[-1]), cmap="magma")
     bottom.plot(seconds, p[:, 0], color="#BBBBBB", lw=1)
     for label in sorted({*best} - {0}):
@@ -244,7 +245,7 @@ def arguments() -> argparse.ArgumentParser:
     numbers = {"epochs": (30, "passes"), "count": (2048, "utterances of a pass"), "tests": (300, "those of a test")}
     numbers |= {"hidden": (96, "units of a layer"), "layers": (2, "of LSTM"), "learning-rate": (6e-3, "of Adam")}
     for name, (value, what) in (numbers | {"seed": (0, "of data and weights")}).items():
-        parser.add_argument(f"--{name}", type=type(value), default=value, help=f"{what} (%(default)s)")
+        parser.add_argument(f"--{name}", type=common.number(name), default=value, help=f"{what} (%(default)s)")
     parser.add_argument("--checkpoints", metavar="DIR", help="where to go on from, if the run was interrupted")
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where to save the picture")
     parser.add_argument("--write", metavar="FILE", help="save the figures as JSON")
@@ -257,18 +258,16 @@ def main() -> None:
     unused = {morse: ["hold_out", "encoding"], digits: ["encoding"], recordings: ["hold_out", "count", "tests"]}
     if given := [name for name in unused[read] if getattr(args, name) != parser.get_default(name)]:
         parser.error(f"--{given[0].replace('_', '-')} is not for {read.__name__}: leave it out, or give other `--data`")
-    if missing := [name for name in ("matplotlib", "jiwer") if find_spec(name) is None]:
-        raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
+    common.prepare(args.out, args.write, "matplotlib", "jiwer")
     import jiwer
 
-    for folder in (args.out, Path(args.write or "").parent):
-        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
     if args.smoke:
         args.epochs, args.count, args.tests, args.hidden = 1, 64, 8, 8
     try:
         task = read(args)
     except (LookupError, OSError, ValueError) as error:  # no such file or encoding, or nothing that can be used
         raise SystemExit(str(error)) from error
+    common.claim(args, [utterance.text for utterance in task.training(0)], task.validation, task.tests)
     began, recogniser = time.perf_counter(), train(task, args)
     minutes, picture, errors = (time.perf_counter() - began) / 60, args.out / "speech.png", {}
     for name, utterances in task.tests.items():
@@ -281,9 +280,8 @@ def main() -> None:
     value = errors[f"{name}, {'best path' if args.streaming else 'beam'}"]["cer" if "cer" in figure else "wer"]
     try:
         if args.write:
-            record = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": {figure: value}}
-            record |= {"command": " ".join(Path(word).name for word in sys.argv), "minutes": minutes, "errors": errors}
-            Path(args.write).write_text(json.dumps(record, indent=1) + "\n")
+            command = " ".join(Path(word).name for word in sys.argv)
+            common.write(args.write, {figure: value}, command=command, minutes=minutes, errors=errors)
         for utterance, text in zip(first[:5], transcribe(recogniser, first[:5]), strict=True):
             print(f"   said {utterance.text}\n  heard {text}")
         if args.streaming:

@@ -10,16 +10,15 @@ Axes: B texts, S words of a text, U of a summary, V of the vocabulary, X more th
 """
 
 import argparse
-import json
 import re
 from collections import namedtuple
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -108,6 +107,11 @@ class Network(NamedTuple):
         return {"copied": share[..., 0].T, "alignment": alignment.swapaxes(0, 1)}
 
 
+def texts(field: Any) -> list[str]:
+    """The texts of a field, which is one or a list of some."""
+    return [one for one in (field if isinstance(field, list) else [field]) if isinstance(one, str) and one.strip()]
+
+
 def load(args: argparse.Namespace) -> list[list[Pair]]:
     """Pairs for training, for validation and for the test."""
     if args.data is None:
@@ -116,12 +120,12 @@ def load(args: argparse.Namespace) -> list[list[Pair]]:
         found, names = [one[:2] for one in reading], [one.package for one in reading]
     else:
         groups, reading = GIVEN, rj.data.read_json_lines(args.data, args.fields, encoding=args.encoding)
-        listed = [[part if isinstance(part, list) else [part] for part in item] for item in reading]
-        found = [(" ".join(map(str, sentences)), str(summaries[0])) for sentences, summaries in listed]
+        reading = reading.check(lambda item: None if all(map(texts, item)) else "a field without a text")
+        found = [(" ".join(texts(sentences)), texts(summaries)[0]) for sentences, summaries in reading]
         said = [re.findall("[a-z]+", Path(place.path).name.lower()) for place in reading.places]
         names = [next((word for word in words if word in sum(GIVEN, ())), None) for words in said]
     print(reading.report())
-    pairs = [Pair(*texts, str(place)) for texts, place in zip(found, reading.places, strict=True)]
+    pairs = [Pair(*both, str(place)) for both, place in zip(found, reading.places, strict=True)]
     parts = [[pair for pair, name in zip(pairs, names, strict=True) if name in group] for group in groups]
     files = {place.path for place in [*reading.places, *(problem.place for problem in reading.problems)]}
     if not any(parts) or len(files) == 1:
@@ -138,10 +142,10 @@ def load(args: argparse.Namespace) -> list[list[Pair]]:
 
 def make_vocabulary(pairs: Sequence[Pair], args: argparse.Namespace) -> Any:
     """The most frequent words, or pieces of words, of texts and summaries."""
-    texts = [text.lower() for pair in pairs for text in pair[:2]]
+    lowered = [text.lower() for pair in pairs for text in pair[:2]]
     if args.unit == "piece":
-        return rj.data.BytePairs.train(texts, args.vocabulary)
-    return rj.data.Vocabulary.words(map(rj.data.words, texts), max_size=args.vocabulary)
+        return rj.data.BytePairs.train(lowered, args.vocabulary)
+    return rj.data.Vocabulary.words(map(rj.data.words, lowered), max_size=args.vocabulary)
 
 
 def code(pairs: Sequence[Pair], vocabulary: Any, args: argparse.Namespace) -> Coded:
@@ -243,7 +247,7 @@ def arguments() -> argparse.ArgumentParser:
     numbers |= {"beams": (4, "hypotheses of a search"), "alpha": (0.6, "its penalty of length")}
     numbers |= {"beta": (1.0, "its penalty of coverage"), "seed": (0, "of the weights and the order")}
     for name, (number, what) in numbers.items():
-        parser.add_argument(f"--{name}", type=type(number), default=number, help=f"{what} (%(default)s)")
+        parser.add_argument(f"--{name}", type=common.number(name), default=number, help=f"{what} (%(default)s)")
     return parser
 
 
@@ -252,10 +256,7 @@ def main() -> None:
     unused = ["fields", "encoding"] * (args.data is None) + ["own_words"] * (args.unit == "piece")
     if given := [name for name in unused if getattr(args, name) != parser.get_default(name)]:
         parser.error(f"--{given[0].replace('_', '-')} needs `{'--unit word' if given[0] == 'own_words' else '--data'}`")
-    if missing := [name for name in ("matplotlib", "rouge_score") if find_spec(name) is None]:
-        raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
-    for folder in (args.out, Path(args.write or "").parent):
-        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
+    common.prepare(args.out, args.write, "matplotlib", "rouge_score")
     if args.smoke:
         args.hidden, args.epochs, args.vocabulary, args.words = 16, 1, 1000, 20
     try:
@@ -273,6 +274,7 @@ def main() -> None:
     references = [pair.summary for pair in parts[2]]
     first = rouge([lead(pair.text) for pair in parts[2]], references)
     network = Network.of(vocabulary, args)
+    common.claim(args, data, validation, test)
     params = train(network, data, validation, args).params
     search = partial(network.search, beams=args.beams, alpha=args.alpha, beta=args.beta)
     sources, lengths = test.pairs[:2]
@@ -282,10 +284,7 @@ def main() -> None:
     figures = {"summaries_rouge_l": own["rougeL"], "summaries_rouge_l_over_lead1": own["rougeL"] - first["rougeL"]}
     try:
         if args.write:
-            options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
-            options["data"] = args.data and Path(args.data).name  # no folder of this machine
-            found = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
-            Path(args.write).write_text(json.dumps(found | {"options": options}, indent=1) + "\n")
+            common.write(args.write, figures, options=common.options(args))
         heads = np.pad(ids[some, :-1], ((0, 0), (1, 0)), constant_values=vocabulary.start)  # the words before
         inputs = {"source": sources[some], "target": heads, "word": ids[some]}
         looked = rj.training.predict((params, network.look), inputs, lengths=lengths[some])

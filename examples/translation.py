@@ -7,14 +7,13 @@ B pairs of a batch, S steps of the source, T of the target, V symbols, E feature
 """
 
 import argparse
-import json
 import time
 from collections.abc import Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import common
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -211,8 +210,8 @@ def draw(path: Path, fitted: rj.training.Fitted, task: Task, pairs: Texts) -> No
     for at, axes in enumerate(figure.subplots(1, len(pairs), squeeze=False)[0]):
         columns, rows = task.source.tokens(arrays.sources[at]), task.target.tokens(arrays.targets[at])
         axes.imshow(looked[: len(rows) + 1, at, : len(columns)], cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        axes.set_xticks(range(len(columns)), columns, rotation=90 * (max(map(len, columns)) > 1))
-        axes.set_yticks(range(len(rows) + 1), [*rows, "end"])
+        axes.set_xticks(range(len(columns)), columns, rotation=90 * (max(map(len, columns)) > 1), parse_math=False)
+        axes.set_yticks(range(len(rows) + 1), [*rows, "end"], parse_math=False)
         axes.tick_params(length=0, labeltop=True, labelbottom=False)
     figure.savefig(path, dpi=150)
 
@@ -224,14 +223,6 @@ def named(data: str, columns: Sequence[int]) -> str:
     return "_".join([parts[1 - column] for column in columns] if pair else [*parts, *map(str, columns)])
 
 
-def write(figures: dict[str, float], recipe: Recipe, args: argparse.Namespace) -> None:
-    """Saves the figures with what they came from."""
-    data = {"machine": f"{jax.devices()[0].device_kind}, jax {jax.__version__}", "figures": figures}
-    options = {name: value for name, value in vars(args).items() if name not in ("checkpoints", "out", "write")}
-    options["data"] = args.data and Path(args.data).name  # no folder of this machine
-    Path(args.write).write_text(json.dumps(data | {"recipe": recipe._asdict(), "options": options}, indent=1) + "\n")
-
-
 def arguments() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", help="a file with tabs between its columns, or a zip file of such; default: dates")
@@ -241,7 +232,7 @@ def arguments() -> argparse.ArgumentParser:
     numbers = {"most-words": (10, "pairs with a longer side are left out"), "size": (4000, "of a vocabulary, at most")}
     numbers |= {"epochs": (None, "how often the pairs are read"), "beams": (4, "hypotheses of a search; 1 is greedy")}
     for name, (number, what) in (numbers | {"seed": (0, "of the data, the weights and the order of pairs")}).items():
-        parser.add_argument(f"--{name}", type=int, default=number, help=what)
+        parser.add_argument(f"--{name}", type=common.number(name), default=number, help=what)
     parser.add_argument("--smoke", action="store_true", help="a tiny network and few pairs: shows that it runs")
     parser.add_argument("--checkpoints", help="a folder from which an interrupted run goes on")
     parser.add_argument("--out", type=Path, default=Path(), help="the folder for the picture")
@@ -251,15 +242,10 @@ def arguments() -> argparse.ArgumentParser:
 
 def main() -> None:
     args = (parser := arguments()).parse_args()
-    if args.epochs is not None and args.epochs < 1:
-        parser.error("--epochs must be at least 1")
     of_file = {name: getattr(args, name) for name in ("columns", "most_words", "vocabulary", "size", "encoding")}
     if args.data is None and (given := [name for name in of_file if of_file[name] != parser.get_default(name)]):
         parser.error(f"--{given[0].replace('_', '-')} needs `--data`: it is for the sentences of a file")
-    if missing := [name for name in ("matplotlib", "sacrebleu" if args.data else "babel") if find_spec(name) is None]:
-        raise SystemExit(f"this example needs {' and '.join(missing)}: pip install 'rnnjax[examples]'")
-    for folder in (args.out, Path(args.write or "").parent):
-        folder.mkdir(parents=True, exist_ok=True)  # before the training, or its results could be lost
+    common.prepare(args.out, args.write, "matplotlib", "sacrebleu" if args.data else "babel")
     began, recipe = time.perf_counter(), SMOKE if args.smoke else SENTENCES if args.data else DATES
     try:
         count = 1000 if args.smoke else 24_000
@@ -272,6 +258,7 @@ def main() -> None:
     print("pairs and symbols:", ", ".join(f"{name} {len(part):,}" for name, part in task._asdict().items()))
     ids = np.concatenate([encode(task.source, source) for source, _ in task.test])
     print(f"unknown: {np.sum(ids == UNKNOWN):,} of {len(ids):,} symbols of the test's sources")
+    common.claim(args, task.train, task.validation, task.test)
     fitted = train(task, recipe, args.seed, checkpoint_dir=args.checkpoints)
     weights, last = sum(leaf.size for leaf in jax.tree.leaves(fitted.params)), fitted.history["val_loss"][-1]
     print(f"{weights:,} parameters; validation loss {last:.4f}")
@@ -283,7 +270,7 @@ def main() -> None:
     figures |= {f"{name}_exact": exact(hypotheses, expected), **spent}
     try:
         if args.write:
-            write(figures, recipe, args)
+            common.write(args.write, figures, recipe=recipe._asdict(), options=common.options(args))
         for source, hypothesis, target in [*zip(sources, hypotheses, expected, strict=True)][:: len(sources) // 8 + 1]:
             print(f"  {source}  →  {hypothesis}" + ("" if hypothesis == target else f"  (expected: {target})"))
         # what the picture's font has: letters that are neither joined nor written from right to left

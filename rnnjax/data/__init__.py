@@ -1,8 +1,8 @@
 """Data: vocabularies, padding, sound features in JAX, augmentation, readers of plain files and of known sets, and sets
 that need no download.
 
-Every reader of items returns a `Reading`: bad input is left out or mended, and named with its file and line, while the
-rest is used. Arrays are batch-major, as `rnnjax.training.fit` takes them.
+Every reader of items returns a `Reading`: bad input is left out, becomes a hole or is mended, and named with its file
+and line, while the rest is used. Arrays are batch-major, as `rnnjax.training.fit` takes them.
 """
 
 from ._augment import add_noise as add_noise

@@ -88,12 +88,17 @@ def read_sentence_polarity(path: PathLike, *, encoding: str = "utf-8") -> Readin
         encoding: of the files; those of the authors' own release are "latin-1".
 
     Returns:
-        a `Reading` of sentences. A line that is empty or not in this encoding is left out.
+        a `Reading` of sentences. A line that is empty or not in this encoding is left out, and so is a file whose name
+        has neither `.neg` nor `.pos`.
     """
 
     def read(name: str, raw: bytes) -> Iterator[Found[Labelled]]:
-        label = "negative" if ".neg" in PurePath(name).name.lower() else "positive"
-        return _labelled(filled_lines(name, raw, encoding), label)
+        own = PurePath(name).name.lower()
+        label = "negative" if ".neg" in own else "positive" if ".pos" in own else None
+        if label is None:
+            yield Problem(Place(name), "left out: its name must have `.neg` or `.pos`, which is the label of its lines")
+        else:
+            yield from _labelled(filled_lines(name, raw, encoding), label)
 
     return read_files(path, (".neg", ".pos"), read)
 

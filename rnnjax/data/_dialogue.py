@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any, Literal, NamedTuple
 
-from ._reading import Found, PathLike, Place, Problem, Reading, files, read_files
+from ._reading import HALF, Found, PathLike, Place, Problem, Reading, files, halved, read_files
 from ._text import words
 
 _SPACE = re.compile(r"[ \t\r\n]*")
@@ -60,7 +60,8 @@ def read_snips(folder: PathLike, part: Literal["train", "validate"] = "train") -
         a `Reading` of queries in the order of the intents' names; the line of a place is the one that the query begins
         on. A query that does not have the form of the set is left out, and so are `train_<Intent>.json` where the whole
         is there, and what follows behind a place that is not JSON. A file that is not UTF-8 is read as latin-1, with a
-        problem that says so; pairs of surrogates, which one file holds, are joined.
+        problem that says so; pairs of surrogates, which one file holds, are joined, and a query with half of one is
+        left out.
 
     Raises:
         ValueError: for another `part`, and if nothing in the folder can be used.
@@ -100,6 +101,9 @@ def _queries(name: str, text: str) -> Iterator[Found[Query]]:
         yield Problem(Place(name), "left out: the file must hold one object that maps its intent to a list of queries")
         return
     intent = json.loads(head[1])
+    if halved(intent):
+        yield Problem(Place(name), HALF)
+        return
     for one in _entries(name, text, head.end(), "]}"):
         yield one if isinstance(one, Problem) else _query(one[0], intent, one[1])
 
@@ -131,7 +135,7 @@ def read_camrest(path: PathLike) -> Reading[Dialogue]:
     Returns:
         a `Reading` of dialogues; the line of a place is the one that the dialogue begins on. A dialogue that does not
         have the form of the set is left out, and so are one with a byte that is not UTF-8, of whose line the problem
-        tells, and what follows behind a place that is not JSON.
+        tells, one with half of a surrogate pair, and what follows behind a place that is not JSON.
     """
 
     def read(name: str, raw: bytes) -> Iterator[Found[Dialogue]]:
@@ -178,6 +182,7 @@ def _entries(name: str, text: str, begin: int, close: str) -> Iterator[Found[Any
         line, last = line + text.count("\n", last, at), at
         try:
             entry, end = decoder.raw_decode(text, at)
+            half = halved(entry)
         except json.JSONDecodeError as error:
             yield _broken(name, text, error.pos, error.msg)
             return
@@ -186,10 +191,12 @@ def _entries(name: str, text: str, begin: int, close: str) -> Iterator[Found[Any
             yield Problem(Place(name, line), message)
             return
         bad = _BAD_BYTE.search(text, at, end)
-        if bad is None:
-            yield Place(name, line), entry
-        else:
+        if bad is not None:
             yield Problem(Place(name, _line(text, bad.start())), f"left out: {_NOT_UTF8}")
+        elif half:
+            yield Problem(Place(name, line), HALF)
+        else:
+            yield Place(name, line), entry
         at = _filled(text, end)
         if not text.startswith(",", at):
             break

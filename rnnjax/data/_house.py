@@ -49,7 +49,7 @@ FOLLOW_UPS = {"room": "and in the {room} ?", "device": "now the {device}", "stat
 ANSWER = "the {device} in the {room} is {state}"
 
 
-def house_queries(count: int, seed: int = 0) -> list[Query]:
+def house_queries(count: int, *, seed: int) -> list[Query]:
     """Made-up requests to a house, with their intent and slots, for trying things out without data.
 
     Three intents and four slots, whose values have up to four words. Some requests come several times: split by their
@@ -86,7 +86,7 @@ def _query(rng: random.Random) -> Query:
     return Query(intent, tuple(said), tuple(tags))
 
 
-def house_dialogues(count: int, seed: int = 0) -> list[Dialogue]:
+def house_dialogues(count: int, *, seed: int) -> list[Dialogue]:
     """Made-up conversations with a house of two to six turns, for trying things out without data.
 
     The first turn names a device, a room and a state, each later one names one of them anew, and the answer names

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ._reading import EMPTY, Found, PathLike, Place, Problem, Reading, filled_lines, read_files
+from ._reading import EMPTY, HALF, Found, PathLike, Place, Problem, Reading, filled_lines, halved, read_files
 from ._rows import rows
 
 
@@ -104,7 +104,8 @@ def read_json_lines(
         encoding: of the file.
 
     Returns:
-        a `Reading` of tuples. A line that is empty, no JSON object, or without a field is left out.
+        a `Reading` of tuples. A line that is empty, no JSON object, or has nothing in a field is left out: no such
+        field, null, NaN, white space, or a list or object of such.
 
     Raises:
         TypeError: for `fields` that are one string.
@@ -122,14 +123,25 @@ def read_json_lines(
 def _values(place: Any, line: str, fields: Sequence[str]) -> Found[tuple[Any, ...]]:
     try:
         value = json.loads(line)
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        return Problem(place, "left out: half of a surrogate pair, which is no character")
+        if halved(value):
+            return Problem(place, HALF)
     except (ValueError, RecursionError) as error:
         return Problem(place, f"left out: not JSON ({error})")
     if not isinstance(value, dict):
         return Problem(place, f"left out: a JSON {type(value).__name__} and no object")
-    missing = [field for field in fields if value.get(field) in (None, "", [])]
+    missing = [field for field in fields if _nothing(value.get(field))]
     if missing:
         return Problem(place, f'left out: the object has nothing in "{missing[0]}"')
     return place, tuple(value[field] for field in fields)
+
+
+def _nothing(value: Any) -> bool:
+    """Whether a JSON value is null, NaN, white space, or a list or object of such."""
+    left = [value]  # and no recursion, whose depth Python limits
+    while left:
+        one = left.pop()
+        if isinstance(one, (list, dict)):
+            left.extend(one.values() if isinstance(one, dict) else one)
+        elif not (one is None or one != one or (isinstance(one, str) and not one.strip())):
+            return False
+    return True

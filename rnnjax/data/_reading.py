@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import json
 import os
 import re
 import zipfile
@@ -12,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, TypeAlias, TypeVar, overload
+from typing import Any, NamedTuple, TypeAlias, TypeVar, overload
 
 T = TypeVar("T")
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -22,7 +23,16 @@ NOTES = re.compile(r"[_.]|(?i:readme|licen[sc]e)\b|SOURCE\b")
 # of a file that is broken, encrypted or compressed by a method that Python does not have
 UNREADABLE = (OSError, EOFError, RuntimeError, NotImplementedError, zlib.error, zipfile.BadZipFile)
 LINE_ENDS = r"\r\n|\r|\n"
+# how files begin whose bytes are no text or table until they are unpacked
+PACKED = {
+    "tar": re.compile(rb".{257}ustar(\0|  \0)", re.DOTALL),
+    "gzip": re.compile(rb"\x1f\x8b\x08"),
+    "bzip2": re.compile(rb"BZh[1-9]1AY&SY"),
+    "xz": re.compile(rb"\xfd7zXZ\0"),
+}
 EMPTY = "left out: an empty line"
+HALF = "left out: half of a surrogate pair, which is no character"
+_SURROGATE = re.compile("[\ud800-\udfff]")
 UTF16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 UTF32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 
@@ -43,6 +53,16 @@ class Problem(NamedTuple):
     place: Place
     message: str
 
+    @property
+    def left_out(self) -> bool:
+        """Whether the item was left out, and not used with a hole or mended."""
+        return self.message.startswith("left out")
+
+    @property
+    def hole(self) -> bool:
+        """Whether NaN or NaT stands where the file has no number or date."""
+        return self.message.startswith(("NaN: ", "NaT: "))
+
     def __str__(self) -> str:
         return f"{self.place}: {self.message}"
 
@@ -57,7 +77,7 @@ class Reading(Sequence[T]):
     Attributes:
         items: what can be used, in order.
         places: where each item came from.
-        problems: what was left out or mended.
+        problems: what was left out, is a hole, or was mended.
 
     >>> import tempfile, pathlib, rnnjax as rj
     >>> path = pathlib.Path(tempfile.mkdtemp(), "pairs.tsv")
@@ -100,11 +120,22 @@ class Reading(Sequence[T]):
         return collected("the data", found)
 
     def report(self, most: int = 5) -> str:
-        """The number of items and the first problems, for people to read."""
-        lines = [f"{len(self.items)} items, {len(self.problems)} problems"]
-        lines += [f"  {problem}" for problem in self.problems[:most]]
-        more = len(self.problems) - most
-        return "\n".join([*lines, f"  and {more} more"] if more > 0 else lines)
+        """How many items there are, how many were left out, how many holes they have if any, and how many were mended;
+        and the first problems, for people to read: what was left out, then holes, then what was mended, once for all
+        that are alike."""
+        left_out = [problem for problem in self.problems if problem.left_out]
+        holes = [problem for problem in self.problems if problem.hole]
+        mended = [problem for problem in self.problems if not (problem.left_out or problem.hole)]
+        alike: dict[str, list[Problem]] = {}
+        for problem in [*holes, *mended]:
+            alike.setdefault(problem.message, []).append(problem)
+        counted = f"{len(holes):,} holes, " * bool(holes)
+        lines = [f"{len(self.items):,} items, {len(left_out):,} left out, {counted}{len(mended):,} mended"]
+        groups = [*([problem] for problem in left_out), *alike.values()]
+        for first, *others in groups[:most]:
+            lines.append(f"  {first}" + f", and {len(others):,} more like it" * bool(others))
+        more = sum(map(len, groups[most:]))
+        return "\n".join([*lines, f"  and {more:,} more"] if more else lines)
 
 
 Found: TypeAlias = Problem | tuple[Place, T]
@@ -123,8 +154,8 @@ def collected(source: object, found: Iterable[Found[T]]) -> Reading[T]:
             places.append(one[0])
             items.append(one[1])
     if not items:
-        fatal = [problem for problem in problems if problem.message.startswith("left out")]
-        reason = f"; the first problem is {fatal[0]}" if fatal else ""
+        fatal = next((problem for problem in problems if problem.left_out), None)
+        reason = "" if fatal is None else f"; the first problem is {fatal}"
         raise ValueError(f"nothing in {source} can be used{reason}")
     return Reading(items, places, problems)
 
@@ -178,9 +209,11 @@ def files(path: PathLike, suffixes: tuple[str, ...], prefix: str = "") -> Iterat
 def _content(name: str, read: Callable[[], bytes]) -> bytes | str:
     """What a file holds, unpacked, or why it cannot be read."""
     try:
-        return gzip.decompress(read()) if name.lower().endswith(".gz") else read()
+        content = gzip.decompress(read()) if name.lower().endswith(".gz") else read()
     except UNREADABLE as error:
         return f"it cannot be read ({error})"
+    kind = next((kind for kind, begin in PACKED.items() if begin.match(content)), None)
+    return content if kind is None else f"it is a {kind} file: unpack it first"
 
 
 def lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Found[str]]:
@@ -223,6 +256,11 @@ def filled_lines(name: str, raw: bytes, encoding: str = "utf-8") -> Iterator[Fou
             yield one
         else:
             yield Problem(one[0], EMPTY)
+
+
+def halved(value: Any) -> bool:
+    """Whether a JSON value holds half of a surrogate pair, which no encoding can write."""
+    return _SURROGATE.search(json.dumps(value, ensure_ascii=False)) is not None
 
 
 def stem(name: str) -> str:

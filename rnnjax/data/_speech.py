@@ -114,7 +114,7 @@ def read_transcribed(
             except (OSError, ValueError) as error:
                 yield Problem(place, f"left out: {error}")
             else:
-                yield from (Problem(place, str(problem)) for problem in sound.problems)
+                yield from (Problem(place, problem.message) for problem in sound.problems)
                 yield place, Utterance(sound.samples, text)
 
     return collected(table, found())

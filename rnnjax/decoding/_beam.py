@@ -7,11 +7,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
-from jax.core import Tracer
 
-from .._errors import check_size, describe, is_array
+from .._errors import check_size, describe, is_array, known
 from .._types import Array
 from ._best import best, largest
 from ._rules import Rules, rules
@@ -216,7 +214,8 @@ def _divisors(length_penalty: Callable[[Array], Array] | None, length: int, dtyp
             f"`length_penalty` must map numbers of tokens (L) = {lengths.shape} to as many divisors; got "
             f"{describe(divisor)}"
         )
-    if not isinstance(divisor, Tracer) and not (np.asarray(divisor) > 0).all():
+    divisors = known(divisor)
+    if divisors is not None and not (divisors > 0).all():
         raise ValueError(f"`length_penalty` must be positive for 1 … L = {length} tokens; got {divisor}")
     return jnp.asarray(divisor).astype(dtype)
 

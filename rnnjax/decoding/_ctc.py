@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from .._errors import describe, is_array
 from .._types import Array
 from .._unroll.check import check_lengths
+from .._unroll.lift import lengths_to_mask
 from ._step import at, check_token, log_normaliser, possible
 
 
@@ -100,8 +101,5 @@ def frames(logits: Array, lengths: Array | None, blank: int) -> tuple[Array, Arr
     hint = f"Time comes first in `logits`, {tuple(logits.shape)}: batch-major ones need `swapaxes(0, 1)`"
     check_lengths(lengths, steps, tuple(batch), "logits", hint)
     logits = possible(jnp.asarray(logits))
-    valid = jnp.ones(logits.shape[:-1], bool)
-    if lengths is not None:
-        times = jnp.arange(steps, dtype=jnp.int32).reshape(steps, *(1,) * len(batch))
-        valid = times < jnp.asarray(lengths).astype(jnp.int32)[None]
+    valid = jnp.ones(logits.shape[:-1], bool) if lengths is None else lengths_to_mask(jnp.asarray(lengths), steps)
     return logits - log_normaliser(logits), valid

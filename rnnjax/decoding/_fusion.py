@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._types import Array
+from .._unroll.lift import where
 from ._step import Step, check_carry, check_token, log_normaliser, possible, repeat, settle, start_tokens
 
 
@@ -197,11 +198,7 @@ def word_fusion(
     def read(state: _Word, tokens: Array) -> tuple[Array, _Word]:
         behind = tokens == space
         scores, carry = ask(state.carry, jnp.maximum(ends[state.node], 0))
-        carry, scores = jax.tree.map(
-            lambda new, old: jnp.where(behind.reshape(*behind.shape, *(1,) * (new.ndim - behind.ndim)), new, old),
-            (carry, scores),
-            (state.carry, state.scores),
-        )
+        carry, scores = where(behind, (carry, scores), (state.carry, state.scores))
         node = jnp.where(behind, 0, jnp.maximum(children[state.node, tokens], 0))
         return ahead(node, scores), _Word(node, carry, scores)
 

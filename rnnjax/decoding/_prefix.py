@@ -9,11 +9,12 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._types import Array
+from .._unroll import lift
 from ._beam import Beams, check_n_best
 from ._best import best, largest
 from ._ctc import frames
 from ._fusion import Fusion
-from ._step import at, pick, possible, repeat, where_rows
+from ._step import at, pick, possible, repeat
 
 
 class _Prefixes(NamedTuple):
@@ -91,8 +92,7 @@ def ctc_prefix_beam(
 
     def body(state: _Prefixes) -> _Prefixes:
         new = _frame(state, log_probs[state.t], blank, lm)
-        kept = jax.tree.map(lambda old, leaf: where_rows(valid[state.t], leaf, old), state[1:], new[1:])
-        return _Prefixes(state.t + 1, *kept)
+        return _Prefixes(state.t + 1, *lift.where(valid[state.t], new[1:], state[1:]))
 
     if len(log_probs):
         state = lax.while_loop(lambda state: state.t < steps, body, state)
@@ -206,8 +206,7 @@ def _read(state: _Prefixes, choice: _Choice, lm: Fusion) -> tuple[Array, Any]:
     carry = jax.tree.map(lambda leaf: pick(leaf, choice.parent), state.carry)
     ahead, after = lm.step(carry, choice.token)
     kept = pick(state.ahead, choice.parent)
-    ahead = where_rows(choice.grown, possible(ahead).astype(kept.dtype), kept)
-    return ahead, jax.tree.map(lambda old, new: where_rows(choice.grown, new, old), carry, after)
+    return lift.where(choice.grown, (possible(ahead).astype(kept.dtype), after), (kept, carry))
 
 
 def _best_of(state: _Prefixes, n_best: int, lm: Fusion | None, pad: int) -> Beams:

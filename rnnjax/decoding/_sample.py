@@ -12,9 +12,10 @@ from jax import lax
 
 from .._errors import describe, is_array, raw_key_shape
 from .._types import Array, Key
+from .._unroll.lift import where
 from . import filters
 from ._rules import Rules, rules
-from ._step import Step, at, check_carry, log_normaliser, possible, settle, start_tokens, where_rows
+from ._step import Step, at, check_carry, log_normaliser, possible, settle, start_tokens
 
 Choice = Callable[[Array, Array, Any], Array]  # (logits (*B, V), t, seen (*B, V) or None) -> tokens (*B)
 
@@ -204,7 +205,7 @@ def _decode(
         return _Rows(
             t=rows.t + 1,
             token=jnp.where(active, token, rows.token),
-            carry=jax.tree.map(lambda old, new: where_rows(active, new, old), rows.carry, carry),
+            carry=where(active, carry, rows.carry),
             tokens=rows.tokens.at[..., rows.t].set(jnp.where(active, token, pad)),
             lengths=rows.lengths + active.astype(jnp.int32),
             log_probs=jnp.where(stuck, -jnp.inf, rows.log_probs + gain),

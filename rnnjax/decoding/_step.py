@@ -156,11 +156,6 @@ def at(values: Array, index: Array) -> Array:
     return jnp.take_along_axis(values, index[..., None], axis=-1)[..., 0]
 
 
-def where_rows(rows: Array, new: Array, old: Array) -> Array:
-    """`new` (*B, …) in the rows (*B) that are true, `old` in the others."""
-    return jnp.where(rows.reshape(*rows.shape, *(1,) * (new.ndim - rows.ndim)), new, old)
-
-
 def repeat(leaf: Array, axis: int, beams: int) -> Array:
     """A leaf (*B, …) for every beam of its row, (*B, K, …); `axis` is the number of batch axes."""
     shape = (*leaf.shape[:axis], beams, *leaf.shape[axis:])

@@ -11,9 +11,8 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.core import Tracer
 
-from .._errors import check_size, describe, is_array
+from .._errors import check_size, describe, is_array, known
 from .._types import Array
 from ._step import possible
 
@@ -175,10 +174,8 @@ def _number(name: str, value: Any, logits: Array) -> Array:
 
 def _inside(name: str, value: Any, low: float, high: float, interval: str) -> None:
     """Raises if concrete numbers lie outside; traced ones pass."""
-    if isinstance(value, Tracer):
-        return
-    values = np.asarray(value)
-    if not ((values >= low) & (values <= high)).all():
+    values = known(value)
+    if values is not None and not ((values >= low) & (values <= high)).all():
         raise ValueError(f"`{name}` must lie in {interval}; got {value}")
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import jax
@@ -26,38 +26,41 @@ class Attribution(NamedTuple):
     difference: Array
 
 
-def saliency(f: Function, xs: Xs) -> Xs:
+def saliency(f: Function, xs: Xs, *, rows: Sequence[int] | None = None) -> Xs:
     """The gradient of an output by the inputs, ∂f/∂x.
 
     Here and in all attributions f is a function of the inputs that returns one number for each row, or a scalar; no row
-    may depend on another, and rows may be on any axis. They are pure: `jax.jit` and `jax.vmap` apply.
+    may depend on another. They are pure: `jax.jit` and `jax.vmap` apply.
 
     Args:
         f: a function (inputs) -> (*rows), such as the logit of a class.
         xs: the inputs, an array or a pytree of floating-point arrays.
+        rows: the axes of the inputs that are rows, in the order in which f returns them, such as (0,) for batch-major
+            ones; None takes those of (T, *B, I), all but the first and the last. Of several arrays one must have them.
 
     Returns:
         gradients in the shape of `xs`.
 
     Raises:
-        TypeError, ValueError: if inputs are not floating-point numbers, or f returns more than a number for each row.
+        TypeError, ValueError: if inputs are not floating-point numbers, `rows` are no distinct axes of them, or f
+            returns anything but a number for each row, or a scalar.
 
     References:
         Simonyan, Vedaldi, Zisserman 2014, Deep inside convolutional networks, arXiv:1312.6034.
 
     >>> import jax.numpy as jnp, rnnjax as rj
-    >>> rj.diagnostics.saliency(lambda xs: (xs**2).sum(0), jnp.array([[1.0, 2.0], [3.0, 4.0]])).tolist()
+    >>> rj.diagnostics.saliency(lambda xs: (xs**2).sum(0), jnp.array([[1.0, 2.0], [3.0, 4.0]]), rows=(1,)).tolist()
     [[2.0, 4.0], [6.0, 8.0]]
     """
     _check_inputs(xs)
-    return jax.grad(lambda xs: _outputs(f, xs).sum())(xs)
+    return jax.grad(lambda xs: outputs_of(f, xs, rows).sum())(xs)
 
 
-def gradient_times_input(f: Function, xs: Xs) -> Xs:
+def gradient_times_input(f: Function, xs: Xs, *, rows: Sequence[int] | None = None) -> Xs:
     """Gradient times input, x ⊙ ∂f/∂x: what f would lose without each number if it were linear.
 
     Args:
-        f, xs: as for `saliency`, which says what is refused.
+        f, xs, rows: as for `saliency`, which says what is refused.
 
     Returns:
         products in the shape of `xs`.
@@ -69,10 +72,12 @@ def gradient_times_input(f: Function, xs: Xs) -> Xs:
     >>> rj.diagnostics.gradient_times_input(lambda xs: (xs**2).sum(0), jnp.array([1.0, 3.0])).tolist()
     [2.0, 18.0]
     """
-    return jax.tree.map(jnp.multiply, xs, saliency(f, xs))
+    return jax.tree.map(jnp.multiply, xs, saliency(f, xs, rows=rows))
 
 
-def integrated_gradients(f: Function, xs: Xs, baseline: Any = 0.0, *, nodes: int = 64) -> Attribution:
+def integrated_gradients(
+    f: Function, xs: Xs, baseline: Any = 0.0, *, nodes: int = 64, rows: Sequence[int] | None = None
+) -> Attribution:
     """Integrated gradients: the gradient collected on the straight way from a baseline to the inputs.
 
     (x − b) ⊙ ∫₀¹ ∂f(b + α (x − b))/∂x dα
@@ -82,7 +87,7 @@ def integrated_gradients(f: Function, xs: Xs, baseline: Any = 0.0, *, nodes: int
     enough, for a network of rectifiers take more.
 
     Args:
-        f, xs: as for `saliency`.
+        f, xs, rows: as for `saliency`.
         baseline: b, a number, or arrays that broadcast against `xs`.
         nodes: at how many points the gradient is formed.
 
@@ -101,27 +106,35 @@ def integrated_gradients(f: Function, xs: Xs, baseline: Any = 0.0, *, nodes: int
     ([4.0, 8.0], 12.0)
     """
     check_size("nodes", nodes)
-    baseline = _like(baseline, xs)
+    baseline = like(baseline, xs)
     where, weight = np.polynomial.legendre.leggauss(nodes)
     dtype = jax.tree.leaves(xs)[0].dtype
     alphas, weights = jnp.asarray((where + 1) / 2, dtype), jnp.asarray(weight / 2, dtype)
 
     def body(total: Xs, node: tuple[Array, Array]) -> tuple[Xs, None]:
-        gradient = saliency(f, _between(baseline, xs, node[0]))
+        gradient = saliency(f, _between(baseline, xs, node[0]), rows=rows)
         return jax.tree.map(lambda t, g: t + node[1].astype(g.dtype) * g, total, gradient), None
 
     total, _ = jax.lax.scan(body, jax.tree.map(jnp.zeros_like, xs), (alphas, weights))
     values = jax.tree.map(lambda x, b, t: (x - b) * t, xs, baseline, total)
-    return Attribution(values, _outputs(f, xs) - _outputs(f, baseline))
+    return Attribution(values, outputs_of(f, xs, rows) - outputs_of(f, baseline, rows))
 
 
-def smooth_grad(f: Function, xs: Xs, key: Key, *, deviation: float | Array, samples: int = 50) -> Xs:
+def smooth_grad(
+    f: Function,
+    xs: Xs,
+    key: Key,
+    *,
+    deviation: float | Array,
+    samples: int = 50,
+    rows: Sequence[int] | None = None,
+) -> Xs:
     """SmoothGrad: the mean gradient around the inputs, with less of the noise of a single one.
 
     E_ε ∂f(x + ε)/∂x,    ε ~ N(0, deviation²)
 
     Args:
-        f, xs: as for `saliency`.
+        f, xs, rows: as for `saliency`.
         key: of the noise.
         deviation: the noise's standard deviation, in the units of `xs`. The paper takes a tenth or two of the range of
             the inputs.
@@ -145,12 +158,14 @@ def smooth_grad(f: Function, xs: Xs, key: Key, *, deviation: float | Array, samp
     check_key("key", key)
 
     def one(key: Key) -> Xs:
-        return saliency(f, _noisy(key, xs, deviation))
+        return saliency(f, _noisy(key, xs, deviation), rows=rows)
 
     return _average(one, jax.random.split(key, samples))
 
 
-def expected_gradients(f: Function, xs: Xs, background: Xs, key: Key, *, samples: int = 256) -> Attribution:
+def expected_gradients(
+    f: Function, xs: Xs, background: Xs, key: Key, *, samples: int = 256, rows: Sequence[int] | None = None
+) -> Attribution:
     """Expected gradients: integrated gradients from baselines drawn out of a background set.
 
     E_{b ~ background, α ~ U(0, 1)} (x − b) ⊙ ∂f(b + α (x − b))/∂x
@@ -159,7 +174,7 @@ def expected_gradients(f: Function, xs: Xs, background: Xs, key: Key, *, samples
     falls with the square root of the samples. α is stratified.
 
     Args:
-        f, xs: as for `saliency`.
+        f, xs, rows: as for `saliency`.
         background: N baselines, each in the shape of `xs`, leaves (N, …).
         key: of the draws.
         samples: how many gradients are averaged, one after another.
@@ -193,18 +208,18 @@ def expected_gradients(f: Function, xs: Xs, background: Xs, key: Key, *, samples
                 f"`background` must hold N ≥ 1 baselines in the shape of `xs`, ({wanted}), the same N in all arrays; "
                 f"got {np.shape(own)}"
             )
-    key_rows, key_alphas = jax.random.split(key)
-    rows = jax.random.randint(key_rows, (samples,), 0, count[0])
+    key_drawn, key_alphas = jax.random.split(key)
+    drawn = jax.random.randint(key_drawn, (samples,), 0, count[0])
     dtype = jax.tree.leaves(xs)[0].dtype
     alphas = (jnp.arange(samples, dtype=dtype) + jax.random.uniform(key_alphas, (samples,), dtype)) / samples
 
     def one(draw: tuple[Array, Array]) -> Xs:
         baseline = jax.tree.map(lambda leaf: leaf[draw[0]], background)
-        gradient = saliency(f, _between(baseline, xs, draw[1]))
+        gradient = saliency(f, _between(baseline, xs, draw[1]), rows=rows)
         return jax.tree.map(lambda x, b, g: (x - b) * g, xs, baseline, gradient)
 
-    mean = jax.lax.map(lambda b: _outputs(f, b), background).mean(0)
-    return Attribution(_average(one, (rows, alphas)), _outputs(f, xs) - mean)
+    mean = jax.lax.map(lambda b: outputs_of(f, b, rows), background).mean(0)
+    return Attribution(_average(one, (drawn, alphas)), outputs_of(f, xs, rows) - mean)
 
 
 def at_embedding(model: Stack, params: Params, ids: Array) -> tuple[Array, Callable[..., Array]]:
@@ -250,20 +265,40 @@ def _check_inputs(xs: Xs) -> None:
             )
 
 
-def _outputs(f: Function, xs: Xs) -> Array:
+def outputs_of(f: Function, xs: Xs, rows: Sequence[int] | None, time: int = 0) -> Array:
+    """f(xs), which must have the shape of the rows of some array, or of a scalar."""
+    leaves = jax.tree.leaves(xs)
+    inputs = ", ".join(str(leaf.shape) for leaf in leaves)
+    if not (rows is None or (isinstance(rows, Sequence) and all(isinstance(axis, Integral) for axis in rows))):
+        raise TypeError(f"`rows` must be None or a sequence of axes of `xs`, such as (0,); got {rows!r}")
+    shapes = _row_shapes(leaves, rows, time)
+    if not shapes:
+        raise ValueError(f"`rows` must be distinct axes of `xs`, of shape {inputs}; got {rows!r}")
     outputs = f(xs)
     if not hasattr(outputs, "dtype") or not jnp.issubdtype(outputs.dtype, jnp.floating):
         raise TypeError(f"`f` must return one floating-point number for each row; got {describe(outputs)}")
-    if all(Counter(outputs.shape) - Counter(leaf.shape) for leaf in jax.tree.leaves(xs)):
-        shapes = ", ".join(str(leaf.shape) for leaf in jax.tree.leaves(xs))
+    if outputs.shape not in ((), *shapes):
         raise ValueError(
-            f"`f` must return one number for each row of inputs {shapes}; got shape {outputs.shape}: choose one, such "
-            "as the logit of a class by `[:, k]`"
+            f"`f` must return one number for each row, {' or '.join(dict.fromkeys(map(str, shapes)))}, of inputs "
+            f"{inputs}; got shape {outputs.shape}: choose one, such as the logit of a class by `[:, k]`, or say by "
+            "`rows` which axes of the inputs are rows, such as `rows=(0,)` for batch-major ones"
         )
     return outputs
 
 
-def _like(baseline: Any, xs: Xs) -> Xs:
+def _row_shapes(leaves: list[Array], rows: Sequence[int] | None, time: int) -> list[tuple[int, ...]]:
+    """Of each array that has these axes, each of them once, the sizes of its rows."""
+    shapes = []
+    for leaf in leaves:
+        axes = range(leaf.ndim)
+        own = [axis for axis in axes[:-1] if axis != axes[time]] if rows is None else rows
+        inside = all(-leaf.ndim <= axis < leaf.ndim for axis in own)
+        if inside and len({axis % leaf.ndim for axis in own}) == len(own):
+            shapes.append(tuple(leaf.shape[axis] for axis in own))
+    return shapes
+
+
+def like(baseline: Any, xs: Xs) -> Xs:
     """A baseline in the structure and the shapes of the inputs."""
     _check_inputs(xs)
     if jax.tree.structure(baseline) != jax.tree.structure(xs):
@@ -273,7 +308,8 @@ def _like(baseline: Any, xs: Xs) -> Xs:
 
     def spread(own: Any, leaf: Array) -> Array:
         own = jnp.asarray(own, leaf.dtype)
-        if jnp.broadcast_shapes((1,) * (leaf.ndim - own.ndim) + own.shape, leaf.shape) != leaf.shape:
+        fits = (a in (1, b) for a, b in zip(own.shape[::-1], leaf.shape[::-1], strict=False))
+        if own.ndim > leaf.ndim or not all(fits):
             raise ValueError(f"`baseline` must broadcast against `xs` {leaf.shape}; got {own.shape}")
         return jnp.broadcast_to(own, leaf.shape)
 

@@ -71,7 +71,7 @@ def unflatten(flat: Array, shapes: State) -> State:
 def flat_cell(cell: Cell, params: Params, xs: Xs, state: State | None, differentiate: bool = False) -> Flat:
     """The flat form of a cell over inputs (T, *B, I), without noise; raises as `rnnjax.unroll` does, and with
     `differentiate` TypeError for a step that has no forward derivative."""
-    check.arguments(cell, params, xs, state, None, None, None, None, None, None, None)
+    check.arguments(cell, params, xs, state)
     steps, batch_shape = check.sizes(cell, xs)
     rows = math.prod(batch_shape)
     lead = 1 + len(batch_shape)

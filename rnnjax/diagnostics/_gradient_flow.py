@@ -115,7 +115,8 @@ def kept_share(norms: Array, reverse: bool | Array = False, mask: Array | None =
     share_k = mean_b ‖∂loss/∂s_{last−k}‖ / mean_b ‖∂loss/∂s_last‖
 
     Args:
-        norms: (T, *B), from `gradient_flow`. In each row, `last` is the last step with a gradient.
+        norms: (T, *B), from `gradient_flow`. In each row, `last` is the last step with a gradient; rows without any are
+            not counted.
         reverse: whether the layer runs from the last step to the first, so that `last` is the first with a gradient.
         mask: which steps are valid, (T, *B); None takes all. The others are not counted.
 
@@ -147,7 +148,7 @@ def steps_back(norms: Array, reverse: bool | Array = False, mask: Array | None =
         norms, reverse, mask: as for `kept_share`.
 
     Returns:
-        0 … T − 1, and −1 where there is no valid step.
+        0 … T − 1, and −1 where no valid step has a gradient.
 
     >>> import jax.numpy as jnp, rnnjax as rj
     >>> int(rj.diagnostics.steps_back(jnp.array([0.25, 0.5, 1.0, 0.0])))
@@ -158,8 +159,8 @@ def steps_back(norms: Array, reverse: bool | Array = False, mask: Array | None =
 
 
 def _backwards(norms: Array, reverse: bool | Array, mask: Array | None) -> tuple[Array, Array, Array]:
-    """Norms (T, N) in the order in which the gradient passes, masked steps at the end; how many are valid, and how
-    many have no gradient before the first that has, both (N)."""
+    """Norms (T, N) in the order in which the gradient passes, masked steps at the end; how many are valid, 0 in a row
+    without any gradient, and how many have no gradient before the first that has, both (N)."""
     if jnp.ndim(norms) == 0:
         raise ValueError("`norms` must be (T, *B); got a scalar")
     if mask is not None and mask.shape != norms.shape:
@@ -177,7 +178,7 @@ def _backwards(norms: Array, reverse: bool | Array, mask: Array | None) -> tuple
         rows = jnp.take_along_axis(jnp.where(valid, rows, 0), jnp.argsort(~valid, axis=0, stable=True), axis=0)
         count = valid.sum(0)
     first = jnp.argmax(rows != 0, axis=0) if steps else jnp.zeros_like(count)
-    return rows, count, first
+    return rows, jnp.where((rows != 0).any(0), count, 0), first
 
 
 def horizon(share: Array, kept: float = REMEMBERED) -> Array:
@@ -199,13 +200,14 @@ def verdict(flow: GradientFlow) -> str:
     """What the gradient does on its way back, one line a layer, and what to try. Needs concrete arrays.
 
     It has vanished where less than 1e-3 of it is left at the first step, and exploded where it has grown more than a
-    thousandfold. The memory horizon is the steps back over which at least one hundredth is left.
+    thousandfold; it is cut where nothing at all is left a step behind more than 1e-3. The gradient horizon is the steps
+    back over which at least one hundredth is left.
 
     >>> import jax.numpy as jnp, rnnjax as rj
     >>> norms = {"rnn": 0.5 ** jnp.arange(50.0)[::-1]}
     >>> said = rj.diagnostics.verdict(rj.diagnostics.GradientFlow(0.0, norms, {}, {"rnn": False}))
     >>> print(said.split(". ")[0])
-    rnn: vanishes: 2e-15 of the gradient is left 49 steps back; memory horizon about 6 steps
+    rnn: vanishes: 2e-15 of the gradient is left 49 steps back; gradient horizon about 6 steps
     """
     return "\n".join(f"{name}: {_line(norms, flow.reverse[name], flow.mask)}" for name, norms in flow.norms.items())
 
@@ -219,13 +221,6 @@ def _line(norms: Array, reverse: Any, mask: Array | None) -> str:
     share = np.asarray(kept_share(norms, reverse, mask))[: int(steps_back(norms, reverse, mask)) + 1]
     if share.size == 0 or share[0] == 0:
         return "has no gradient: the loss does not depend on this layer's states"
-    back, memory = share.size - 1, int(horizon(jnp.asarray(share)))
-    if back > 0 and share[1] == 0:
-        return (
-            "is cut: no gradient at all is left one step back. Either a `reset` stands there, or the derivative of the "
-            "step is zero, as that of the activation `jnp.sign`; `jax.custom_jvp` gives it another"
-        )
-    reach = f"memory horizon {'about' if memory < back else 'at least'} {memory} steps"
     if share.max() > EXPLODED:
         worst = int(share.argmax())
         return (
@@ -233,10 +228,20 @@ def _line(norms: Array, reverse: Any, mask: Array | None) -> str:
             "(`rnnjax.training.optimizer(clip_norm=1.0)`, `rnnjax.GradientClip`), orthogonal recurrent weights, or a "
             "lower learning rate"
         )
+    cut = np.flatnonzero((share[1:] == 0) & (share[:-1] > VANISHED))
+    if cut.size:
+        steps = "one step" if cut[0] == 0 else f"{cut[0] + 1} steps"
+        return (
+            f"is cut: no gradient at all is left {steps} back. Either a `reset` stands there, or the derivative of the "
+            "step is zero, as that of the activation `jnp.sign`; `jax.custom_jvp` gives it another"
+        )
+    back, reached = share.size - 1, int(horizon(jnp.asarray(share)))
+    reach = f"gradient horizon {'about' if reached < back else 'at least'} {reached} steps"
     if share[-1] < VANISHED:
         return (
-            f"vanishes: {share[-1]:.0e} of the gradient is left {back} steps back; {reach}. Try a GRU or an LSTM with "
-            '`max_time`, the identity as recurrent weights (`rnnjax.Elman(…, activation="relu", '
-            'recurrent_init="identity")`), or shorter paths, with pooling or `rnnjax.Residual`'
+            f"vanishes: {share[-1]:.0e} of the gradient is left {back} steps back; {reach}. Try "
+            "`rnnjax.LSTM(…, forget_bias=3)` or `rnnjax.GRU(…, update_bias=3)`, an LSTM with `max_time`, the identity "
+            'as recurrent weights (`rnnjax.Elman(…, activation="relu", recurrent_init="identity")`), or shorter paths, '
+            "with pooling or `rnnjax.Residual`"
         )
     return f"flows: {share[-1]:.2g} of the gradient is left {back} steps back; {reach}"

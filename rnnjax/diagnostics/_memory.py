@@ -9,10 +9,9 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.core import Tracer
 
 from .._cell import Cell
-from .._errors import check_size
+from .._errors import check_size, known
 from .._types import Array, Params, State, Xs
 from ._flat import exact, flatten
 from ._traces import states
@@ -79,10 +78,12 @@ def memory_horizon(
         raise TypeError(f"`xs` must be one array (T, *B, I); got {type(xs).__name__}")
     if xs.ndim > 0 and xs.shape[0] < 4 * (delays + 1):
         raise ValueError(f"`xs` must have at least 4 (D + 1) = {4 * (delays + 1)} steps; got {xs.shape[0]}")
-    if not isinstance(xs, Tracer) and xs.size and not np.ptp(np.asarray(xs, np.float64), axis=0).any():
+    inputs = known(xs)
+    if inputs is not None and inputs.size and not np.ptp(inputs.astype(np.float64), axis=0).any():
         raise ValueError("`xs` must vary over time, or there is nothing to recall; got the same inputs at every step")
     found = _recall(cell, params, xs, state, delays, ridge)
-    if not isinstance(found.capacity, Tracer) and np.isnan(found.capacity):
+    capacity = known(found.capacity)
+    if capacity is not None and np.isnan(capacity):
         raise ValueError(_why(cell, params, xs, state, ridge))
     return found
 

@@ -21,7 +21,7 @@ from ._gradient_flow import gradient_flow, horizon, kept_share, steps_back
 
 class Reading(NamedTuple):
     """One reading: the step, and by layer the share of the gradient left k steps back (K), as far as some row reaches,
-    and its horizon, −1 where there is no gradient or it is NaN."""
+    K = 0 without any gradient, and its horizon, −1 where there is no gradient or it is NaN."""
 
     step: int
     share: dict[str, np.ndarray]
@@ -70,7 +70,7 @@ class GradientMonitor:
 
 
 def _values(reading: Reading) -> Mapping[str, float]:
-    values = {f"gradient_left/{name}": float(share[-1]) for name, share in reading.share.items() if share.size}
+    values = {f"gradient_left/{name}": float(share[-1]) if share.size else 0.0 for name, share in reading.share.items()}
     return values | {f"gradient_horizon/{name}": float(steps) for name, steps in reading.horizon.items()}
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,10 +10,19 @@ import jax.numpy as jnp
 
 from .._errors import check_size
 from .._types import Array, Xs
-from ._attribution import Function, _like, _outputs
+from ._attribution import Function, like, outputs_of
 
 
-def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stride: int = 1, axis: int = 0) -> Array:
+def occlusion(
+    f: Function,
+    xs: Xs,
+    baseline: Any = 0.0,
+    *,
+    window: int = 1,
+    stride: int = 1,
+    axis: int = 0,
+    rows: Sequence[int] | None = None,
+) -> Array:
     """How much an output falls when a stretch of time is replaced by a baseline.
 
     a_t = mean over the windows that contain t of  f(x) − f(x with the window replaced)
@@ -26,6 +35,7 @@ def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stri
         stride: steps from one window to the next. The last window ends with the sequence: it may be shorter, and where
             steps lie between windows, `stride` above `window`, it is nearer to the one before.
         axis: of time, 0 in the functional form and 1 for batch-major models.
+        rows: the axes of the inputs that are rows; None takes all but `axis` and the last.
 
     Returns:
         (T, *rows); 0 at a step that no window contains.
@@ -43,7 +53,7 @@ def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stri
     """
     check_size("window", window)
     check_size("stride", stride)
-    baseline = _like(baseline, xs)
+    baseline = like(baseline, xs)
     steps = jax.tree.leaves(xs)[0].shape[axis]
     if window > steps:
         raise ValueError(f"`window` must be at most T = {steps}, the steps of `xs`; got {window}: take a shorter one")
@@ -51,7 +61,7 @@ def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stri
     begins = jnp.minimum(jnp.arange(-(-(steps - window) // stride) + 1) * stride, latest)
     times = jnp.arange(steps)
     inside = (times[None] >= begins[:, None]) & (times[None] < begins[:, None] + window)
-    whole = _outputs(f, xs)
+    whole = outputs_of(f, xs, rows, axis)
 
     def without(flags: Array) -> Array:
         def replace(x: Array, b: Array) -> Array:
@@ -59,7 +69,7 @@ def occlusion(f: Function, xs: Xs, baseline: Any = 0.0, *, window: int = 1, stri
             shape[axis] = steps
             return jnp.where(jnp.broadcast_to(flags.reshape(shape), x.shape), b, x)
 
-        return whole - _outputs(f, jax.tree.map(replace, xs, baseline))
+        return whole - outputs_of(f, jax.tree.map(replace, xs, baseline), rows, axis)
 
     falls = jax.lax.map(without, inside)
     counts = jnp.maximum(inside.sum(0), 1).astype(falls.dtype)

@@ -188,6 +188,18 @@ BAD = {
     "speed": (lambda: data.change_speed(jnp.ones(3), 1.2, bounds=(0.9, 1.1)), ValueError, "within `bounds`"),
     "too_slow": (lambda: data.change_speed(jnp.ones(3), 0.01), ValueError, "0.1…10"),
     "rate": (lambda: data.resample(jnp.ones(3), 0, 1), ValueError, "`from_rate`"),
+    "divisor": (lambda: data.resample(jnp.ones(3), 48001, 48000), ValueError, "too small a common divisor, 1,"),
+    "word": (lambda: data.change_speed(jnp.ones(3), "fast"), TypeError, "`speed` must be a number or an array; got 'f"),
+    "row": (
+        lambda: data.change_speed(jnp.ones((2, 3)), jnp.ones(3), bounds=(1, 1)),
+        ValueError,
+        r"`speed` must be \(\) or one for each row, \(2,\); got \(3,\)",
+    ),
+    "speeds": (
+        lambda: data.perturb_speed(KEY, jnp.ones(3), speeds=(1.0, 11)),
+        ValueError,
+        "`speeds` must lie in 0.1…10",
+    ),
 }
 
 

@@ -278,6 +278,8 @@ def test_docstrings_of_a_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     assert set(problems) == {"broken.py", "latin.py", "not_there"}
     assert problems["broken.py"].place.line == 2
     assert problems["not_there"].message == "left out: not installed"
+    with pytest.raises(ValueError, match=r"`packages` must be top-level names; got 'jax\.numpy'"):
+        data.docstring_pairs(["jax.numpy"])
 
 
 def test_docstrings_of_optax() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+import pytest
+
 import rnnjax as rj
 
 
@@ -52,6 +54,13 @@ def test_every_answer_follows_from_all_turns_so_far():
             known |= matches[0].groupdict()
             assert turn.system == f"the {known['device']} in the {known['room']} is {known['state']}"
             assert dict(turn.constraints) == known
+
+
+@pytest.mark.parametrize("made", [rj.data.house_queries, rj.data.house_dialogues])
+def test_a_seed_must_be_chosen(made):
+    """As for all sets that are made up: with one by default, parts for training and test would be the same."""
+    with pytest.raises(TypeError, match="missing 1 required keyword-only argument: 'seed'"):
+        made(3)
 
 
 def test_a_seed_repeats():

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
 import json
+import lzma
 import re
+import tarfile
 import zipfile
 from collections.abc import Sequence
 from functools import partial
@@ -257,10 +260,94 @@ def test_checks_leave_out_and_tell(tmp_path: Path) -> None:
     assert [place.line for place in reading.places] == [1, 3]
     assert told(reading) == [("lines.txt", 2), ("lines.txt", 4)]
     assert reading.problems[1].message == "left out: character 2, 'x', is not in the vocabulary"
-    assert reading.report(1) == f"2 items, 2 problems\n  {path}:2: left out: an empty line\n  and 1 more"
+    assert reading.report(1) == f"2 items, 2 left out, 0 mended\n  {path}:2: left out: an empty line\n  and 1 more"
     assert len(reading) == 2
     with pytest.raises(ValueError, match="nothing in the data can be used"):
         reading.check(lambda item: "no")
+
+
+def test_a_report_begins_with_what_was_left_out() -> None:
+    """Whatever was mended before; and tells once what was mended alike. Holes are neither."""
+    mends = [Problem(Place(f"{n}.wav"), what) for n in range(1200) for what in ("2 channels", "44100 a second")]
+    lost = [Problem(Place(name), "left out: cut off") for name in ("x.wav", "y.wav")]
+    reading = Reading([1], [Place("0.wav")], [*mends, *lost, Problem(Place("z.wav"), "too loud")])
+    assert reading.report().split("\n") == [
+        "1 items, 2 left out, 2,401 mended",
+        "  x.wav: left out: cut off",
+        "  y.wav: left out: cut off",
+        "  0.wav: 2 channels, and 1,199 more like it",
+        "  0.wav: 44100 a second, and 1,199 more like it",
+        "  z.wav: too loud",
+    ]
+    assert reading.report(3).split("\n")[-2:] == ["  0.wav: 2 channels, and 1,199 more like it", "  and 1,201 more"]
+    holes = [Problem(Place("a.csv", n), what) for n in range(1000) for what in ("NaN: '?' in it", "NaT: '' in it")]
+    assert Reading([1], [Place("a.csv")], [mends[0], *holes, lost[0]]).report().split("\n") == [
+        "1 items, 1 left out, 2,000 holes, 1 mended",
+        "  x.wav: left out: cut off",
+        "  a.csv:0: NaN: '?' in it, and 999 more like it",
+        "  a.csv:0: NaT: '' in it, and 999 more like it",
+        "  0.wav: 2 channels",
+    ]
+
+
+@pytest.mark.parametrize("packed", ["tar", "tar.gz", "tgz", "bz2", "xz", "gzip"])
+def test_what_must_be_unpacked_first_is_no_text(tmp_path: Path, packed: str) -> None:
+    """In an encoding that can read every byte, too."""
+    (tmp_path / "rt-polarity.pos").write_text("so good\n" * 99)
+    path, ends = tmp_path / f"all.pos.{packed}", {"tar": "w", "tar.gz": "w:gz", "tgz": "w:gz"}
+    if packed in ends:
+        for form in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+            with tarfile.open(path, ends[packed], format=form) as archive:  # type: ignore[call-overload]
+                archive.add(tmp_path / "rt-polarity.pos", "rt-polarity.pos")
+            with pytest.raises(ValueError, match=r"left out: it is a (tar|gzip) file: unpack it first"):
+                data.read_sentence_polarity(path, encoding="latin-1")
+        return
+    path.write_bytes({"bz2": bz2.compress, "xz": lzma.compress, "gzip": gzip.compress}[packed](b"so good\n" * 99))
+    kind = "bzip2" if packed == "bz2" else packed
+    for read in (data.read_sentence_polarity, data.read_lines, data.read_pairs):
+        with pytest.raises(ValueError, match=f"{path.name}: left out: it is a {kind} file: unpack it first"):
+            read(path, encoding="latin-1")
+
+
+def test_a_text_that_mentions_an_archive_is_a_text(tmp_path: Path) -> None:
+    """Spanish has "gustar", which can stand where a tar file has its mark."""
+    path = tmp_path / "a.txt"
+    for text in ("x" * 256 + "gustar  mucho", "x" * 257 + "ustar y ver", "BZh9 and more"):
+        path.write_text(text)
+        assert data.read_lines(path).items == [text]
+
+
+def test_sentences_without_a_label_are_left_out(tmp_path: Path) -> None:
+    (tmp_path / "reviews.txt").write_text("so good\n")
+    with pytest.raises(ValueError, match=r"reviews\.txt: left out: its name must have `\.neg` or `\.pos`"):
+        data.read_sentence_polarity(tmp_path / "reviews.txt")
+    (tmp_path / "RT.POS").write_text("so good\n")
+    assert data.read_sentence_polarity(tmp_path / "RT.POS").items == [("so good", "positive")]
+
+
+@pytest.mark.parametrize("nothing", ["null", '""', '" \\n"', "[]", '["", " "]', "[[], null]", "NaN", "{}", '{"a": ""}'])
+def test_a_field_with_nothing_in_it(tmp_path: Path, nothing: str) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text(f'{{"a": {nothing}}}\n{{"a": ["", "x"]}}\n{{"a": 0}}\n{{"a": false}}\n')
+    reading = data.read_json_lines(path, ("a",))
+    assert reading.items == [(["", "x"],), (0,), (False,)]
+    assert [problem.message for problem in reading.problems] == ['left out: the object has nothing in "a"']
+
+
+def test_half_a_surrogate_pair_is_left_out(tmp_path: Path) -> None:
+    """JSON can write it, and no encoding can."""
+    said = [{"data": [{"text": text}]} for text in ("go \ud83d", "go \U0001f355", "stop")]
+    (tmp_path / "train_A.json").write_text('{"A": [\n' + ",\n".join(map(json.dumps, said)) + "]}")
+    (tmp_path / "train_B.json").write_text(json.dumps({"\ud83d": said[2:]}))
+    queries = data.read_snips(tmp_path)
+    assert [query.words for query in queries] == [("go", "\U0001f355"), ("stop",)]
+    assert told(queries) == [("train_A.json", 2), ("train_B.json", None)]
+    path = tmp_path / "camrest.json"
+    path.write_text(json.dumps([{"dialogue_id": n, "dial": [turn("Hi", text)]} for n, text in enumerate("a\udc80b")]))
+    dialogues = data.read_camrest(path)
+    assert [dialogue.number for dialogue in dialogues] == [0, 2]
+    for problem in [*queries.problems, *dialogues.problems]:
+        assert problem.message == "left out: half of a surrogate pair, which is no character"
 
 
 def test_json_lines_with_every_defect(tmp_path: Path) -> None:
@@ -269,17 +356,20 @@ def test_json_lines_with_every_defect(tmp_path: Path) -> None:
     path.write_text("\n".join(lines))
     reading = data.read_json_lines(path, ("a", "b"))
     assert reading.items == [("x", ["y"]), ("z", 0)]
+    with pytest.raises(TypeError, match=r"`fields` must be a sequence of names, such as \('a',\); got the string 'a'"):
+        data.read_json_lines(path, "a")
     assert [line for _, line in told(reading)] == [2, 3, 4, 5, 6]
     assert 'nothing in "b"' in reading.problems[2].message
     assert "no object" in reading.problems[1].message
 
 
 def test_json_that_python_cannot_read_is_left_out(tmp_path: Path) -> None:
-    lines = ["[" * 200_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud83d"}', '{"a": "\\ud83c\\udf55"}']
+    deep = '{"a": ' + "[" * 600 + "]" * 600 + "}"
+    lines = ["[" * 200_000, '{"a": ' + "9" * 5000 + "}", '{"a": "\\ud83d"}', deep, '{"a": "\\ud83c\\udf55"}']
     (tmp_path / "rows.jsonl").write_text("\n".join(lines))
     reading = data.read_json_lines(tmp_path / "rows.jsonl", ("a",))
     assert reading.items == [("\U0001f355",)]
-    assert [line for _, line in told(reading)] == [1, 2, 3]
+    assert [line for _, line in told(reading)] == [1, 2, 3, 4]
     assert "surrogate" in reading.problems[2].message
     for line in lines[:2]:
         (tmp_path / "train_A.json").write_text(line)

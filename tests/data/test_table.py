@@ -49,6 +49,7 @@ def test_every_defect_is_named_and_the_rest_is_used(tmp_path: Path, packed: bool
         (7, "NaN: '1_000' in column 2 (from 0), 'OT', is no finite number"),
     ]
     assert str(reading.problems[5]).startswith(f"{path}:4: NaN: '?'")
+    assert reading.report().startswith("1 items, 5 left out, 5 holes, 0 mended\n")
 
 
 @pytest.mark.parametrize("text", ["nan,2,6\n1,3,9\n", "5,2,\n1,3,9\n"])

@@ -86,6 +86,11 @@ def test_byte_pairs_are_learnt(pieces: BytePairs, tmp_path: Path) -> None:
         Vocabulary.load(tmp_path / "pieces.json")
     with pytest.raises(ValueError, match="at least 260"):
         BytePairs.train(TEXTS, 259)
+    with pytest.raises(TypeError, match=r"`texts` must be several texts; got one string: pass \[text\]"):
+        BytePairs.train("the cat", 270)
+    (tmp_path / "pieces.json").write_text('{"rnnjax": "byte pairs", "version": 1, "tokenizer": {"model": "none"}}')
+    with pytest.raises(ValueError, match=r"pieces\.json holds no byte pairs: "):
+        BytePairs.load(tmp_path / "pieces.json")
 
 
 def test_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

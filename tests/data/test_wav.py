@@ -287,5 +287,7 @@ def test_digits_are_joined_with_pauses() -> None:
     assert [one.text for one in again] == [one.text for one in spoken[:5]]
     with pytest.raises(ValueError, match="at least one clip"):
         data.digit_strings([], 1, seed=0)
+    with pytest.raises(ValueError, match="`gap` must be at least 0 samples; got -1"):
+        data.digit_strings(clips, 1, seed=0, gap=-1)
     with pytest.raises(ValueError, match="`longest` must be at least"):
         data.digit_strings(clips, 1, seed=0, longest=2)

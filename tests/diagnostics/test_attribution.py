@@ -64,7 +64,7 @@ def test_pytrees_scalars_and_baselines() -> None:
     found = integrated_gradients(f, xs)
     np.testing.assert_allclose(found.values["a"], [3 * 3 / 4, 24 * 3 / 4], rtol=1e-12)
     np.testing.assert_allclose(found.values["b"], 27 / 4, rtol=1e-12)
-    shifted = integrated_gradients(lambda x: (x**2).sum(0), jnp.ones((4, 3)), jnp.array([0.0, 0.5, 1.0]))
+    shifted = integrated_gradients(lambda x: (x**2).sum(0), jnp.ones((4, 3)), jnp.array([0.0, 0.5, 1.0]), rows=(1,))
     np.testing.assert_allclose(shifted.values[0], [1.0, 0.75, 0.0], rtol=1e-12)
     assert jax.vmap(lambda x: integrated_gradients(jnp.sum, x).difference)(jnp.ones((5, 3))).tolist() == [3.0] * 5
 
@@ -90,7 +90,8 @@ def test_expected_gradients() -> None:
     rng = np.random.default_rng(4)
     xs, background = rng.standard_normal((T, B)), rng.standard_normal((5, T, B))
     f = lambda xs: (xs**2).sum(0)  # noqa: E731
-    found = expected_gradients(f, jnp.asarray(xs), jnp.asarray(background), jax.random.key(0), samples=20_000)
+    given = jnp.asarray(xs), jnp.asarray(background), jax.random.key(0)
+    found = expected_gradients(f, *given, samples=20_000, rows=(1,))
     np.testing.assert_allclose(found.values, xs**2 - (background**2).mean(0), atol=0.1)
     np.testing.assert_allclose(found.difference, (xs**2).sum(0) - (background**2).sum(1).mean(0), rtol=1e-10)
     with pytest.raises(ValueError, match="`background`"):
@@ -180,16 +181,47 @@ def test_at_embedding() -> None:
         at_embedding(rj.Stack([rj.GRU(3)]), (), ids)
 
 
+@pytest.mark.parametrize("tool", [saliency, integrated_gradients, occlusion])
+@pytest.mark.parametrize("shape", [(T, B, 2), (2, B, 3), (T, 2), (2, 3)], ids=str)
+def test_all_classes_are_no_number_for_each_row(tool: Any, shape: tuple[int, ...]) -> None:
+    """Also where there are as many classes as features or steps."""
+    with pytest.raises(ValueError, match=r"one number for each row.* choose one, such as the logit of a class"):
+        tool(lambda xs: jnp.stack([xs.sum((0, -1)), xs[0].sum(-1)], -1), jnp.ones(shape))
+
+
+def test_rows_on_any_axis() -> None:
+    """Batch-major inputs, and images over time of which each is one row."""
+    xs = jnp.asarray(np.random.default_rng(9).standard_normal((B, T, I)))
+    f = lambda xs: jnp.sin(xs).sum((1, 2))  # noqa: E731
+    np.testing.assert_allclose(saliency(f, xs, rows=(0,)), np.cos(xs), rtol=1e-12)
+    np.testing.assert_allclose(gradient_times_input(f, xs, rows=(-3,)), xs * np.cos(xs), rtol=1e-12)
+    found = occlusion(lambda xs: xs.sum((0, 2, 3)), jnp.ones((T, B, 4, 5)), rows=(1,))
+    np.testing.assert_array_equal(found, np.full((T, B), 20.0))
+    with pytest.raises(
+        ValueError, match=r"for each row, \(6,\), .* got shape \(3,\): .* `rows=\(0,\)` for batch-major"
+    ):
+        saliency(f, xs)
+
+
 def test_errors() -> None:
     f, xs, _ = classifier(7)
     with pytest.raises(TypeError, match="at_embedding"):
         saliency(f, jnp.ones((T, B, I), jnp.int32))
-    with pytest.raises(ValueError, match=r"one number for each row .* got shape \(3, 7\): choose one"):
+    with pytest.raises(
+        ValueError, match=r"for each row, \(3,\), of inputs \(6, 3, 2\); got shape \(3, 7\): choose one"
+    ):
         saliency(lambda xs: jnp.zeros((B, 7)) + xs.sum(), xs)
+    for rows in ((3,), (0, 0), (1, -2)):
+        with pytest.raises(ValueError, match=r"`rows` must be distinct axes of `xs`, of shape \(6, 3, 2\); got \("):
+            saliency(pytest.fail, xs, rows=rows)
+    for rows in (0, "1", (0.0,)):
+        with pytest.raises(TypeError, match=r"`rows` must be None or a sequence of axes of `xs`, such as \(0,\); got"):
+            saliency(pytest.fail, xs, rows=rows)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="`f` must return"):
         saliency(lambda xs: xs.shape[0], xs)
-    with pytest.raises(ValueError, match="broadcast"):
-        integrated_gradients(f, xs, jnp.ones((7, T, B, I)))
+    for shape in ((7, T, B, I), (5,)):
+        with pytest.raises(ValueError, match=r"`baseline` must broadcast against `xs` \(6, 3, 2\); got"):
+            integrated_gradients(f, xs, jnp.ones(shape))
     with pytest.raises(ValueError, match="`nodes`"):
         integrated_gradients(f, xs, nodes=0)
     with pytest.raises(ValueError, match="`window`"):

@@ -120,7 +120,9 @@ def test_recurrent_spectrum() -> None:
         )
         np.testing.assert_allclose(spectrum.radius[gate], np.abs(values).max(), rtol=1e-10)
     ungated = rj.ResetBeforeGRU(H)
-    with pytest.raises(TypeError, match="gated"):
+    with pytest.raises(
+        TypeError, match="`cell` must be a gated cell, which has one recurrent matrix; got ResetBeforeGRU"
+    ):
         recurrent_spectrum(ungated, ungated.init(jax.random.key(0), I))
 
 
@@ -266,11 +268,11 @@ def test_lyapunov_of_what_is_only_read(cell: Any) -> None:
 def test_lyapunov_errors() -> None:
     cell, params, _ = linear(6, 3)
     xs = jnp.zeros((9, 1))
-    with pytest.raises(ValueError, match="`warmup`"):
+    with pytest.raises(ValueError, match="`warmup` must leave at least one of the 9 steps of the trajectory; got 9"):
         lyapunov_exponents(cell, params, xs, warmup=9)
     with pytest.raises(ValueError, match="at most S = 3"):
         lyapunov_exponents(cell, params, xs, count=4)
-    with pytest.raises(ValueError, match="vector"):
+    with pytest.raises(ValueError, match=r"`state` must be a vector \(S\); got shape \(2, 2\)"):
         lyapunov_exponents_of_map(lambda s: s, jnp.zeros((2, 2)), 5)
 
 

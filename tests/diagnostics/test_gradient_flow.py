@@ -128,8 +128,9 @@ def test_reset_cuts_the_flow() -> None:
     cell = rj.LSTM(H)
     params, x = random_params(cell, I, 10), jnp.asarray(np.random.default_rng(11).standard_normal((T, I)))
     reset = jnp.arange(T) == 4
-    norms = gradient_flow(cell, params, x, lambda ys: ys[-1].sum(), reset=reset).norms["rnn"]
-    assert (np.asarray(norms) > 0).tolist() == [False] * 4 + [True] * 2
+    flow = gradient_flow(cell, params, x, lambda ys: ys[-1].sum(), reset=reset)
+    assert (np.asarray(flow.norms["rnn"]) > 0).tolist() == [False] * 4 + [True] * 2
+    assert verdict(flow).startswith("rnn: is cut: no gradient at all is left 2 steps back")
 
 
 def test_noise_is_that_of_the_model() -> None:
@@ -172,7 +173,7 @@ def test_tiny_gradients_are_not_lost() -> None:
 def test_errors() -> None:
     cell = rj.GRU(H)
     params, x = cell.init(jax.random.key(0), I), jnp.ones((T, B, I))
-    with pytest.raises(ValueError, match="scalar"):
+    with pytest.raises(ValueError, match="`loss` must return a scalar; got an array of shape"):
         gradient_flow(cell, params, x, lambda ys: ys.sum(0))
     with pytest.raises(ValueError, match="at least one recurrent layer"):
         gradient_flow(rj.Dense(3), rj.Dense(3).init(jax.random.key(0), I), x, jnp.sum)
@@ -193,7 +194,7 @@ def test_kept_share(reverse: bool) -> None:
     assert not np.any(kept_share(jnp.zeros((3, 2))))
     assert kept_share(jnp.zeros((3, 0))).tolist() == [0, 0, 0]
     assert int(steps_back(jnp.asarray(norms), reverse)) == 3
-    assert int(steps_back(jnp.zeros((0, 2)))) == -1
+    assert int(steps_back(jnp.zeros((0, 2)))) == int(steps_back(jnp.zeros((3, 2)))) == -1
 
 
 @pytest.mark.parametrize("reverse", [False, True])
@@ -230,17 +231,23 @@ def flow_of(norms: Any) -> GradientFlow:
     [
         (
             0.6 ** np.arange(50.0)[::-1],
-            "rnn: vanishes: 1e-11 of the gradient is left 49 steps back; memory horizon about 9",
+            "rnn: vanishes: 1e-11 of the gradient is left 49 steps back; gradient horizon about 9",
         ),
         (2.0 ** np.arange(30.0)[::-1], "rnn: explodes: 5e+08 times the gradient 29 steps back"),
         (
             0.99 ** np.arange(30.0)[::-1],
-            "rnn: flows: 0.75 of the gradient is left 29 steps back; memory horizon at least 29",
+            "rnn: flows: 0.75 of the gradient is left 29 steps back; gradient horizon at least 29",
         ),
+        ([0.0, 0.0, 0.0, 0.25, 0.5, 1.0], "rnn: is cut: no gradient at all is left 3 steps back. Either a `reset`"),
+        ([0.0, 0.0, 1e-4, 1.0], "rnn: vanishes: 0e+00 of the gradient is left 3 steps back"),
         ([1.0, np.nan, 1.0], "rnn: is not finite"),
         (np.zeros(4), "rnn: has no gradient"),
+        (
+            np.pad(np.ones((50, 1)), ((0, 50), (0, 7))),
+            "rnn: flows: 1 of the gradient is left 49 steps back; gradient horizon at least 49",
+        ),
     ],
-    ids=["vanishes", "explodes", "flows", "nan", "none"],
+    ids=["vanishes", "explodes", "flows", "cut", "vanishes to zero", "nan", "none", "one row of eight"],
 )
 def test_verdict(norms: Any, says: str) -> None:
     assert verdict(flow_of(norms)).startswith(says)
@@ -268,13 +275,21 @@ def test_padding_does_not_vanish(reverse: bool) -> None:
         end = first if reverse else last
         loss = lambda ys, end=end: ys[end, jnp.arange(3)].sum()  # noqa: E731
         flow = gradient_flow(layer, params, jnp.ones((12, 3, I)), loss, **options)
-        assert verdict(flow) == "rnn: flows: 1 of the gradient is left 5 steps back; memory horizon at least 5 steps"
+        assert verdict(flow) == "rnn: flows: 1 of the gradient is left 5 steps back; gradient horizon at least 5 steps"
 
 
 def test_a_step_without_a_derivative_is_cut() -> None:
     cell = rj.Elman(H, activation=jnp.sign)
     flow = gradient_flow(cell, random_params(cell, I, 18), jnp.ones((T, B, I)), lambda ys: ys[-1].sum())
     assert verdict(flow).startswith("rnn: is cut: no gradient at all is left one step back")
+
+
+def test_advice_against_vanishing_is_what_was_measured() -> None:
+    """docs/choosing.md: gates that begin open first; `max_time` for an LSTM alone."""
+    advice = verdict(flow_of(0.6 ** np.arange(50.0)[::-1])).split(". ")[1]
+    assert advice.startswith("Try `rnnjax.LSTM(…, forget_bias=3)` or `rnnjax.GRU(…, update_bias=3)`, an LSTM with `max")
+    rj.LSTM(3, forget_bias=3)
+    rj.GRU(3, update_bias=3)
 
 
 @pytest.mark.slow
@@ -329,7 +344,8 @@ def test_monitor_of_packed_sequences() -> None:
     params, middle = model.init(jax.random.key(0), I), T // 2
     reset = np.zeros((6, T), bool)
     reset[:, middle] = True
-    packed = rj.diagnostics.gradient_monitor(model, rj.training.Batch(x, y, None, last, reset))
+    batch, logged = rj.training.Batch(x, y, None, last, reset), []
+    packed = rj.diagnostics.gradient_monitor(model, batch, log=lambda step, values: logged.append(values))
     alone = rj.diagnostics.gradient_monitor(model, (x[:, middle:], y[:, middle:], None, last[:, middle:]))
     for monitor in (packed, alone):
         monitor.during(1, params)
@@ -338,6 +354,9 @@ def test_monitor_of_packed_sequences() -> None:
     np.testing.assert_allclose(share[: T - middle], wanted, rtol=1e-5)
     assert not share[T - middle :].any()
     assert packed.readings[0].horizon == alone.readings[0].horizon
+    packed.during(2, jax.tree.map(jnp.zeros_like, params))
+    assert packed.readings[1].share["0"].shape == (0,)
+    assert logged[1] == {"gradient_left/0": 0, "gradient_horizon/0": -1}
 
 
 ODD = {

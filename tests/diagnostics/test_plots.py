@@ -36,6 +36,24 @@ def test_axes_are_taken() -> None:
     assert plots.exponents({"a": jnp.ones(3)}, ax) is ax
 
 
+def test_recall() -> None:
+    """A line a network, counted from the present input, beside the half that a horizon needs."""
+    half, *lines = plots.recall({"GRU": jnp.array([1.0, 0.75, 0.25]), "LSTM": jnp.array([0.5])}).get_lines()
+    assert {*half.get_ydata()} == {0.5}
+    assert [line.get_label() for line in lines] == ["GRU", "LSTM"]
+    np.testing.assert_array_equal(lines[0].get_xydata(), [(0, 1.0), (1, 0.75), (2, 0.25)])
+    np.testing.assert_array_equal(lines[1].get_xydata(), [(0, 0.5)])
+
+
+def test_exponents() -> None:
+    """A line a network, counted from the largest, beside the zero above which is chaos."""
+    zero, *lines = plots.exponents({"GRU": jnp.array([0.5, -1.0, -jnp.inf]), "LSTM": jnp.array([-2.0])}).get_lines()
+    assert {*zero.get_ydata()} == {0.0}
+    assert [line.get_label() for line in lines] == ["GRU", "LSTM"]
+    np.testing.assert_array_equal(lines[0].get_xydata(), [(1, 0.5), (2, -1.0), (3, -np.inf)])
+    np.testing.assert_array_equal(lines[1].get_xydata(), [(1, -2.0)])
+
+
 def test_learning_curve() -> None:
     history = {"loss": [3.0, 2.0, 1.5], "val_loss": [2.5, 2.25, 2.75], "accuracy": [0.5, 0.6, 0.7]}
     training, validation = plots.learning_curve(history).get_lines()

@@ -108,6 +108,15 @@ def test_transformer_sees_the_past_alone() -> None:
     np.testing.assert_array_equal(seen(module, random_params(module, 4)), np.tri(T, dtype=bool))
 
 
+def test_transformer_of_a_width() -> None:
+    """Two blocks of four heads, whose numbers are the width together; as wide on the way out."""
+    layer = rj.diagnostics.transformer(8)
+    params = jax.eval_shape(lambda key: layer.init(key, I, jnp.float32), jax.random.key(0))
+    queries = [own["query"]["kernel"].shape for name, own in params.items() if "Attention" in name]
+    assert queries == [(8, 4, 2)] * 2
+    assert layer.out_size(I) == 8
+
+
 def test_module_layer() -> None:
     """Time-major, any batch axes, padding that is not read, the whole sequence or nothing."""
     layer = ModuleLayer(TCN(4, levels=1))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import runpy
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 from unittest.mock import MagicMock
 
+import numpy as np
 import pytest
 from example_files import NEEDED, loaded
 
@@ -80,8 +82,9 @@ def run(monkeypatch, tmp_path):
 @pytest.mark.parametrize("name", TEXTS)
 def test_a_file_in_another_encoding_is_read_if_that_is_said(run, name):
     text, wrong = TEXTS[name]
-    Path("file.txt").write_bytes(text.encode("utf-16"))
-    data = ["--data", "file.txt"]
+    file = "file.pos" if name == "sentiment" else "file.txt"
+    Path(file).write_bytes(text.encode("utf-16"))
+    data = ["--data", file]
     with pytest.raises(SystemExit, match=re.escape('begins as UTF-16 does; pass `encoding="utf-16"`')):
         run(name, *data)
     with pytest.raises(SystemExit, match="unknown encoding: nonsense"):
@@ -148,16 +151,135 @@ def test_flags_without_effect_are_refused(run, capsys, name):
         assert said in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [["translation"], ["dialogue"], ["dialogue", "respond"]], ids=" ".join)
-def test_no_epoch_is_refused_before_anything_is_read(monkeypatch, capsys, tmp_path, flags):
+# numbers that a flag does not take, and what it takes
+RANGES = {
+    "at least 1": {
+        "dialogue": ["--epochs 0"],
+        "dialogue respond": ["--epochs 0"],
+        "generation": [
+            "--epochs -1",
+            "--beams 0",
+            "--top-k 0",
+            "--length 0",
+            "--no-repeat -1",
+            "--window 0",
+            "--rows 0",
+        ],
+        "sentiment": ["--epochs 0"],
+        "speech": ["--epochs 0", "--count 0", "--tests 0", "--layers 0"],
+        "summarisation": ["--epochs 0", "--beams 0", "--batch 0", "--words 0"],
+        "translation": ["--epochs 0", "--epochs -1", "--beams 0", "--size 0", "--most-words 0"],
+    },
+    "at least 0": {
+        "generation": ["--temperature -1", "--temperature nan", "--temperature inf", "--seed -1"],
+        "summarisation": ["--beta -1", "--own-words -1"],
+    },
+    "above 0": {"generation": ["--repetition-penalty 0"], "speech": ["--learning-rate 0"]},
+    "in (0, 1]": {"generation": ["--top-p 0", "--top-p 1.1"]},
+    "in [0, 1)": {"generation": ["--dropout 1"], "summarisation": ["--dropout -0.1"]},
+    "finite": {"summarisation": ["--alpha nan"]},
+}
+
+
+@pytest.mark.parametrize(("wanted", "name"), [(wanted, name) for wanted in RANGES for name in RANGES[wanted]])
+def test_numbers_out_of_range_are_refused_before_anything_is_done(monkeypatch, capsys, tmp_path, wanted, name):
     monkeypatch.chdir(tmp_path)
-    for epochs in ("0", "-1"):
-        monkeypatch.setattr(sys, "argv", [*flags, "--epochs", epochs, "--data", "nowhere", "--out", "out/file"])
+    example = loaded(name.split()[0])
+    for flag, number in map(str.split, RANGES[wanted][name]):
+        command = [*name.split(), f"{flag}={number}", "--data", "nowhere", "--out", "out/file"]
+        monkeypatch.setattr(sys, "argv", command)
         with pytest.raises(SystemExit) as error:
-            loaded(flags[0]).main()
+            example.main()
         assert error.value.code == 2
-        assert "--epochs must be at least 1" in capsys.readouterr().err
+        assert f"argument {flag}: must be {wanted}; got {number}\n" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_quickstart_needs_an_epoch(monkeypatch, capsys):
+    pytest.importorskip("sklearn", reason="its data come with scikit-learn, of the extra `examples`")
+    monkeypatch.setattr(sys, "argv", ["quickstart.py", "--epochs", "0"])
+    with pytest.raises(SystemExit):
+        runpy.run_path(str(Path(__file__).parents[2] / "examples" / "quickstart.py"), run_name="__main__")
+    assert "--epochs must be at least 1" in capsys.readouterr().err
+
+
+def test_ends_of_ranges_are_taken():
+    parsed = loaded("generation").arguments().parse_args(["--temperature=0", "--top-p=1", "--dropout=0", "--seed=0"])
+    assert (parsed.temperature, parsed.top_p, parsed.dropout, parsed.seed) == (0.0, 1.0, 0.0, 0)
+    assert loaded("summarisation").arguments().parse_args(["--own-words", "0", "--alpha", "-1"]).own_words == 0
+
+
+def test_checkpoints_of_other_data_are_refused(tmp_path, monkeypatch):
+    """Whatever flags they came by; a folder without a checkpoint is anyone's."""
+    claim, folder = loaded("speech").common.claim, tmp_path / "kept"
+    data = {"train": ["one", "two"], "test": [np.arange(3.0)]}
+    others = [data | {"test": [np.arange(4.0)]}, data | {"train": ["two", "one"]}]
+    claim(SimpleNamespace(checkpoints=None), data)
+    args = SimpleNamespace(checkpoints=str(folder))
+    for one in (*others, data):
+        monkeypatch.setattr("sys.argv", ["speech.py", "--data", "digits"])
+        claim(args, one)
+    (folder / "1").mkdir()
+    monkeypatch.setattr("sys.argv", ["speech.py", "--hold-out", "theo"])
+    claim(args, data)
+    for one in others:
+        with pytest.raises(SystemExit, match="are of other data, of a run with the flags --data digits: give these"):
+            claim(args, one)
+    (folder / "data.json").unlink()
+    with pytest.raises(SystemExit, match="of a run with the flags that nobody has noted"):
+        claim(args, data)
+
+
+def pairs_of_words():
+    Path("pairs.tsv").write_text("\n".join(f"the word{n}\tel {n}" for n in range(200)), encoding="utf-8")
+
+
+def reviews():
+    for name in ("neg", "pos"):
+        Path(f"rt-polarity.{name}").write_text("\n".join(f"so {name} n{n}" for n in range(100)), encoding="utf-8")
+
+
+def news():
+    rows = (json.dumps({"source": f"News {n}. More.", "target": f"news {n}", "title": "news"}) for n in range(40))
+    Path("rows.jsonl").write_text("\n".join(rows), encoding="utf-8")
+
+
+def long_text():
+    Path("text.txt").write_text("some words\n" * 1100, encoding="utf-8")
+
+
+def spoken():
+    for number in range(40):
+        rj.data.write_wav(f"{number % 10}_{('ann', 'bob')[number % 2]}_{number // 4}.wav", [0.1] * 8000, 8000)
+
+
+# flags that make the data and others that make other data of the same file
+CLAIMED = {
+    "generation": (long_text, ["--data", "text.txt"], ["--unit", "word"]),
+    "sentiment": (reviews, ["--data", "."], ["--seed", "1"]),
+    "speech": (spoken, ["--data", "."], ["--hold-out", "bob"]),
+    "summarisation": (news, ["--data", "rows.jsonl"], ["--fields", "source", "title"]),
+    "translation": (pairs_of_words, ["--data", "pairs.tsv", "--vocabulary", "word"], ["--columns", "1", "0"]),
+}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[] if name in ("generation", "sentiment") else pytest.mark.slow) for name in CLAIMED],
+)
+def test_a_network_of_other_data_is_not_taken_up(run, name):
+    """The second call would train nothing and judge what has learnt from the test."""
+    make, flags, others = CLAIMED[name]
+    make()
+    flags = [*flags, "--checkpoints", "kept"]
+    with pytest.raises(Enough):
+        run(name, *flags)
+    Path("kept", "1").mkdir()
+    with pytest.raises(Enough):
+        run(name, *flags)
+    with pytest.raises(SystemExit, match=r"kept are of other data, of a run with the flags .*: give these, or"):
+        run(name, *flags, *others)
 
 
 @pytest.mark.parametrize(("name", "flags"), [("translation", []), ("dialogue", []), ("dialogue", ["respond"])])
@@ -239,9 +361,7 @@ def test_unknown_words_of_a_summary_are_named(run, capsys):
 
 
 def test_unknown_words_of_reviews_are_named(run, capsys):
-    for name in ("neg", "pos"):
-        lines = [f"so {name} n{number}" for number in range(100)]
-        Path(f"rt-polarity.{name}").write_text("\n".join(lines), encoding="utf-8")
+    reviews()
     with pytest.raises(Enough):
         run("sentiment", "--data", ".")
     out = capsys.readouterr().out
@@ -272,7 +392,7 @@ def test_unknown_words_of_requests_are_named(run, monkeypatch, capsys):
         read=lambda lexicon, model, said: found[: len(said)],
     )
     out = capsys.readouterr().out
-    assert "40 items, 0 problems\n2 items, 0 problems\n" in out
+    assert "40 items, 0 left out, 0 mended\n2 items, 0 left out, 0 mended\n" in out
     assert re.search(
         r"1 of 2 have words that are unknown\n  \S+:3: word 2, 'him', is not in the vocabulary\nfigure", out
     )

@@ -272,8 +272,8 @@ def test_a_missing_package_is_named_before_anything_is_read(dialogue, monkeypatc
 
 @pytest.mark.slow
 def test_the_example_runs_and_talks(dialogue, monkeypatch, capsys, tmp_path):
-    dialogues = rj.data.house_dialogues(30)
-    monkeypatch.setattr(rj.data, "house_dialogues", lambda count: dialogues * 20)
+    dialogues = rj.data.house_dialogues(30, seed=0)
+    monkeypatch.setattr(rj.data, "house_dialogues", lambda count, seed: dialogues * 20)
     monkeypatch.setattr(dialogue, "LONGEST", 12)
     file = tmp_path / "figures.json"
     said = "turn on the lamp in the hall\n\nnow the fan\n"

@@ -68,7 +68,7 @@ def recurrent():
 
 def test_rare_characters_are_unknown_and_the_others_come_back(generation, file, capsys):
     text = generation.read(str(file))
-    assert capsys.readouterr().out == "1 items, 0 problems\n"
+    assert capsys.readouterr().out == "1 items, 0 left out, 0 mended\n"
     whole = file.read_text(encoding="utf-8")
     assert text.characters == len(text.codes) == len(whole)
     assert text.decode(text.codes) == "".join("\ufffd" if letter in "ξzb" else letter for letter in whole)
@@ -193,7 +193,7 @@ def test_words_are_set_apart_from_the_start(generation):
 
 def test_a_conversation_goes_on_from_lines_and_changes_settings(generation, letters, alphabet, capsys):
     writer, how = generation.Writer(alphabet, letters), generation.How(length=3, temperature=0.0)
-    lines = ["", "xyz", "a-", "", ":length 2", "g", ":length", ":tempo 3", ":top_k many", ":length 1", "b"]
+    lines = ["", "xyz", "a-", "", ":length 2", "g", ":length", ":tempo 3", ":top_k many", ":length 1", "b", ":top_p 0"]
     generation.converse(writer, how, lines)
     found = capsys.readouterr().out.splitlines()
     assert "begin with in ''" in found[0]
@@ -206,7 +206,7 @@ def test_a_conversation_goes_on_from_lines_and_changes_settings(generation, lett
     assert "length=300" in found[8]
     assert "tempo" in found[9]
     assert "many" in found[10]
-    assert found[12] == "bc"
+    assert found[12:] == ["bc", "must be in (0, 1]; got 0"]
 
 
 def test_typing_ends_with_the_input(generation, monkeypatch):

@@ -46,7 +46,7 @@ def folder(tmp_path):
 
 def test_no_text_is_in_two_parts(sentiment, folder, capsys):
     data = sentiment.load(str(folder), seed=3)
-    assert "2 problems" in capsys.readouterr().out
+    assert " items, 2 left out, 0 mended" in capsys.readouterr().out
     assert data.names == ("negative", "positive")
     parts = [{" ".join(row).lower() for row in part.words} for part in data[:3]]
     assert [len(part.words) for part in data[:3]] == pytest.approx([176, 22, 22], abs=5)

@@ -216,7 +216,7 @@ def test_digits_of_training_validation_and_test_do_not_meet(speech, tmp_path, ca
     args = ["--data", str(tmp_path), "--count", "60", "--tests", "60"]
     task = speech.digits(arguments(speech, *args))
     out = capsys.readouterr().out
-    assert "299 items, 2 problems" in out
+    assert "299 items, 2 left out, 0 mended" in out
     assert "noise.wav: left out" in out
     assert "3_ann_7.wav: left out: 0 frames are too few for its 1 labels, which need 1" in out
     sets = [task.training(0) + task.training(1), task.validation, *task.tests.values()]
@@ -249,7 +249,7 @@ def test_recordings_that_cannot_be_used_are_named(speech, tmp_path, capsys):
     table.write_text("\n".join(lines), encoding="utf-8")
     task = speech.recordings(arguments(speech, "--data", str(table)))
     out = capsys.readouterr().out
-    assert "27 items, 3 problems" in out
+    assert "27 items, 3 left out, 0 mended" in out
     assert "said.tsv:4: left out: 5 frames are too few for its 40 labels" in out
     assert all(f"said.tsv:{line}" in out for line in (6, 8))
     parts = [task.training(0), task.validation, task.tests["test"]]
@@ -274,7 +274,7 @@ def test_transcripts_fit_at_the_highest_speed(speech, tmp_path, capsys):
     table.write_text("\n".join(lines), encoding="utf-8")
     speech.recordings(arguments(speech, "--data", str(table)))
     out = capsys.readouterr().out
-    assert "16 items, 2 problems" in out
+    assert "16 items, 2 left out, 0 mended" in out
     assert "said.tsv:1: left out: 4 frames are too few for its 5 labels" in out
     assert "said.tsv:3: left out: 5 frames are too few for its 6 labels" in out
 
@@ -295,7 +295,7 @@ def test_characters_that_training_lacks_are_named(speech, tmp_path, capsys):
     assert {*"".join(one.text for one in (*validation, *test))} == {*"ab"}
     left = 8 - len(validation) - len(test)
     assert left > 1
-    assert f"{40 - left} items, {left} problems" in out
+    assert f"{40 - left} items, {left} left out, 0 mended" in out
     named = re.findall(r"said.tsv:(\d+): left out: character 3, '(.)', is not in the vocabulary", out)
     assert len(named) == left
     assert {own[int(line) - 1] for line, _ in named} == {symbol for _, symbol in named}
@@ -405,6 +405,18 @@ def test_a_network_that_reads_both_ways_cannot_stream(speech):
 
 
 # --- the whole
+
+
+@pytest.mark.slow
+def test_dollars_of_a_transcript_are_no_formula(speech, monkeypatch, tmp_path):
+    """Matplotlib would refuse this one."""
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib, of the extra `examples`")
+    monkeypatch.setattr(speech, "listen", lambda *_: (np.log([[[0.8, 0.1, 0.1]], [[0.1, 0.8, 0.1]]]), None, None))
+    monkeypatch.setattr(speech, "transcribe", lambda *_: [r"$\frac$"])
+    front = (lambda audio, samples: (np.ones((1, 6, 4)), None),)
+    recogniser = speech.Recogniser(None, None, front, LETTERS)
+    speech.draw(tmp_path / "drawn.png", recogniser, rj.data.Utterance(np.ones(900), "from $5 to $6"))
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.slow

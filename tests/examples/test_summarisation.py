@@ -330,7 +330,7 @@ def lines(tmp_path):
 def test_json_lines_are_read_and_split_by_text(summarisation, lines, capsys):
     args = summarisation.arguments().parse_args(["--data", str(lines), "--fields", "body", "title"])
     parts = summarisation.load(args)
-    assert "80 items, 1 problems" in capsys.readouterr().out
+    assert "80 items, 1 left out, 0 mended" in capsys.readouterr().out
     texts = [{pair.text for pair in part} for part in parts]
     assert [len(part) for part in texts] == [32, 4, 4]
     assert len(set.union(*texts)) == 40
@@ -338,6 +338,20 @@ def test_json_lines_are_read_and_split_by_text(summarisation, lines, capsys):
     assert len(pairs) == 80
     for i in (7, 8):
         assert (f"The file. It reads item{i} twice.", f"Reads item{i}") in [pair[:2] for pair in pairs]
+
+
+def test_fields_without_a_text_are_left_out(summarisation, tmp_path, capsys):
+    """Blank sentences of a list are, and so is an item of which no sentence is left, or no summary."""
+    rows = [{"source": ["", f"Text {n}.", " "], "target": [None, "", f"title {n}", "worse"]} for n in range(10)]
+    rows += [{"source": "Text", "target": ["", 3, {"a": "b"}]}, {"source": [["Text"]], "target": "title"}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("\n".join(map(json.dumps, rows)), encoding="utf-8")
+    parts = summarisation.load(summarisation.arguments().parse_args(["--data", str(path)]))
+    found = sorted(pair[:2] for part in parts for pair in part)
+    assert found == [(f"Text {n}.", f"title {n}") for n in range(10)]
+    out = capsys.readouterr().out
+    assert "10 items, 2 left out, 0 mended" in out
+    assert "rows.jsonl:11: left out: a field without a text" in out
 
 
 def test_files_that_are_the_parts_are_not_dealt_anew(summarisation, tmp_path, capsys):

@@ -126,7 +126,7 @@ def file(tmp_path):
 def test_no_sentence_is_in_two_parts(translation, file, capsys, columns):
     task = translation.sentences(str(file), columns, 10, "word", 1000, seed=0)
     said = capsys.readouterr().out
-    assert "121 items, 3 problems" in said
+    assert "121 items, 3 left out, 0 mended" in said
     for place in (f"{file}:6: left out", f"{file}:7: left out", f"{file}:124: left out: not utf-8"):
         assert place in said
     pairs = [pair for part in task[:3] for pair in part]
@@ -279,6 +279,18 @@ def test_training_learns(translation, file):
     assert first.history == second.history
 
 
+def test_dollars_of_a_piece_are_no_formula(translation, monkeypatch, tmp_path):
+    """Matplotlib would refuse this one."""
+    pytest.importorskip("matplotlib", reason="the picture needs matplotlib, of the extra `examples`")
+    pieces = SimpleNamespace(encode=lambda text: np.full(2, 5), tokens=lambda row: [r"$\frac$"] * 2)
+    fitted = SimpleNamespace(
+        model=({"decoder": ()}, SimpleNamespace(encode=lambda params, sources, lengths: (), decoder=()))
+    )
+    monkeypatch.setattr(rj, "alignments", lambda decoder, params, inputs, context: jnp.ones((3, 1, 2)))
+    translation.draw(tmp_path / "drawn.png", fitted, translation.Task([], [], [], pieces, pieces), [("a", "b")])
+    assert (tmp_path / "drawn.png").read_bytes().startswith(b"\x89PNG")
+
+
 @pytest.mark.slow
 def test_the_script_runs_on_dates_and_draws(translation, monkeypatch, capsys, tmp_path):
     pytest.importorskip("matplotlib", reason="the picture needs matplotlib, of the extra `examples`")
@@ -326,6 +338,6 @@ def test_a_perfect_translation_scores_100(translation, monkeypatch, capsys, tmp_
 def test_tatoeba_is_read_without_a_problem(translation, data_path, capsys):
     path = data_path("tatoeba_spa_eng") / "spa-eng.zip"
     task = translation.sentences(str(path), (1, 0), 10, "word", 10_000, seed=0)
-    assert "118121 items, 0 problems" in capsys.readouterr().out
+    assert "118,121 items, 0 left out, 0 mended" in capsys.readouterr().out
     assert len(task.train) > 90_000
     assert 2_000 < len(task.test) < 5_000
