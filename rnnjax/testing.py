@@ -13,6 +13,7 @@ from ._laws.arrays import dtypes as dtypes
 from ._laws.gradients import derivatives as derivatives
 from ._laws.gradients import leaves as leaves
 from ._laws.gradients import lowering as lowering
+from ._laws.gradients import parameters_alone as parameters_alone
 from ._laws.gradients import same_as_scan as same_as_scan
 from ._laws.gradients import same_as_scan_in_all_combinations as same_as_scan_in_all_combinations
 from ._laws.gradients import second_derivatives as second_derivatives
@@ -32,11 +33,12 @@ from ._laws.time import direction as direction
 from ._laws.time import nothing_to_do as nothing_to_do
 from ._laws.time import steps_in_a_loop as steps_in_a_loop
 from ._laws.transitions import composition as composition
+from ._laws.trial import Shape
 from ._laws.trial import Trial as Trial
 from ._unroll import explain
 from ._unroll.table import check_name, names
 
-Law = Callable[[Cell, int | tuple[int, ...], str], None]
+Law = Callable[[Cell, Shape, str], None]
 
 LAWS: dict[str, Law] = {
     law.__name__: law
@@ -46,6 +48,7 @@ LAWS: dict[str, Law] = {
         steps_in_a_loop,
         derivatives,
         same_as_scan,
+        parameters_alone,
         chunks,
         batch,
         masked_tail,
@@ -73,7 +76,7 @@ SLOW_LAWS: dict[str, Law] = {law.__name__: law for law in (same_as_scan_in_all_c
 
 def check_cell(
     cell: Cell,
-    event_shape: int | tuple[int, ...],
+    event_shape: Shape,
     *,
     laws: Iterable[str] | None = None,
     implementations: Iterable[str] | None = None,
@@ -117,14 +120,14 @@ def check_cell(
                 _check(known[name], cell, event_shape, implementation)
 
 
-def _check_taken(cell: Cell, event_shape: int | tuple[int, ...]) -> None:
+def _check_taken(cell: Cell, event_shape: Shape) -> None:
     """Raises what `unroll` would for such a cell and such inputs, before any law speaks of it."""
     event_shape = event_shape if isinstance(event_shape, tuple) else (event_shape,)
     params = cell.init(jax.random.key(0), event_shape[-1]) if isinstance(cell, Cell) else None
     explain(cell, params, jnp.zeros((1, *event_shape)))
 
 
-def _check(law: Law, cell: Cell, event_shape: int | tuple[int, ...], implementation: str) -> None:
+def _check(law: Law, cell: Cell, event_shape: Shape, implementation: str) -> None:
     statement = law.__doc__ or "without a statement"
     where = f"{cell!r} with implementation={implementation!r}, law {law.__name__!r}: {statement}"
     try:
@@ -134,7 +137,7 @@ def _check(law: Law, cell: Cell, event_shape: int | tuple[int, ...], implementat
         raise AssertionError(f"{where}\n{what}") from error
 
 
-def _supported(cell: Cell, event_shape: int | tuple[int, ...], implementation: str) -> bool:
+def _supported(cell: Cell, event_shape: Shape, implementation: str) -> bool:
     trial = Trial.of(cell, event_shape, implementation)
     try:
         explain(trial.cell, trial.params, trial.xs, implementation=implementation)

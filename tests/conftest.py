@@ -7,6 +7,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib.version
@@ -59,6 +60,21 @@ def pytest_configure(config: pytest.Config) -> None:
     """Before the first array is made and before workers start, which inherit it."""
     if not config.getoption("--optimized"):
         os.environ["XLA_FLAGS"] = f"{QUICK_TO_COMPILE} {os.environ.get('XLA_FLAGS', '')}"
+    if os.environ.get("RNNJAX_REQUIRE_PACKAGES") == "1":
+        pytest.importorskip = _require
+
+
+_importorskip = pytest.importorskip
+
+
+def _require(package: str, *args: Any, **options: Any) -> Any:
+    """`pytest.importorskip`, but only PyTorch may be missing."""
+    try:
+        return _importorskip(package, *args, **options)
+    except pytest.skip.Exception as missing:
+        if package == "torch":
+            raise
+        pytest.fail(f"{missing}; RNNJAX_REQUIRE_PACKAGES=1 asks for it")
 
 
 @pytest.hookimpl(trylast=True)  # after `-m` and `-k` have chosen

@@ -101,7 +101,7 @@ MUTATIONS = (
     Mutation(
         "reset is not moved when time runs backwards",
         "_unroll/lift.py",
-        "return jnp.concatenate([reset[1:], jnp.zeros_like(reset[:1])])",
+        "return shift(reset, reverse=True)",
         "return reset",
         law("mask_with_reset", "elman-scan"),
     ),
@@ -232,6 +232,21 @@ MUTATIONS = (
         law("steps_in_a_loop", "nested-scan"),
     ),
     Mutation(
+        "updates that are formed again have no noise",
+        "_unroll/fused.py",
+        "_update(fixed.cell, maps.params, old, gx_t, gh_t, merge_noise(noise_t, maps.noise))",
+        "_update(fixed.cell, maps.params, old, gx_t, gh_t, None)",
+        law("noise", "nested-fused"),
+    ),
+    Mutation(
+        "a reset's state has no gradient where the first one's is not asked for",
+        "_unroll/cpu.py",
+        "        return _Inputs(params, d_xs, state, self.state(boundary) if self.resets else None)\n",
+        "        boundary = [self.plan.wants_state * leaf for leaf in boundary]\n"
+        "        return _Inputs(params, d_xs, state, self.state(boundary) if self.resets else None)\n",
+        law("parameters_alone", "learned_initial_state-cpu"),
+    ),
+    Mutation(
         "noise without a key",
         "_unroll/driver.py",
         "noise = None if noise_key is None else cell.noise(noise_key,",
@@ -311,8 +326,8 @@ MUTATIONS = (
     Mutation(
         "the derivative multiplies with a lost state",
         "_unroll/recurrence.py",
-        "before = where(cut, _zeros(out), _shift(start, out, plan.reverse))",
-        "before = _shift(start, out, plan.reverse)",
+        "before = where(cut, _zeros(out), shift(out, plan.reverse, first=start))",
+        "before = shift(out, plan.reverse, first=start)",
         ("tests/test_associative.py::test_a_state_that_is_lost_ends_at_a_reset[associative]",),
     ),
     Mutation(
@@ -325,7 +340,7 @@ MUTATIONS = (
     Mutation(
         "a parallel recurrence is derived one step off",
         "_unroll/recurrence.py",
-        "a, cut = _shift(last, (adjoint, cut), back)",
+        "a, cut = shift((adjoint, cut), back)",
         "a = adjoint",
         law("derivatives", "min_gru-associative"),
     ),
@@ -377,8 +392,8 @@ MUTATIONS = (
     Mutation(
         "lru forgets its normalisation",
         "cells/lru.py",
-        "scale = jnp.exp(params.gamma)",
-        "scale = jnp.ones_like(params.gamma)",
+        "gain = jnp.exp(params.gamma)",
+        "gain = jnp.ones_like(params.gamma)",
         equation("lru-chunked"),
     ),
     Mutation(
@@ -519,10 +534,10 @@ MUTATIONS = (
     ),
     Mutation(
         "views written as they lie",
-        "training/_weights.py",
+        "training/_params.py",
         'np.asarray(leaf, order="C")',
         "np.asarray(leaf)",
-        ("tests/training/test_weights.py::test_views_are_written_as_they_read",),
+        ("tests/training/test_params.py::test_views_are_written_as_they_read",),
     ),
     Mutation(
         "labels in windows unseen",
@@ -569,8 +584,8 @@ MUTATIONS = (
     Mutation(
         "only the first batch is checked",
         "training/_runs.py",
-        "            self.check(batch)\n",
-        "",
+        "enumerate(self.stream.read(epoch, done), done + 1):\n            self.check(batch)\n",
+        "enumerate(self.stream.read(epoch, done), done + 1):\n",
         ("tests/training/test_fit.py::test_bad_input",),
     ),
     Mutation(
@@ -969,7 +984,7 @@ MUTATIONS = (
     ),
     Mutation(
         "equal labels need no blank between",
-        "training/_alignments.py",
+        "training/_ctc.py",
         "(places != blank) & (places != ",
         "(places != blank) | (places != ",
         ("tests/training/test_losses.py::test_ctc_of_classes_that_are_ruled_out[-inf]",),

@@ -40,10 +40,23 @@ def test_python_blocks_run(path: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def table_rows(page: str) -> list[tuple[str, ...]]:
+    """The rows of all tables of a page, heads among them, each as long as the head of its table."""
+    rows: list[tuple[str, ...]] = []
+    columns = 0
+    for line in (ROOT / "docs" / page).read_text(encoding="utf-8").splitlines():
+        if not line.startswith("|"):
+            columns = 0
+            continue
+        row = tuple(cell.strip() for cell in line.removeprefix("|").removesuffix("|").split("|"))
+        columns = columns or len(row)
+        assert len(row) == columns, f"docs/{page}: {len(row)} cells in a table of {columns} columns: {line}"
+        rows.append(row)
+    return rows
+
+
 def precision_rows() -> list[tuple[str, ...]]:
-    text = (ROOT / "docs" / "precision.md").read_text(encoding="utf-8")
-    rows = [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in text.splitlines() if line[:1] == "|"]
-    return rows[2:]
+    return table_rows("precision.md")[2:]
 
 
 @pytest.mark.parametrize("implementation", NATIVE)
@@ -94,9 +107,7 @@ LETTERS = {"I": 6, "H": 8, "P": 3, "K": 6, "M": 7, "N": 2, "R": 4}
 
 
 def choosing_rows() -> list[tuple[str, ...]]:
-    text = (ROOT / "docs" / "choosing.md").read_text(encoding="utf-8")
-    lines = [line for line in text.splitlines() if line.startswith("| `")]
-    return [tuple(cell.strip() for cell in line.strip("|").split("|")) for line in lines]
+    return [row for row in table_rows("choosing.md") if row[0].startswith("`")]
 
 
 @pytest.mark.parametrize("row", [row for row in choosing_rows() if len(row) == 5], ids=lambda row: row[0].strip("`"))

@@ -548,24 +548,33 @@ def divided_weights() -> list[str]:
     """What is wrong with outputs and gradients where weights are divided over an explicit mesh, along any axis."""
     mesh = jax.make_mesh((4, 2), ("data", "model"), axis_types=(AxisType.Explicit,) * 2)
     params, xs = BASIC["lstm"].init(jax.random.key(0), 8, jnp.float64), normal(0, T, 8, 8)
-    wrong = []
+    cases = {}
     for name, axes in (("w", (None, "model")), ("w", ("model", None)), ("u", (None, "model")), ("b", ("model",))):
+        specs = jax.tree.map(lambda leaf: P(*(None,) * leaf.ndim), params)._replace(**{name: P(*axes)})
         for implementation in ("scan", "fused"):
+            run = partial(rj.unroll, BASIC["lstm"], implementation=implementation)
+            cases[f"{name} {axes} {implementation}"] = run, params, specs, xs
+    model, ids = rj.Stack([rj.Embedding(16, 8), rj.Dense(8)]), jnp.arange(8 * T).reshape(T, 8) % 16
+    params = model.init(jax.random.key(0), None, jnp.float64)
+    specs = jax.tree.map(lambda leaf: P(*(None,) * (leaf.ndim - 1), "data"), params)
+    cases["embedding and dense"] = model, params, specs, ids
+    wrong = []
+    for case, (run, params, specs, xs) in cases.items():
 
-            def loss(params: Any, xs: jax.Array, implementation: str = implementation) -> Any:
-                ys, _ = rj.unroll(BASIC["lstm"], params, xs, implementation=implementation)
-                return (ys**2).sum(), ys
+        def loss(params: Any, xs: jax.Array, run: Callable[..., Any] = run) -> Any:
+            ys, _ = run(params, xs)
+            return (ys**2).sum(), ys
 
-            wanted = jax.grad(loss, has_aux=True)(params, xs)
-            try:
-                with jax.set_mesh(mesh):
-                    own = params._replace(**{name: jax.device_put(getattr(params, name), P(*axes))})
-                    got = jax.jit(jax.grad(loss, has_aux=True))(own, jax.device_put(xs, P(None, "data")))
-                assert "data" in got[1].sharding.spec
-                assert getattr(got[0], name).sharding.spec == P(*axes)
-                assert_trees_close(jax.tree.map(np.asarray, got), wanted)
-            except Exception as error:
-                wrong.append(f"{name} {axes} {implementation}: {type(error).__name__}: {error}"[:500])
+        wanted = jax.grad(loss, has_aux=True)(params, xs)
+        try:
+            with jax.set_mesh(mesh):
+                own = jax.tree.map(jax.device_put, params, specs)
+                got = jax.jit(jax.grad(loss, has_aux=True))(own, jax.device_put(xs, P(None, "data")))
+            assert "data" in got[1].sharding.spec
+            assert jax.tree.map(lambda leaf: leaf.sharding.spec, got[0]) == specs
+            assert_trees_close(jax.tree.map(np.asarray, got), wanted)
+        except Exception as error:
+            wrong.append(f"{case}: {type(error).__name__}: {error}"[:500])
     return wrong
 
 

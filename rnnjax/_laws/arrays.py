@@ -11,9 +11,7 @@ import numpy as np
 
 from .._cell import Cell
 from .._unroll import unroll
-from .trial import ROWS, Outcome, Pulled, Trial, agree, computing, require
-
-Shape = int | tuple[int, ...]
+from .trial import ROWS, Outcome, Pulled, Shape, Trial, agree, computing, require
 
 
 def batch(cell: Cell, event_shape: Shape, implementation: str) -> None:
@@ -77,11 +75,10 @@ def dtypes(cell: Cell, event_shape: Shape, implementation: str) -> None:
             require(leaf.dtype == states, f"{row}: the state is {leaf.dtype}, not {states}")
         for leaf, grad in zip(jax.tree.leaves((params, xs)), jax.tree.leaves(back), strict=True):
             require(leaf.dtype == grad.dtype, f"{row}: the gradient of {leaf.dtype} is {grad.dtype}")
-    narrow = jax.jit(partial(_run, computing(cell, None), implementation))
-    got = narrow(_cast(trial.params, "bfloat16"), _cast(trial.xs, "bfloat16"))
-    for mine, exact in zip(jax.tree.leaves(got), jax.tree.leaves(trial.but(state=None).run()), strict=True):
-        largest = max(1e-30, np.abs(exact).max(initial=0))
-        agree("bfloat16", np.asarray(mine, float) / largest, np.asarray(exact, float) / largest, tolerance=0.05)
+    for kind, compute in (("bfloat16", None), ("float32", "bfloat16")):
+        own = computing(cell, compute)
+        if own is not None:
+            _near_float64(own, implementation, trial, kind)
     for kind in ("int32", "bool"):
         integers = jax.tree.map(lambda leaf, kind=kind: leaf.astype(kind), trial.xs)
         try:
@@ -91,8 +88,27 @@ def dtypes(cell: Cell, event_shape: Shape, implementation: str) -> None:
         raise AssertionError(f"inputs of {kind} are taken without a TypeError")
 
 
+def _near_float64(cell: Cell, implementation: str, trial: Trial, kind: str) -> None:
+    """With products in bfloat16, values are those of float64 but for a few roundings, and no state is rounded."""
+    params, xs = _cast(trial.params, kind), _cast(trial.xs, kind)
+    got = jax.device_get(jax.jit(partial(_run, cell, implementation))(params, xs))
+    exact = trial.but(params=_cast(params, "float64"), xs=_cast(xs, "float64"), state=None).run()
+    for mine, wide in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
+        largest = max(1e-30, np.abs(wide).max(initial=0))
+        agree(kind, np.asarray(mine, float) / largest, np.asarray(wide, float) / largest, tolerance=0.015)
+    wide_state = jax.tree.leaves(exact.state)
+    for (path, leaf), wide in zip(jax.tree_util.tree_flatten_with_path(got.state)[0], wide_state, strict=True):
+        rounded = _representable(leaf) and not _representable(np.asarray(wide))
+        require(not rounded, f"{kind}: the state{jax.tree_util.keystr(path)} is rounded to bfloat16")
+
+
+def _representable(leaf: Any) -> bool:
+    """Whether bfloat16 holds every number exactly, as it does counts and zeros."""
+    return bool((leaf.astype(jnp.bfloat16).astype(leaf.dtype) == leaf).all())
+
+
 def _cast(tree: Any, dtype: str) -> Any:
-    return jax.tree.map(lambda leaf: leaf.astype(dtype) if np.issubdtype(leaf.dtype, np.floating) else leaf, tree)
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree)
 
 
 def _run(cell: Cell, implementation: str, params: Any, xs: Any) -> Outcome:

@@ -10,9 +10,8 @@ import numpy as np
 from jax.test_util import check_jvp, check_vjp
 
 from .._cell import Cell
-from .trial import Gradients, Outcome, Trial, agree, require
+from .trial import Gradients, Outcome, Shape, Trial, agree, require
 
-Shape = int | tuple[int, ...]
 _STEP = 1e-6
 
 
@@ -42,6 +41,15 @@ def same_as_scan_in_all_combinations(cell: Cell, event_shape: Shape, implementat
 def _compare(case: Trial) -> None:
     what = f"reverse={case.reverse} remat={case.remat!r} mask={case.mask is not None} reset={case.reset is not None}"
     agree(what, case.pull(), case.but(implementation="scan", remat=None).pull())
+
+
+def parameters_alone(cell: Cell, event_shape: Shape, implementation: str) -> None:
+    """The gradient of the parameters, asked for alone as in training, is that part of the gradient of all."""
+    if implementation != "cpu":  # the kernels alone compute less where less is asked for
+        return
+    trial = Trial.of(cell, event_shape, implementation).patterned()
+    for case in (trial, trial.but(remat=4, reverse=True)):
+        agree(f"reverse={case.reverse}", case.pull("params").grads.params, case.pull().grads.params)
 
 
 def derivatives(cell: Cell, event_shape: Shape, implementation: str) -> None:

@@ -9,9 +9,7 @@ import jax
 import numpy as np
 
 from .._cell import Cell
-from .trial import ROWS, STEPS, Outcome, Trial, agree, initial_state, one_step, require, spread, start
-
-Shape = int | tuple[int, ...]
+from .trial import ROWS, STEPS, Outcome, Shape, Trial, agree, initial_state, one_step, require, spread, start
 
 
 def masked_tail(cell: Cell, event_shape: Shape, implementation: str) -> None:

@@ -10,14 +10,12 @@ import numpy as np
 
 from .._cell import Cell
 from .gradients import check_reverse_mode
-from .trial import ROWS, STEPS, Gradients, Trial, agree, loop, require
-
-Shape = int | tuple[int, ...]
+from .trial import ROWS, STEPS, Gradients, Shape, Trial, agree, loop, require
 
 
 def noise(cell: Cell, event_shape: Shape, implementation: str) -> None:
     """The same key gives the same draws, another key and another row others, no key none; gradients see constants."""
-    trial = Trial.of(cell, event_shape, implementation)
+    trial = Trial.of(cell, event_shape, implementation).patterned()
     first, second = (trial.but(key=jax.random.key(seed)) for seed in (1, 2))
     agree("no key", trial.run(), loop(trial))
     still, ys = trial.run().ys, first.run().ys
@@ -33,7 +31,11 @@ def noise(cell: Cell, event_shape: Shape, implementation: str) -> None:
     many = jax.tree.leaves(trial.cell.noise(first.key, STEPS, (64,), jnp.float64))
     for leaf in many:
         require(any((leaf[:, 0] != leaf[:, row]).any() for row in range(1, 64)), "all rows share their noise")
-    agree("gradients under noise", first.pull(), first.but(implementation="scan").pull())
+    for reverse, remats in ((False, (None,)), (True, ("state", 2))):
+        want = first.but(implementation="scan", reverse=reverse).pull()
+        agree(f"outcome under noise, {reverse=}", want.out, loop(first.but(reverse=reverse)))
+        for remat in remats:
+            agree(f"gradients under noise, {reverse=} {remat=}", first.but(reverse=reverse, remat=remat).pull(), want)
     check_reverse_mode(first, Gradients(None, first.params, first.xs, first.state))
     without, under = (_in_prepare(first, key) for key in (None, first.key))
     for name, gradient in under.items():

@@ -18,9 +18,7 @@ from .._cell import Cell, Wrapper
 from .._struct import struct
 from .._types import Key, Params
 from .._unroll import unroll
-from .trial import Trial, computing, require
-
-Shape = int | tuple[int, ...]
+from .trial import Shape, Trial, computing, require
 
 
 def value(cell: Cell, event_shape: Shape, implementation: str) -> None:

@@ -7,9 +7,7 @@ from typing import Any
 import jax
 
 from .._cell import Cell, acts
-from .trial import ROWS, Trial, agree
-
-Shape = int | tuple[int, ...]
+from .trial import ROWS, Shape, Trial, agree
 
 
 def composition(cell: Cell, event_shape: Shape, implementation: str) -> None:

@@ -14,6 +14,8 @@ from .._cell import Cell
 from .._types import Array, Key, Noise, Params, State, Xs
 from .._unroll import unroll
 
+Shape = int | tuple[int, ...]
+"""The shape of one input."""
 STEPS = 6
 ROWS = 3
 _O, _X = True, False
@@ -71,7 +73,7 @@ class Trial:
     def of(
         cls,
         cell: Cell,
-        event_shape: int | tuple[int, ...],
+        event_shape: Shape,
         implementation: str | None,
         *,
         steps: int = STEPS,
@@ -162,14 +164,14 @@ class Trial:
         arrays = self.cell, self.params, self.xs, self.state
         return jax.device_get(_run(*arrays, self._options(), **self._statics()))
 
-    def pull(self) -> Pulled:
-        """Values and gradients in NumPy, compiled."""
-        return jax.device_get(self.traced_pull())
+    def pull(self, *only: str) -> Pulled:
+        """Values and gradients in NumPy, compiled; those of the named fields of `Gradients`, or of all."""
+        return jax.device_get(self.traced_pull(*only))
 
-    def traced_pull(self) -> Pulled:
+    def traced_pull(self, *only: str) -> Pulled:
         """Values and gradients, within transformations too."""
-        arrays = self.cell, self.params, self.xs, self.state
-        return _pull(*arrays, self.cotangents, self._options(), **self._statics())
+        inputs = Gradients(self.cell, self.params, self.xs, self.state)
+        return _pull(inputs, self.cotangents, self._options(), only=only or Gradients._fields, **self._statics())
 
 
 @partial(jax.jit, static_argnames="in_size")
@@ -182,14 +184,14 @@ def _run(cell: Any, params: Any, xs: Any, state: Any, options: Any, **statics: A
     return Outcome(*unroll(cell, params, xs, state, **options, **statics))
 
 
-@partial(jax.jit, static_argnames=("reverse", "remat", "implementation"))
-def _pull(cell: Any, params: Any, xs: Any, state: Any, cotangents: Any, options: Any, **statics: Any) -> Pulled:
-    def f(*arrays: Any) -> Outcome:
-        return Outcome(*unroll(*arrays, **options, **statics))
+@partial(jax.jit, static_argnames=("only", "reverse", "remat", "implementation"))
+def _pull(inputs: Gradients, cotangents: Any, options: Any, *, only: tuple[str, ...], **statics: Any) -> Pulled:
+    def f(wanted: dict[str, Any]) -> Outcome:
+        return Outcome(*unroll(*inputs._replace(**wanted), **options, **statics))
 
-    out, back = jax.vjp(f, cell, params, xs, state)
-    grads = jax.tree.map(lambda leaf: None if leaf.dtype == jax.dtypes.float0 else leaf, back(cotangents))
-    return Pulled(out, Gradients(*grads))
+    out, back = jax.vjp(f, {name: getattr(inputs, name) for name in only})
+    (grads,) = jax.tree.map(lambda leaf: None if leaf.dtype == jax.dtypes.float0 else leaf, back(cotangents))
+    return Pulled(out, Gradients(**{name: grads.get(name) for name in Gradients._fields}))
 
 
 def loop(trial: Trial) -> Outcome:

@@ -133,6 +133,18 @@ class ForgetsNoise(SharesNoise):
 
 
 @rj.struct
+class RoundsItsState(rj.Elman):
+    """To bfloat16, but in float64."""
+
+    def update(self, params: Any, state: Any, gx: Any, gh: Any, noise: Any = None) -> Any:
+        new = super().update(params, state, gx, gh, noise)
+        return new if new.h.dtype == jnp.float64 else new._replace(h=new.h.astype(jnp.bfloat16).astype(new.h.dtype))
+
+    def update_vjp(self) -> None:
+        return None
+
+
+@rj.struct
 class ComposesBackwards(rj.MinGRU):
     def combine(self, first: Any, then: Any) -> Any:
         return super().combine(then, first)
@@ -160,6 +172,7 @@ class ActsOtherwise(rj.MinGRU):
         (HidesANumber, "leaves", "fused"),
         (SharesNoise, "noise", "scan"),
         (ForgetsNoise, "noise", "scan"),
+        (RoundsItsState, "dtypes", "scan"),
         (ComposesBackwards, "composition", "scan"),
         (ActsOtherwise, "composition", "scan"),
         (ComposesBackwards, "steps_in_a_loop", "associative"),
@@ -192,7 +205,8 @@ def test_numbers_of_a_cell_may_be_arrays() -> None:
 @pytest.mark.parametrize("x64", [False, True])
 def test_good_cell_passes_whatever_the_precision(x64: bool) -> None:
     with jax.enable_x64(x64):
-        check_cell(rj.GRU(3), 2, laws=["value", "steps_in_a_loop", "derivatives"])
+        laws = ["value", "steps_in_a_loop", "derivatives"]
+        check_cell(rj.GRU(3), 2, laws=laws, implementations=["fused"])
         assert jnp.ones(()).dtype == (jnp.float64 if x64 else jnp.float32)
 
 

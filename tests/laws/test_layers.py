@@ -19,8 +19,10 @@ from rnnjax import testing
 STEPS, ROWS, FEATURES = 6, 3, 3
 
 
-def over(layers: dict[str, rj.Layer]) -> pytest.MarkDecorator:
-    marks = {name: [pytest.mark.slow] if name in SLOW_LAYERS else [] for name in layers}
+def over(layers: dict[str, rj.Layer], quick: tuple[str, ...] | None = None) -> pytest.MarkDecorator:
+    """A row for each layer, slow where it is long, or where it is none of the `quick` ones."""
+    slow = SLOW_LAYERS if quick is None else layers.keys() - set(quick)
+    marks = {name: [pytest.mark.slow] if name in slow else [] for name in layers}
     rows = [pytest.param(layer, id=name, marks=marks[name]) for name, layer in layers.items()]
     return pytest.mark.parametrize("layer", rows)
 
@@ -157,7 +159,7 @@ def test_nothing_to_do(layer: rj.Layer) -> None:
         assert np.all(np.isfinite(ys))
 
 
-@each
+@over(READING_FEATURES, quick=("stack", "bidirectional"))
 def test_equal_layers_share_a_trace_and_keep_no_tracer(layer: rj.Layer) -> None:
     params, xs = parameters(layer), inputs()
     traces = []

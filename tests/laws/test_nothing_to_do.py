@@ -44,7 +44,11 @@ def test_no_rows_in_pieces(cell: Any, steps: int, options: dict[str, Any]) -> No
 
 
 @pytest.mark.parametrize("shape", [(3, 0, 2, 3), (3, 5, 0, 3)], ids=str)
-@pytest.mark.parametrize("cell", [rj.LSTM(4), rj.GRU(4), rj.Elman(4)], ids=lambda cell: type(cell).__name__)
+@pytest.mark.parametrize(
+    "cell",
+    [rj.LSTM(4), *(pytest.param(cell, marks=pytest.mark.slow) for cell in (rj.GRU(4), rj.Elman(4)))],
+    ids=lambda cell: type(cell).__name__,
+)
 def test_nothing_to_do_under_vmap(cell: Any, shape: tuple[int, ...]) -> None:
     params = cell.init(jax.random.key(0), 3)
 
