@@ -142,10 +142,10 @@ plt.show()
 #
 # ## 3. What to minimise: losses
 #
-# For numbers, the mean squared error, $\frac12 (y - \hat y)^2$. For classes, the **cross-entropy** $-\log
-# p_{\text{true}}$: the surprise at what came. Squared error on a probability learns badly from gross mistakes,
-# because the sigmoid is flat there; the cross-entropy undoes the sigmoid, and its slope is simply $p - 1$ when the
-# true class is "yes".
+# For numbers, the mean squared error, $(y - \hat y)^2$ on average, of which the formulas below take half, so that
+# its slope is simply $\hat y - y$. For classes, the **cross-entropy** $-\log p_{\text{true}}$: the surprise at what
+# came. Squared error on a probability learns badly from gross mistakes, because the sigmoid is flat there; the
+# cross-entropy undoes the sigmoid, and its slope is simply $p - 1$ when the true class is "yes".
 
 
 # %%
@@ -663,9 +663,9 @@ for name, done in zip(contestants, learned.all(-1), strict=True):
 #   `rj.LSTM(…, max_time=T)` draws biases for all times up to $T$ (chrono initialisation). It also closes the input
 #   gates as far as it opens the forget gates. A large `forget_bias` alone leaves them half open, the cell fills with
 #   whatever it reads, and learning can stall: in [the adding problem](05-adding-problem.ipynb) an LSTM with a bias of
-#   $\log 100 \approx 4.6$ learns nothing, and the one with `max_time` comes out best. A GRU has one gate for both,
-#   which `rj.GRU(…, max_time=T)` sets. None of the networks above was told so, and it does not help everywhere:
-#   [choosing a cell](../docs/choosing.md#where-to-begin) lists what was measured.
+#   $\log 100 \approx 4.6$ learns nothing, and the one with `max_time` learns in the fewest updates. A GRU has one
+#   gate for both, which `rj.GRU(…, max_time=T)` sets. None of the networks above was told so, and it does not help
+#   everywhere: [choosing a cell](../docs/choosing.md#where-to-begin) lists what was measured.
 # - **In any case** clip the gradient, and mask what is padding.
 #
 # One small test is evidence, not proof: change the noise, the width or the learning rate above, and see what holds.

@@ -335,7 +335,9 @@ assert swept.table[0]["val_accuracy"] > (0.95 if FULL else 0.7)
 assert scores["accuracy"] > (0.94 if FULL else 0.7)
 
 # %% [markdown]
-# - **Anything that is a number can be swept**: rates, norms, biases, dropout, seeds, and with `ActiveUnits` a size.
+# - **Every number of the optimizer and every leaf of a cell can be swept**: rates, norms, biases, dropout; also seeds,
+#   and with `ActiveUnits` a size. What is fixed when a cell is made, as an `LRU`'s `r_min` or an LSTM's `max_time`, is
+#   not.
 # - **A member is the training that `fit` would do**, up to rounding, and as reproducible as training at its learning
 #   rate is.
 # - **It saves the compiler's time first**, and running time where the networks are small.

@@ -188,7 +188,9 @@ learnt = {name: sum(accuracy > 0.95 for accuracy in found) for name, found in ac
 # gradient is gone long before it reaches the first step, guesses at both rates. With many more updates it does learn
 # such tasks, as [the adding problem](05-adding-problem.ipynb) shows, because its gates can be opened, and every opening
 # lets a little more of the gradient through. A horizon of 62 steps of 100 is enough for Elman's network: a hundredth is
-# a convention, and less than that is still a direction for Adam, which does not feel how long a gradient is.
+# a convention. What comes from the first step is one summand of the gradient by the weights, beside large ones from
+# late steps, and Adam rescales their sum, not this one. But it points the same way in every batch, while the late ones,
+# which are of noise, average out over many updates: so a small share can suffice.
 #
 # And a gradient that arrives is not enough. The IRNN keeps more of it than the others here, and three of its four runs
 # guess. The chrono LSTM's arrives as well: at rate 0.01 the network learns the task, at 0.001 it comes to 71 % and
@@ -214,9 +216,11 @@ for name in ("GRU", "LSTM"):
 # ## 4. The other side: gradients that explode, and clipping
 #
 # The IRNN is at the edge: whatever makes its matrix larger than the identity lets states and gradients grow without
-# bound. Gradient descent with momentum feels the length of a gradient: a step is as long as the rate times the norm,
-# and clipping bounds that norm. We train with it on a shorter task, at several rates and bounds, of which the last
-# never clips. A network that does not know the answer is right half of the time and has a loss of ln 2 = 0.69.
+# bound. Gradient descent with momentum feels the length of a gradient: each one moves the weights by the rate times its
+# norm, and clipping bounds that norm. The momentum, 0.9 and behind the clipping, adds up what came before, so that a
+# step may be ten times as long as the rate times the bound. We train with it on a shorter task, at several rates and
+# bounds, of which the last never clips. A network that does not know the answer is right half of the time and has a
+# loss of ln 2 = 0.69.
 
 
 # %%
@@ -246,9 +250,9 @@ for clip in CLIPS:
 
 # %% [markdown]
 # Without a bound no run learns: sooner or later one step leaves the valley, and nothing leads back; some end in a loss
-# that is no number. With one, no step is longer than the rate times the bound, and where that product is small enough
-# the task is learnt. Clipping is a belt for the worst step. Against vanishing it does nothing: a short gradient is not
-# made longer, and if it were, the noise in it would be made longer, too.
+# that is no number. With one, no step is longer than ten times the rate times the bound, and where that product is
+# small enough the task is learnt. Clipping is a belt for the worst step. Against vanishing it does nothing: a short
+# gradient is not made longer, and if it were, the noise in it would be made longer, too.
 #
 # ## The answer
 #

@@ -248,6 +248,7 @@ def saved(figures: list[tuple[str, str, str, str]]) -> list[str]:
 
 def of_morse(record: dict[str, Any]) -> str:
     """Of how many characters the error of Morse code is, and what it is in other noise."""
+    sys.path.insert(0, str(ROOT / "examples"))  # for what the examples share
     speech = runpy.run_path(str(ROOT / "examples" / "speech.py"))
     args = speech["arguments"]().parse_args(shlex.split(record["command"])[1:])
     tests = rj.data.morse_set(args.tests, seed=10_000 * args.seed + 1, snr_db=(5, 5))  # the first of its `morse`
