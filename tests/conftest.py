@@ -23,6 +23,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 
 
+SLOW_DOCTESTS = {"MLSTMBlock", "SLSTMBlock", "compare", "gradient_cosine", "online_gradient"}
+
 # Most of the tests' time is XLA compiling small programs; without these passes it takes half as long or less.
 QUICK_TO_COMPILE = (
     "--xla_backend_optimization_level=0 --xla_llvm_disable_expensive_passes=true "
@@ -75,6 +77,12 @@ def _require(package: str, *args: Any, **options: Any) -> Any:
         if package == "torch":
             raise
         pytest.fail(f"{missing}; RNNJAX_REQUIRE_PACKAGES=1 asks for it")
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """An example in a docstring cannot be marked where it stands."""
+    if item.name.startswith("rnnjax.") and item.name.rpartition(".")[2] in SLOW_DOCTESTS:
+        item.add_marker("slow")
 
 
 @pytest.hookimpl(trylast=True)  # after `-m` and `-k` have chosen

@@ -160,7 +160,9 @@ needs_kernels = pytest.mark.skipif(not kernels.load().variants, reason=kernels.l
 
 
 @needs_kernels
-@pytest.mark.parametrize("changed", [True, False], ids=["changed", "nameless"])
+@pytest.mark.parametrize(
+    "changed", [pytest.param(True, id="changed", marks=pytest.mark.slow), pytest.param(False, id="nameless")]
+)
 def test_a_library_of_other_sources_is_not_taken(changed: bool, tmp_path: Path, take: Callable[[Path], None]) -> None:
     shutil.copytree(ROOT / SOURCES, tmp_path / SOURCES)
     if changed:

@@ -412,6 +412,7 @@ class WithinEpochs:
     def during(self, step: int, params: Any) -> None: ...
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_is_refused_by_name(run: Path) -> None:
     def go_on(layer: Any = LAYER, **changes: Any) -> Any:
         return fit(layer, (X, Y), epochs=4, checkpoint_dir=run, **(OPTIONS | changes))
@@ -456,7 +457,7 @@ def test_loops_of_another_length_do_not_go_on_within_an_epoch(tmp_path: Path) ->
     assert len(resumed.history["loss"]) == 2
 
 
-@pytest.mark.parametrize("role", ["loss", "metrics"])
+@pytest.mark.parametrize("role", ["loss", pytest.param("metrics", marks=pytest.mark.slow)])
 def test_numbers_of_a_measure_are_compared(role: str, tmp_path: Path) -> None:
     huber, targets = training.huber, np.eye(K)[Y]
 

@@ -628,7 +628,9 @@ def test_training_sees_a_model_that_has_changed() -> None:
     assert first.history["val_loss"] != pytest.approx([np.log(3)])
 
 
-@pytest.mark.parametrize("kind", ["function", "function in bfloat16", "mesh"])
+@pytest.mark.parametrize(
+    "kind", ["function", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("function in bfloat16", "mesh"))]
+)
 def test_what_is_kept_of_a_model_holds_no_arrays(kind: str) -> None:
     """Neither those that a function closes over, nor the parameters of what is divided over devices."""
     params = LAYER.init(jax.random.key(1), I)

@@ -282,6 +282,7 @@ def test_ctc_counts_all_alignments(blank: int) -> None:
     np.testing.assert_allclose(swapped.value, (expected[0] + 3 * expected[2]) / 4, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_ctc_keeps_the_dtype_of_the_logits() -> None:
     labels = jnp.array([[1, 2], [2, -1]])
     total = training.ctc(LOGITS[:, :2].astype(jnp.float32), labels)

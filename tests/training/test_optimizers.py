@@ -171,6 +171,7 @@ def test_groups_of_parameters_may_have_no_recurrent_weights() -> None:
     close(got["readout"], {"w": jnp.full((3, 2), -0.5), "b": jnp.zeros(2)})
 
 
+@pytest.mark.slow
 def test_filters_of_a_score_are_not_recurrent() -> None:
     """`LocationScore.u` maps filters of the alignment on the units of the score, at every step anew."""
     cell = rj.BahdanauAttention(rj.GRU(3), rj.LocationScore(2, filters=2, width=3), memory_size=2)

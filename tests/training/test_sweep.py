@@ -251,6 +251,7 @@ def test_diverged_members_are_last_without_validation_too() -> None:
     assert swept.history["loss"][0, 1] < swept.history["loss"][0, 0]
 
 
+@pytest.mark.slow
 def test_fewer_rows_than_a_batch_are_not_filled_up() -> None:
     """Noise is drawn for the rows of a batch, so that more of them would be another dropout than that of `fit`."""
 
