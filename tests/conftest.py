@@ -79,14 +79,12 @@ def _require(package: str, *args: Any, **options: Any) -> Any:
         pytest.fail(f"{missing}; RNNJAX_REQUIRE_PACKAGES=1 asks for it")
 
 
-def pytest_itemcollected(item: pytest.Item) -> None:
-    """An example in a docstring cannot be marked where it stands."""
-    if item.name.startswith("rnnjax.") and item.name.rpartition(".")[2] in SLOW_DOCTESTS:
-        item.add_marker("slow")
-
-
-@pytest.hookimpl(trylast=True)  # after `-m` and `-k` have chosen
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
+    for item in items:  # an example in a docstring cannot be marked where it stands
+        if item.name.startswith("rnnjax.") and item.name.rpartition(".")[2] in SLOW_DOCTESTS:
+            item.add_marker("slow")
+    yield  # `-m` and `-k` choose
     if not config.getoption("--all"):
         for item in items:
             if "slow" in item.keywords:
