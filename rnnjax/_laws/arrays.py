@@ -95,7 +95,7 @@ def _near_float64(cell: Cell, implementation: str, trial: Trial, kind: str) -> N
     exact = trial.but(params=_cast(params, "float64"), xs=_cast(xs, "float64"), state=None).run()
     for mine, wide in zip(jax.tree.leaves(got), jax.tree.leaves(exact), strict=True):
         largest = max(1e-30, np.abs(wide).max(initial=0))
-        agree(kind, np.asarray(mine, float) / largest, np.asarray(wide, float) / largest, tolerance=0.015)
+        agree(kind, np.asarray(mine, float) / largest, np.asarray(wide, float) / largest, tolerance=0.05)
     wide_state = jax.tree.leaves(exact.state)
     for (path, leaf), wide in zip(jax.tree_util.tree_flatten_with_path(got.state)[0], wide_state, strict=True):
         rounded = _representable(leaf) and not _representable(np.asarray(wide))
