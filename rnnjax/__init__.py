@@ -8,7 +8,6 @@ from ._cell import ChunkedCell as ChunkedCell
 from ._cell import DiagonalCell as DiagonalCell
 from ._cell import GatedCell as GatedCell
 from ._cell import Marks as Marks
-from ._cell import Wrapper as Wrapper
 from ._linear import Affine as Affine
 from ._struct import node as node
 from ._struct import struct as struct
@@ -17,6 +16,7 @@ from ._unroll import NewtonReport as NewtonReport
 from ._unroll import explain as explain
 from ._unroll import newton_report as newton_report
 from ._unroll import unroll as unroll
+from ._wrapper import Wrapper as Wrapper
 from .cells import GLA as GLA
 from .cells import GRU as GRU
 from .cells import HGRN as HGRN

@@ -1,4 +1,4 @@
-"""The axes and array names used in every signature and docstring.
+"""The axes and array names used in every signature and docstring, and small questions to arrays, keys and devices.
 
     T   time steps                      G   gates of a cell
     *B  any batch axes, also none       K   time steps in one chunk
@@ -60,3 +60,22 @@ def explicit_spec(array: Array) -> PartitionSpec | None:
     if sharding.mesh.empty or AxisType.Explicit not in sharding.mesh.axis_types:
         return None
     return PartitionSpec(*sharding.spec, *(None,) * (array.ndim - len(sharding.spec)))
+
+
+def split_key(key: Key | None) -> tuple[Key | None, Key | None]:
+    """Two keys from one, or twice None."""
+    return (None, None) if key is None else tuple(jax.random.split(key))
+
+
+def default_platform() -> str:
+    """The platform that a program runs on by default: that of `jax.default_device`, or else of JAX's first backend."""
+    device = jax.config.jax_default_device  # type: ignore[attr-defined]
+    if device is None:
+        return jax.default_backend()
+    return device if isinstance(device, str) else device.platform
+
+
+def over(condition: Array, leaf: Array) -> Array:
+    """`condition` with trailing axes of length 1 added until it broadcasts over `leaf`."""
+    condition = condition.reshape(condition.shape + (1,) * (leaf.ndim - condition.ndim))
+    return jnp.broadcast_to(condition, leaf.shape)

@@ -184,7 +184,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a changed map keeps its shortcut",
-        "_cell.py",
+        "_wrapper.py",
         "return shortcut in vars(own)",
         "return True",
         ("tests/test_shortcuts.py",),
@@ -304,7 +304,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a kernel stands for a subclass with another update",
-        "_cell.py",
+        "_wrapper.py",
         'stands_for = ("step", "update", "update_vjp", "recurrent", "hidden", "emit", "project", "input_weights")',
         'stands_for = ("step",)',
         ("tests/kernels/test_kernels.py::test_a_subclass_that_changes_the_update_has_no_kernel",),
@@ -381,7 +381,7 @@ MUTATIONS = (
     ),
     Mutation(
         "a wrapper that changes steps still composes them",
-        "_cell.py",
+        "_wrapper.py",
         'return "plain" if type(self).finish is not Wrapper.finish else self.cell.capability',
         "return self.cell.capability",
         (
@@ -455,8 +455,8 @@ MUTATIONS = (
     Mutation(
         "unroll knows the cells",
         "_unroll/lift.py",
-        "from .._types import Array, State\n",
-        "from .._types import Array, State\nfrom ..cells.elman import ElmanState as ElmanState\n",
+        "from .._types import Array, State, over\n",
+        "from .._types import Array, State, over\nfrom ..cells.elman import ElmanState as ElmanState\n",
         ("tests/test_imports.py::test_imports_point_one_way",),
     ),
     Mutation(
@@ -789,7 +789,7 @@ MUTATIONS = (
     ),
     Mutation(
         "the kernel ignores an overridden recurrent",
-        "_cell.py",
+        "_wrapper.py",
         '"update_vjp", "recurrent", "hidden"',
         '"update_vjp", "hidden"',
         ("tests/test_shortcuts.py::test_changed_step_is_what_runs",),

@@ -14,8 +14,9 @@ PACKAGE = Path(__file__).resolve().parents[1] / "rnnjax"
 # a room may import from the rooms in earlier rows, and from itself
 ROWS = (
     ("_struct", "_types", "_errors"),
-    ("activations", "initializers", "_linear"),
+    ("activations", "initializers", "_linear", "_products"),
     ("_cell",),
+    ("_wrapper",),
     ("cells", "_unroll"),
     ("layers",),
     ("flax", "training", "decoding", "data", "testing"),

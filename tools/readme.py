@@ -19,8 +19,8 @@ import jax
 import jax.numpy as jnp
 
 import rnnjax as rj
-from rnnjax._cell import kernel
 from rnnjax._unroll import table
+from rnnjax._wrapper import kernel
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"

@@ -14,10 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._cell import Cell, Wrapper
+from .._cell import Cell
 from .._struct import struct
 from .._types import Key, Params
 from .._unroll import unroll
+from .._wrapper import Wrapper
 from .trial import Shape, Trial, computing, require
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import jax
 
-from .._cell import Cell, acts
+from .._cell import Cell
+from .._wrapper import acts
 from .trial import ROWS, Shape, Trial, agree
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._cell import default_platform
-from .._types import State
+from .._types import State, default_platform
 from . import chunked, transitions
 from .call import Call
 from .transitions import supports as supports

@@ -12,8 +12,8 @@ from typing import Any
 
 import jax
 
-from .._cell import default_platform, takes_chunks
-from .._types import State
+from .._types import State, default_platform
+from .._wrapper import takes_chunks
 from . import chunks, memories, transitions
 from .call import Call, merge_noise, some
 

@@ -22,8 +22,9 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 from jax.custom_derivatives import SymbolicZero
 
-from .._cell import Kernel, default_platform, kernel
-from .._types import Array, Params, State, explicit_spec
+from .._cell import Kernel
+from .._types import Array, Params, State, default_platform, explicit_spec
+from .._wrapper import kernel
 from . import fused, kernels, scan
 from .call import Call, Dtypes, Flow
 from .place import result_like, vary_alike

@@ -10,8 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, reads_out, split_key
-from .._types import Array, Key, Params, State, Xs
+from .._cell import Cell
+from .._types import Array, Key, Params, State, Xs, split_key
+from .._wrapper import reads_out
 from . import check, cpu, jacobians, table
 from .call import Call, Dtypes, Flow, Remat, accumulators, features, split_noise
 from .lift import along, valid_steps, zero_where_masked

@@ -16,19 +16,10 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import PartitionSpec
 
-from .._cell import (
-    GatedCell,
-    Wrapper,
-    dot,
-    input_gates,
-    input_weights,
-    project_gates,
-    recurrent_gates,
-    split_bias,
-    split_gates,
-    update_vjp,
-)
+from .._cell import GatedCell
+from .._products import dot, input_gates, project_gates, recurrent_gates, split_bias, split_gates
 from .._types import Array, Bias, Gates, Noise, Params, State, explicit_spec
+from .._wrapper import Wrapper, input_weights, update_vjp
 from . import chunks
 from .call import Call, Dtypes, Flow, at_step, merge_noise, some
 from .chunks import Chunks

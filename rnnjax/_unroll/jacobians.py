@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._cell import recurrent_gates, split_bias
+from .._products import recurrent_gates, split_bias
 from .._types import Array, Noise, Params, State, Z
 from .call import Call, at_step, merge_noise, some
 from .place import vary_alike

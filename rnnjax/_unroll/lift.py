@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._types import Array, State
+from .._types import Array, State, over
 
 
 def where(condition: Array | None, then: Any, otherwise: Any) -> Any:
@@ -15,12 +15,6 @@ def where(condition: Array | None, then: Any, otherwise: Any) -> Any:
     if condition is None:
         return otherwise
     return jax.tree.map(lambda a, b: jnp.where(over(condition, b), a, b), then, otherwise)
-
-
-def over(condition: Array, leaf: Array) -> Array:
-    """`condition` with trailing axes of length 1 added until it broadcasts over `leaf`."""
-    condition = condition.reshape(condition.shape + (1,) * (leaf.ndim - condition.ndim))
-    return jnp.broadcast_to(condition, leaf.shape)
 
 
 def hold(mask: Array | None, new: State, old: State) -> State:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._cell import input_weights, update_vjp
 from .._types import Array, Gates, Noise, Params, State
+from .._wrapper import input_weights, update_vjp
 from .call import Dtypes, Flow, at_step, merge_noise, some
 
 

@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._cell import acts, diagonal, takes_chunks
 from .._linear import Affine, Numbers, one_like, plus, times
 from .._types import Array, State, Z, explicit_spec
+from .._wrapper import acts, diagonal, takes_chunks
 from . import chunks, recurrence
 from .call import Call, Flow
 from .lift import flip, hold, where

@@ -1,10 +1,10 @@
 """One file a cell: its class, parameters and state. `affine`, `dot`, `project_gates` and `split_gates` are the products
 that a cell of one's own is written with, and `across` spreads its numbers."""
 
-from .._cell import affine as affine
-from .._cell import dot as dot
-from .._cell import project_gates as project_gates
-from .._cell import split_gates as split_gates
+from .._products import affine as affine
+from .._products import dot as dot
+from .._products import project_gates as project_gates
+from .._products import split_gates as split_gates
 from ._common import across as across
 from .active_units import ActiveUnits as ActiveUnits
 from .cfc import CfC as CfC

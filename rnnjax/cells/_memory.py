@@ -16,7 +16,7 @@ from jax import lax
 from .. import initializers
 from .._cell import Marks
 from .._errors import check_size
-from .._types import Array, DTypeLike, Key, State, at_least_float32
+from .._types import Array, DTypeLike, Key, State, at_least_float32, over
 
 
 def check_heads(cell: Any) -> None:
@@ -107,14 +107,14 @@ class Reach(NamedTuple):
         start = read(state)
         if self.behind is None:
             return start
-        return jnp.where(_over(self.behind, start), read(marks.boundary), start)
+        return jnp.where(over(self.behind, start), read(marks.boundary), start)
 
     def last(self, marks: Marks, state: State, read: Callable[[State], Array]) -> Array:
         """What the last step reads of the state, or behind a reset of the boundary, (*B, N, …)."""
         start = read(state)
         if self.behind is None:
             return start
-        return jnp.where(_over(self.behind[..., -1], start), read(marks.boundary), start)
+        return jnp.where(over(self.behind[..., -1], start), read(marks.boundary), start)
 
     def decays(self, g: Array) -> tuple[Array, Array]:
         """For the logarithms g (*B, N, K) of the steps' decays, those from step j, which is not among them, to step t
@@ -136,10 +136,4 @@ def latest(mask: Array | None, h: Array) -> Array:
     steps = jnp.arange(h.shape[0], dtype=jnp.int32).reshape(h.shape[0], *(1,) * (mask.ndim - 1))
     steps = jnp.broadcast_to(steps, mask.shape)
     last = steps == jnp.where(mask, steps, -1).max(0, keepdims=True)
-    return jnp.where(_over(last, h), h, 0).sum(0)
-
-
-def _over(condition: Array, leaf: Array) -> Array:
-    """A condition on the leading axes of `leaf`."""
-    condition = condition.reshape(*condition.shape, *(1,) * (leaf.ndim - condition.ndim))
-    return jnp.broadcast_to(condition, leaf.shape)
+    return jnp.where(over(last, h), h, 0).sum(0)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 
-from .._cell import Wrapper
 from .._errors import is_array, known
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Gates, Noise, Params, State, Z
+from .._wrapper import Wrapper
 from ._common import settle_positive
 
 

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import Cell, affine, dot, split_gates, with_elapsed
+from .._cell import Cell, with_elapsed
 from .._errors import check_size
+from .._products import affine, dot, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, Xs
 from ._common import settle

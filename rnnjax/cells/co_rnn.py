@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, affine, dot
+from .._cell import Cell
+from .._products import affine, dot
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from ..activations import Activation, activation

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from .. import initializers
-from .._cell import Cell, add_bias, split_gates
+from .._cell import Cell
 from .._errors import check_size
+from .._products import add_bias, split_gates
 from .._struct import node, set_field, struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32, explicit_spec
 from ..activations import Activation, activation

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import ChunkedCell, Marks, dot
+from .._cell import ChunkedCell, Marks
+from .._products import dot
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
 from . import _delta

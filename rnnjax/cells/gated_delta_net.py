@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import ChunkedCell, Marks, add_bias, dot, split_gates
+from .._cell import ChunkedCell, Marks
+from .._products import add_bias, dot, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from . import _delta

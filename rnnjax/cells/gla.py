@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import ChunkedCell, Marks, affine, dot
+from .._cell import ChunkedCell, Marks
 from .._errors import check_size
+from .._products import affine, dot
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise
 from ._common import across, settle, settle_positive

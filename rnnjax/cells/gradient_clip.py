@@ -9,9 +9,9 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 
-from .._cell import Wrapper, update_vjp
 from .._struct import node, struct
 from .._types import Array, Noise, Params, State
+from .._wrapper import Wrapper, update_vjp
 from ._common import choice, settle_positive
 
 

@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, affine, split_gates
+from .._cell import DiagonalCell
 from .._errors import check_unit_interval
 from .._linear import Affine
+from .._products import affine, split_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from ._common import across, scale, settle, settle_number

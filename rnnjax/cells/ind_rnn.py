@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import Cell, affine
+from .._cell import Cell
 from .._errors import check_size
+from .._products import affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from ..activations import Activation, activation

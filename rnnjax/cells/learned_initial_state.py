@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._cell import Wrapper
 from .._struct import struct
 from .._types import DTypeLike, Key, Params, State
+from .._wrapper import Wrapper
 from ._common import check_own_state
 
 

@@ -7,7 +7,8 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, dot, project_gates, split_gates
+from .._cell import Cell
+from .._products import dot, project_gates, split_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise, at_least_float32
 from ._common import across, settle, settle_positive

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, affine
+from .._cell import DiagonalCell
 from .._linear import Affine
+from .._products import affine
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, at_least_float32
 from ._common import settle

@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, affine, split_gates
+from .._cell import DiagonalCell
 from .._linear import Affine
+from .._products import affine, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
 from ._common import positive_activation, settle

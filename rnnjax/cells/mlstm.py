@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import ChunkedCell, Marks, affine, split_gates
+from .._cell import ChunkedCell, Marks
+from .._products import affine, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
 from ._common import settle

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import GatedCell, split_gates
+from .._cell import GatedCell
+from .._products import split_gates
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..activations import Activation, activation

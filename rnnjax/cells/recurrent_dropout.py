@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import jax
 
-from .._cell import Wrapper
 from .._errors import check_flag, check_rate
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise
+from .._wrapper import Wrapper
 from ._common import abstract_state, check_own_state, drop_scale, other_dropout, settle_number
 from .weight_drop import droppable
 

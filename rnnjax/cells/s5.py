@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import initializers
-from .._cell import DiagonalCell, dot, split_gates, with_elapsed
+from .._cell import DiagonalCell, with_elapsed
 from .._linear import Affine, Parts, times
+from .._products import dot, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise, Xs, at_least_float32
 from ._common import check_positive_number, choice, scale, settle

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import Cell, project_gates
+from .._cell import Cell
+from .._products import project_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ._common import settle

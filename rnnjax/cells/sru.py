@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import DiagonalCell, add_bias, affine, dot, split_gates
+from .._cell import DiagonalCell
 from .._linear import Affine
+from .._products import add_bias, affine, dot, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Key, Noise
 from ..activations import Activation, activation

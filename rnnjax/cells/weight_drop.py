@@ -8,10 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, Wrapper, split_key
+from .._cell import Cell
 from .._errors import check_rate
 from .._struct import node, struct
-from .._types import Array, DTypeLike, Key, Params
+from .._types import Array, DTypeLike, Key, Params, split_key
+from .._wrapper import Wrapper
 from ._common import abstract_params, check_own_state, drop_scale, other_dropout, settle_number
 from .ltc import LTC
 

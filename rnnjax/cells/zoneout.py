@@ -7,10 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._cell import Wrapper
 from .._errors import check_unit_interval
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise, Params, State
+from .._wrapper import Wrapper
 from ._common import abstract_state, across, check_own_state, settle_number
 
 

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, Gates, recurrent_gates, split_bias
+from .._cell import Cell, Gates
+from .._products import recurrent_gates, split_bias
 from .._types import Array, Params, State, Xs, Z
 from .._unroll import check
 from .._unroll.call import Dtypes, features

@@ -11,11 +11,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._cell import Wrapper
 from .._struct import node, struct
 from .._types import Array, DTypeLike, Key, Noise, Params, State, Xs, Z, featured
 from .._unroll import unroll
 from .._unroll.call import Dtypes, features
+from .._wrapper import Wrapper
 from ..layers import RNN, Bidirectional, Layer
 from ..layers.blocks import Composed
 

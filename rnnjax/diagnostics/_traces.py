@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._cell import Cell, Wrapper
+from .._cell import Cell
 from .._errors import check_size, check_unit_interval
 from .._struct import set_field
 from .._types import Array, Params, State, Xs
+from .._wrapper import Wrapper
 from ..activations import activation
 from ._flat import flat_cell, flatten, unflatten
 

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from .._cell import add_bias
 from .._errors import check_key, check_size
+from .._products import add_bias
 from .._struct import set_field, struct
 from .._types import Array, DTypeLike, Key, State, Xs, at_least_float32
 from .._unroll import check

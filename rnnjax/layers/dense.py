@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import affine
 from .._errors import check_flag, check_key, check_size, floating
+from .._products import affine
 from .._struct import set_field, struct
 from .._types import Array, DTypeLike, Key
 from .._unroll.call import Dtypes

@@ -7,8 +7,8 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from .._cell import add_bias
 from .._errors import check_size
+from .._products import add_bias
 from .._struct import set_field, struct
 from .._types import Array, DTypeLike, Key
 from .._unroll.call import Dtypes

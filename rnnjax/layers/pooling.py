@@ -7,8 +7,8 @@ import abc
 import jax.numpy as jnp
 
 from .._struct import struct
-from .._types import Array, Key, Params, at_least_float32
-from .._unroll.lift import over, where, zero_where_masked
+from .._types import Array, Key, Params, at_least_float32, over
+from .._unroll.lift import where, zero_where_masked
 from ._layer import Stateless
 
 

@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from .. import initializers
-from .._cell import add_bias, affine, split_gates
 from .._errors import check_size
+from .._products import add_bias, affine, split_gates
 from .._struct import struct
 from .._types import Array, DTypeLike, Gates, Key, Noise
 from ..cells import MLSTM, SLSTM

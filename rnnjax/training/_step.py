@@ -11,8 +11,8 @@ import jax.numpy as jnp
 import optax
 
 from .._struct import node, struct
-from .._types import Array, Key
-from .._unroll.lift import over, where
+from .._types import Array, Key, over
+from .._unroll.lift import where
 from ._batches import Batch, rows_of
 from ._measure import Measure, is_loss
 from ._model import Model

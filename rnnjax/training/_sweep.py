@@ -13,8 +13,8 @@ import optax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .. import layers
-from .._cell import default_platform
 from .._errors import check_positive, check_size
+from .._types import default_platform
 from ._batches import Batch, Cut, as_batch, check_seed, gather, is_arrays, rows_of, split_rows, take
 from ._checks import checks
 from ._measure import Measure, badness, entries, measures, numbers, of_model, rises

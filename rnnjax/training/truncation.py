@@ -9,9 +9,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._cell import split_key
 from .._errors import check_size
-from .._types import Key
+from .._types import Key, split_key
 from ._batches import Batch, weighed
 from ._model import Model, Streamed, every_step
 

@@ -9,8 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from ... import initializers
-from ..._cell import affine, dot
 from ..._errors import check_size
+from ..._products import affine, dot
 from ..._struct import struct
 from ..._types import Array, DTypeLike, Key
 from ...cells.conv_lstm import convolve

@@ -7,11 +7,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from ..._cell import Cell, dot, input_weights, project_gates, reads_out, split_gates, with_elapsed
+from ..._cell import Cell, with_elapsed
 from ..._errors import check_size, describe, is_array
+from ..._products import dot, project_gates, split_gates
 from ..._struct import node, struct
 from ..._types import Array, Bias, DTypeLike, Key, Noise, Params, State, Xs, Z
 from ..._unroll.call import Dtypes
+from ..._wrapper import input_weights, reads_out
 from ...cells._common import abstract_state
 from .memory import Memory, Source, as_source, rows_first
 from .score import Attended, Score

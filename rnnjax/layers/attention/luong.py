@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from ... import initializers
-from ..._cell import dot
 from ..._errors import check_flag, check_size
+from ..._products import dot
 from ..._struct import struct
 from ..._types import Array, DTypeLike, Key, Noise, Z
 from .cell import Attention, Prepared

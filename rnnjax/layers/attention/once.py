@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..._cell import Cell, Wrapper
+from ..._cell import Cell
 from ..._errors import is_array
 from ..._types import Params
+from ..._wrapper import Wrapper
 from ...cells.weight_drop import WeightDrop
 from .._layer import Layer, Stateless, check_entries
 from ..residual import Residual

@@ -8,10 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from ... import initializers
-from ..._cell import Wrapper, affine, with_elapsed
+from ..._cell import with_elapsed
 from ..._errors import check_size, known
+from ..._products import affine
 from ..._struct import struct
 from ..._types import Array, DTypeLike, Key, Params, State, Xs
+from ..._wrapper import Wrapper
 from .cell import Attention, Prepared, joined
 from .memory import Memory, Source, as_source, spread
 

@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 
 from ... import initializers
-from ..._cell import affine, dot
 from ..._errors import check_size
+from ..._products import affine, dot
 from ..._struct import struct
-from ..._types import Array, DTypeLike, Key, at_least_float32
+from ..._types import Array, DTypeLike, Key, at_least_float32, over
 from ..._unroll.call import Dtypes
-from ..._unroll.lift import over, zero_where_masked
+from ..._unroll.lift import zero_where_masked
 from ..._unroll.place import whole
 from .._layer import Stateless, one_array, valid_steps
 from .memory import masked_softmax

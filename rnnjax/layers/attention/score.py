@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from ... import initializers
-from ..._cell import dot
 from ..._errors import check_size
+from ..._products import dot
 from ..._struct import struct
 from ..._types import Array, DTypeLike, Key, Params
 from .memory import Memory, masked_softmax, match, mix, spread
