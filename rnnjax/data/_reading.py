@@ -174,7 +174,8 @@ def read_files(
                 yield Problem(Place(name), f"left out: {content}")
         if name is None:
             begins = f" whose name begins with `{prefix}`" if prefix else ""
-            yield Problem(Place(str(path)), f"left out: there is no {' or '.join(suffixes)} file in it{begins}")
+            packed = "".join(f"; read {zipped} by its own path" for zipped in sorted(Path(path).glob("*.zip"))[:3])
+            yield Problem(Place(str(path)), f"left out: there is no {' or '.join(suffixes)} file in it{begins}{packed}")
 
     return collected(path, found())
 

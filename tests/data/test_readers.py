@@ -244,6 +244,11 @@ def test_nothing_to_use_is_an_error(tmp_path: Path) -> None:
         data.read_pairs(folder)
     with pytest.raises(ValueError, match=r"left out: there is no \.wav file in it"):
         data.read_wavs(folder, 8000)
+    with zipfile.ZipFile(folder / "reviews.zip", "w") as archive:
+        archive.writestr("rt-polarity.neg", "dull\n")
+    with pytest.raises(ValueError, match=r"no \.neg or \.pos file in it; read .*folder/reviews\.zip by its own path"):
+        data.read_sentence_polarity(folder)
+    assert list(data.read_sentence_polarity(folder / "reviews.zip")) == [("dull", "negative")]
     data.write_wav(folder / "a.wav", [0.0] * 9, 8000)
     with pytest.raises(ValueError, match=r"the first problem is .*a\.wav: left out: the name must be"):
         data.read_fsdd(folder, 4000)
