@@ -1022,7 +1022,7 @@ MUTATIONS = (
         "training/_fit.py",
         "    model.publish(*chosen)\n",
         "",
-        ("tests/training/test_fit.py::test_an_error_leaves_a_module_with_what_it_has_learnt[error]",),
+        ("tests/training/test_fit.py::test_an_error_leaves_a_module_with_what_it_has_learnt[False-error]",),
     ),
     Mutation(
         "Ctrl-C loses the state that a loop has made",
