@@ -837,11 +837,11 @@ MUTATIONS = (
         ("tests/layers/test_stepper.py::test_layers_that_are_no_single_call[wider]",),
     ),
     Mutation(
-        "a model that is a function is compiled once for all",
+        "what is compiled for a model that is a function is kept",
         "training/_runs.py",
         "not (self.model.kept and all_known(self.used))",
         "not all_known(self.used)",
-        ("tests/training/test_fit.py::test_training_sees_a_model_that_has_changed",),
+        ("tests/training/test_fit.py::test_what_is_kept_of_a_model_holds_no_arrays[function]",),
     ),
     Mutation(
         "of a product that overflows the derivative is lost",

@@ -640,6 +640,7 @@ def test_what_is_kept_of_a_model_holds_no_arrays(kind: str) -> None:
     else:
         dtype = jnp.bfloat16 if "bfloat16" in kind else None
         model = jnp.float32(1.0), lambda scale, x, params=params: scale * logits_of(params, x)
+        fit(model, (X, Y), compute_dtype=dtype, **OPTIONS)
         training.evaluate(model, (X, Y), compute_dtype=dtype)
         training.predict(model, X, compute_dtype=dtype)
         del model
