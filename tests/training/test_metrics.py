@@ -7,7 +7,6 @@ import tracemalloc
 import jax
 import numpy as np
 import pytest
-from sklearn import metrics
 
 from rnnjax import training
 from rnnjax.training import _positions
@@ -96,6 +95,7 @@ def test_binary_accuracy() -> None:
 def test_binary_f1() -> None:
     """Of all answers to all questions, against scikit-learn, and in two parts."""
     answers = RNG.integers(0, 2, LOGITS.shape)
+    metrics = pytest.importorskip("sklearn.metrics")
     expected = metrics.f1_score(answers[VALID], LOGITS[VALID] > 0, average="micro")
     np.testing.assert_allclose(training.binary_f1(LOGITS, answers, lengths=LENGTHS).value, expected, rtol=1e-6)
     first, rest = (training.binary_f1(LOGITS[t], answers[t], mask=VALID[t]) for t in (slice(2), slice(2, T)))
