@@ -57,8 +57,10 @@ class Rows {
   int64_t resting() const {
     if (p_.reset.data) return 0;
     const T* h0 = at(p_.h0) + first_ * p_.hidden;
-    for (int64_t i = 0; i < rows_ * p_.hidden; ++i) {
-      if (h0[i] != 0) return 0;
+    typename Simd<T>::Index moves = {};
+    for (int64_t i = 0; i < rows_ * p_.hidden; i += kLanes) moves |= load(h0 + i, rows_ * p_.hidden - i) != 0;
+    for (int lane = 0; lane < kLanes; ++lane) {
+      if (moves[lane]) return 0;
     }
     return rows_;
   }
@@ -125,7 +127,7 @@ class Rows {
     d_boundary_c_ = take(scratch, rows_ * stride_);
     Piece now = piece(scratch), last = overlaps() ? piece(scratch) : Piece{};
     gradient_ = gradient;
-    zero(gradient_, gradient_size(p_));
+    if (p_.steps == 0) zero(gradient_, gradient_size(p_));
     zero(d_boundary_h_, rows_ * stride_);
     zero(d_boundary_c_, rows_ * stride_);
     fill(at(p_.d_h) + first_ * p_.hidden, dh_);
@@ -495,14 +497,16 @@ class Rows {
 
   void weigh_panel(const Piece& piece, int64_t panel) const {
     const int64_t rows = depth(piece), rests = piece.rests;
+    const bool adds = piece.end < p_.steps;  // the last steps come first
     const T* dz = piece.dz + panel * block_ * rows_ * kSlots * kLanes;
     T* gradient = gradient_ + panel * (features(p_.inputs) + features(p_.hidden)) * L::kVectors * kLanes;
     layout_.with_vectors(panel, [&](auto vectors) {
       constexpr int n = decltype(vectors)::value;
-      accumulate<n, SameSlot>(piece.left, features(p_.inputs), dz, rows, gradient);
-      accumulate<n, OfState>(h_left(piece), features(p_.hidden), dz + rests * kSlots * kLanes, rows - rests, gradient);
+      accumulate<n, SameSlot>(piece.left, features(p_.inputs), dz, rows, adds, gradient);
+      accumulate<n, OfState>(h_left(piece), features(p_.hidden), dz + rests * kSlots * kLanes, rows - rests, adds,
+                             gradient);
     });
-    sum(dz, rows, gradient_ + gradient_size(p_) - (layout_.panels - panel) * kSlots * kLanes);
+    sum(dz, rows, adds, gradient_ + gradient_size(p_) - (layout_.panels - panel) * kSlots * kLanes);
   }
 
   T* dx_of(int64_t begin, int64_t i) const {
@@ -590,18 +594,18 @@ class Rows {
     }
   }
 
-  // gradient += leftᵀ dz for one panel; `gradient` moves on behind it.
+  // gradient = leftᵀ dz for one panel, or += where it adds; `gradient` moves on behind it.
   template <int n, class Of>
-  void accumulate(const T* left, int64_t features, const T* dz, int64_t depth, T*& gradient) const {
+  void accumulate(const T* left, int64_t features, const T* dz, int64_t depth, bool adds, T*& gradient) const {
     for (int64_t f = 0; f < features; f += kRows, left += depth * kRows, gradient += kRows * L::kVectors * kLanes) {
       constexpr int once = n < pass(kRows) ? n : pass(kRows);
-      gradient_tile<T, 0, once, Of>(left, dz, depth, L::kVectors, gradient);
-      if constexpr (n > once) gradient_tile<T, once, n - once, Of>(left, dz, depth, L::kVectors, gradient);
+      gradient_tile<T, 0, once, Of>(left, dz, depth, L::kVectors, adds, gradient);
+      if constexpr (n > once) gradient_tile<T, once, n - once, Of>(left, dz, depth, L::kVectors, adds, gradient);
     }
   }
-  static void sum(const T* dz, int64_t depth, T* total) {
+  static void sum(const T* dz, int64_t depth, bool adds, T* total) {
     V acc[kSlots];
-    for (int i = 0; i < kSlots; ++i) acc[i] = load(total + i * kLanes);
+    for (int i = 0; i < kSlots; ++i) acc[i] = adds ? load(total + i * kLanes) : V{};
     for (int64_t k = 0; k < depth; ++k, dz += kSlots * kLanes) {
       for (int i = 0; i < kSlots; ++i) acc[i] += load(dz + i * kLanes);
     }

@@ -12,6 +12,7 @@ template <class T>
 struct Simd {
   static constexpr int kLanes = RNNJAX_VECTOR_BYTES / int(sizeof(T));
   typedef T Vec __attribute__((vector_size(RNNJAX_VECTOR_BYTES)));
+  typedef decltype(Vec() < Vec()) Index;
   typedef T Loose __attribute__((vector_size(RNNJAX_VECTOR_BYTES), aligned(alignof(T)), may_alias));
 };
 
@@ -49,6 +50,36 @@ inline void store(T* p, Vec<T> v, int64_t n) {
 template <class T>
 inline Vec<T> splat(T x) {
   return x - Vec<T>{};
+}
+
+// Turns a square of numbers, a vector a row, over its diagonal: each round takes the highest bit of the number of a row and
+// appends it to that of a column, and the other way about.
+template <class T>
+inline void transpose(Vec<T> (&rows)[Simd<T>::kLanes]) {
+  constexpr int n = Simd<T>::kLanes;
+#if defined(__clang__)
+  for (int i = 0; i < n; ++i) {
+    for (int j = 0; j < i; ++j) {
+      const T x = rows[i][j];
+      rows[i][j] = rows[j][i], rows[j][i] = x;
+    }
+  }
+#else
+  typename Simd<T>::Index low, high;  // the first halves of two vectors by turns, and the second ones
+#pragma GCC unroll 16
+  for (int i = 0; i < n; ++i) low[i] = i / 2 + i % 2 * n, high[i] = low[i] + n / 2;
+#pragma GCC unroll 8
+  for (int round = 1; round < n; round *= 2) {
+    Vec<T> next[n];
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      next[2 * i] = __builtin_shuffle(rows[i], rows[i + n / 2], low);
+      next[2 * i + 1] = __builtin_shuffle(rows[i], rows[i + n / 2], high);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) rows[i] = next[i];
+  }
+#endif
 }
 
 // x P(x²) / Q(x²), fitted for the least relative error on [-8, 8], and beyond it ±1, so that a gate can be shut for

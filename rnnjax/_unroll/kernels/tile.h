@@ -157,12 +157,16 @@ __attribute__((noinline)) void product_tile(const Cotangents<T>& left, const T* 
   });
 }
 
-// gradient[j][vector] += Σ_k left[k][j] dz[k][slot] for kRows features; a row of `gradient` holds `vectors` of them.
+// gradient[j][vector] = Σ_k left[k][j] dz[k][slot], or += where it adds, for kRows features; a row of `gradient` holds
+// `vectors` of them.
 template <class T, int first, int count, class Of>
-__attribute__((noinline)) void gradient_tile(const T* left, const T* dz, int64_t depth, int64_t vectors, T* gradient) {
+__attribute__((noinline)) void gradient_tile(const T* left, const T* dz, int64_t depth, int64_t vectors, bool adds,
+                                             T* gradient) {
   constexpr int lanes = Simd<T>::kLanes;
   Vec<T> acc[kRows][kSlots];
-  each<kRows, first, count>([&](int j, int i) { acc[j][i] = load(gradient + (j * vectors + i) * lanes); });
+  each<kRows, first, count>([&](int j, int i) {
+    acc[j][i] = adds ? load(gradient + (j * vectors + i) * lanes) : Vec<T>{};
+  });
   multiply<T, kRows, first, count, true, Of, SameSlot>(acc, left, 0, dz, kSlots * lanes, depth);
   each<kRows, first, count>([&](int j, int i) { store(gradient + (j * vectors + i) * lanes, acc[j][i]); });
 }
@@ -196,7 +200,17 @@ struct Layout {
       with_constant<kVectors>(vectors(panel), f);
     }
   }
-  static int gate(int i) { return Cell::kGates == 1 ? 0 : i; }
+  // Where the vectors of a panel lie in a row of the weights (K, G·H): the first one, from one to the next, from row to row,
+  // and how many of their lanes are units.
+  struct Places {
+    int64_t first, apart, across, n[kVectors];
+    Places(const Layout& layout, int64_t panel)
+        : first(layout.first_unit(panel, 0)),
+          apart(Cell::kGates == 1 ? kLanes : layout.hidden),
+          across(Cell::kGates * layout.hidden) {
+      for (int i = 0; i < kVectors; ++i) n[i] = layout.units(panel, i);
+    }
+  };
   int64_t first_unit(int64_t panel, int i) const { return panel * kWidth + (Cell::kGates == 1 ? i * kLanes : 0); }
   // Units from first_unit on that exist.
   int64_t units(int64_t panel, int i) const { return least(kLanes, hidden - first_unit(panel, i)); }
@@ -205,13 +219,12 @@ struct Layout {
 // Weights (K, G·H) as panels [panel][k][vector][lane]; lanes without a unit are zero.
 template <class L, class T>
 void pack_panel(const L& layout, const T* weights, int64_t rows, int64_t panel, T* out) {
-  const int64_t across = L::Cell::kGates * layout.hidden;
-  for (int64_t k = 0; k < rows; ++k) {
+  const typename L::Places places(layout, panel);
+  weights += places.first;
+  for (int64_t k = 0; k < rows; ++k, weights += places.across) {
+#pragma GCC unroll 4
     for (int i = 0; i < L::kVectors; ++i, out += L::kLanes) {
-      const int64_t n = layout.units(panel, i);
-      Vec<T> v = {};
-      if (n > 0) v = load(weights + k * across + L::gate(i) * layout.hidden + layout.first_unit(panel, i), n);
-      store(out, v);
+      store(out, places.n[i] > 0 ? load(weights + i * places.apart, places.n[i]) : Vec<T>{});
     }
   }
 }
@@ -220,14 +233,15 @@ void pack_panel(const L& layout, const T* weights, int64_t rows, int64_t panel, 
 template <class L, class T>
 void unpack_panel(const L& layout, const T* in, int64_t parts, int64_t part_stride, int64_t rows, int64_t panel,
                   T* weights) {
-  const int64_t across = L::Cell::kGates * layout.hidden;
-  for (int64_t k = 0; k < rows; ++k) {
+  const typename L::Places places(layout, panel);
+  weights += places.first;
+  for (int64_t k = 0; k < rows; ++k, weights += places.across) {
+#pragma GCC unroll 4
     for (int i = 0; i < L::kVectors; ++i, in += L::kLanes) {
-      const int64_t n = layout.units(panel, i);
-      if (n <= 0) continue;
+      if (places.n[i] <= 0) continue;
       Vec<T> v = load(in);
       for (int64_t part = 1; part < parts; ++part) v += load(in + part * part_stride);
-      store(weights + k * across + L::gate(i) * layout.hidden + layout.first_unit(panel, i), v, n);
+      store(weights + i * places.apart, v, places.n[i]);
     }
   }
 }
@@ -236,18 +250,20 @@ void unpack_panel(const L& layout, const T* in, int64_t parts, int64_t part_stri
 // over the cotangents in their order, [panel][slot][lane], without the slots that the product leaves out.
 template <class L, class T>
 void pack_transposed(const L& layout, const T* weights, int64_t rows, int64_t column_panel, T* out) {
-  const int64_t across = L::Cell::kGates * layout.hidden;
-  const int64_t first = column_panel * kSlots * L::kLanes;
-  const int64_t n = least(kSlots * L::kLanes, rows - first);
+  constexpr int64_t lanes = L::kLanes, width = kSlots * lanes;
+  const int64_t first = column_panel * width, n = least(width, rows - first);
   for (int64_t panel = 0; panel < layout.panels; ++panel) {
-    for (int i = 0; i < layout.vectors(panel); ++i, out += L::kLanes * kSlots * L::kLanes) {
-      const int64_t units = layout.units(panel, i);
-      const T* row = weights + first * across + L::gate(i) * layout.hidden + layout.first_unit(panel, i);
-      // a vector at a time: rows of weights may lie a power of two apart, and read down a column crowd a cache's sets
-      for (int64_t j = 0; j < kSlots * L::kLanes; ++j, row += across) {
-        Vec<T> v = {};
-        if (j < n && units > 0) v = load(row, units);
-        for (int lane = 0; lane < L::kLanes; ++lane) out[lane * kSlots * L::kLanes + j] = v[lane];
+    const typename L::Places places(layout, panel);
+    const T* from = weights + first * places.across + places.first;
+    for (int i = 0; i < layout.vectors(panel); ++i, out += lanes * width) {
+      for (int64_t column = 0; column < width; column += lanes) {
+        Vec<T> square[lanes];
+        for (int64_t j = 0; j < lanes; ++j) {
+          const T* row = from + (column + j) * places.across + i * places.apart;
+          square[j] = column + j < n && places.n[i] > 0 ? load(row, places.n[i]) : Vec<T>{};
+        }
+        transpose<T>(square);
+        for (int64_t lane = 0; lane < lanes; ++lane) store(out + lane * width + column, square[lane]);
       }
     }
   }

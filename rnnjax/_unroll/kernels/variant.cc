@@ -294,10 +294,10 @@ class Call {
     const T *b = p_.b.data + model * p_.b.stride, *b_n = p_.b_n.data + model * p_.b_n.stride;
     std::memset(to, 0, layout_.panels * kSlots * kLanes * sizeof(T));
     for (int64_t panel = 0; panel < layout_.panels; ++panel, to += kSlots * kLanes) {
+      const typename L::Places places(layout_, panel);
       for (int i = 0; i < layout_.vectors(panel); ++i) {
-        const int64_t unit = layout_.first_unit(panel, i), n = least(layout_.units(panel, i), kLanes);
-        std::memcpy(to + i * kLanes, b + L::gate(i) * p_.hidden + unit, n * sizeof(T));
-        if (Cell::kApart && i == 2) std::memcpy(to + 3 * kLanes, b_n + unit, n * sizeof(T));
+        store(to + i * kLanes, load(b + places.first + i * places.apart, places.n[i]));
+        if (Cell::kApart && i == 2) store(to + 3 * kLanes, load(b_n + places.first, places.n[i]));
       }
     }
   }
@@ -320,10 +320,10 @@ class Call {
       unpack_panel(layout_, from, splits_, each, p_.inputs, panel, dw);
       unpack_panel(layout_, from + in_panel(fw), splits_, each, p_.hidden, panel, du);
       const T* sums = gradients + each - (layout_.panels - panel) * kSlots * kLanes;
+      const typename L::Places places(layout_, panel);
       for (int i = 0; i < layout_.vectors(panel); ++i) {
-        const int64_t unit = layout_.first_unit(panel, i), n = layout_.units(panel, i);
-        store(db + L::gate(i) * p_.hidden + unit, total(sums + i * kLanes, each), n);
-        if (Cell::kApart && i == 2) store(db_n + unit, total(sums + 3 * kLanes, each), n);
+        store(db + places.first + i * places.apart, total(sums + i * kLanes, each), places.n[i]);
+        if (Cell::kApart && i == 2) store(db_n + places.first, total(sums + 3 * kLanes, each), places.n[i]);
       }
     }
   }
